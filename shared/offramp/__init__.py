@@ -1,0 +1,1 @@
+"""Early-exit neural networks: attach exits, train, choose thresholds, export, serve on tiers."""

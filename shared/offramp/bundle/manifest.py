@@ -1,0 +1,247 @@
+"""What `bundle.json` says: the network cut into blocks, its exits, its operating points, and its origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION: Literal[1] = 1
+
+Measure = Literal["max_softmax", "score_margin", "entropy"]
+Codec = Literal["float32", "float16"]
+Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+
+
+class Record(BaseModel):
+    """A part of the manifest: immutable, and without fields this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocessing(Record):
+    """What block 1 takes: uint8 pixels (B, height, width, channels), 0 to 255.
+
+    The nodes bring every image to this size and mode; block 1's graph scales pixels to [0, 1], then
+    subtracts `mean` and divides by `std`, per channel.
+    """
+
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    mode: Literal["L", "RGB"]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return len(self.mode)
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """Shape (H, W, C) of one image."""
+        return self.height, self.width, self.channels
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mode {self.mode} needs {self.channels} values of mean and of std")
+        return self
+
+
+class Tensor(Record):
+    """Shape of one sample, without the batch, and dtype."""
+
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    dtype: Literal["uint8", "float32"]
+
+
+class Exit(Record):
+    """An EEC and how sure it says it is; the last exit of a network is the backbone's own classifier."""
+
+    number: int = Field(ge=1)
+    measure: Measure
+    temperature: float = Field(gt=0)
+    macs: int = Field(ge=0, description="multiplications of the EEC for one sample")
+
+
+class Block(Record):
+    """One block of the backbone as an ONNX graph, with the EEC behind it, if it has one."""
+
+    number: int = Field(ge=1)
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    sha256: Sha256
+    input: Tensor
+    feature: Tensor | None = Field(description="what the block hands on; the last block hands on nothing")
+    macs: int = Field(ge=0, description="multiplications of the block for one sample, its EEC not included")
+    exit: Exit | None
+
+
+class Measured(Record):
+    """What an operating point cost and gave on held-out samples."""
+
+    samples: int = Field(ge=1)
+    accuracy: Share
+    exit_rates: tuple[Share, ...] = Field(description="share of samples that left at each exit")
+    macs_mean: float = Field(ge=0)
+    offload_rate: Share
+
+
+class OperatingPoint(Record):
+    """θ of every exit but the last, the split point and the codec, with what they were measured to do."""
+
+    name: Name
+    thetas: tuple[Confidence, ...]
+    split_point: int = Field(ge=2, description="first block that the next tier runs")
+    codec: Codec = "float32"
+    measured: Measured | None = None
+
+
+class Split(Record):
+    """How the training part of a data set was divided: the seed and the number of held-out samples."""
+
+    seed: int
+    validation: int = Field(ge=1)
+
+
+class Data(Record):
+    """Which data a bundle was made from, so that calibration can tell whether it has the same."""
+
+    name: str
+    samples: int = Field(ge=1, description="of the training part, validation included")
+    fingerprint: Sha256
+    split: Split
+
+
+class Provenance(Record):
+    """What made this bundle."""
+
+    commands: tuple[str, ...] = Field(description="in the order they were run")
+    recipe: str
+    seed: int
+    epochs: int
+    data: Data
+    versions: dict[str, str]
+
+
+class Manifest(Record):
+    """All of `bundle.json`."""
+
+    format_version: Literal[1]
+    bundle_id: Name
+    name: Name
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=2)
+    preprocessing: Preprocessing
+    blocks: tuple[Block, ...] = Field(min_length=1)
+    operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    default_operating_point: Name
+    provenance: Provenance | None = None
+
+    @property
+    def exits(self) -> tuple[Exit, ...]:
+        """All exits, shallow to deep."""
+        return tuple(block.exit for block in self.blocks if block.exit)
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, the last one included."""
+        return len(self.exits)
+
+    @property
+    def backbone_macs(self) -> int:
+        """Multiplications of the network without its early exits, for one sample."""
+        return sum(block.macs for block in self.blocks) + self.exits[-1].macs
+
+    @property
+    def exit_macs(self) -> tuple[int, ...]:
+        """Multiplications of a sample that leaves at each exit, all EECs on its way included."""
+        totals, total = [], 0
+        for block in self.blocks:
+            total += block.macs
+            if block.exit:
+                total += block.exit.macs
+                totals.append(total)
+        return tuple(totals)
+
+    @property
+    def exit_blocks(self) -> tuple[int, ...]:
+        """Number of the block behind which each exit sits."""
+        return tuple(block.number for block in self.blocks if block.exit)
+
+    @property
+    def operating_point(self) -> OperatingPoint:
+        """The point on which serving starts."""
+        return self.point_named(self.default_operating_point)
+
+    def point_named(self, name: str) -> OperatingPoint:
+        """The operating point of that name; KeyError if there is none."""
+        for point in self.operating_points:
+            if point.name == name:
+                return point
+        raise KeyError(name)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_chain(self.blocks, self.preprocessing)
+        names = [point.name for point in self.operating_points]
+        if len(set(names)) != len(names):
+            raise ValueError(f"operating points share a name: {', '.join(sorted(names))}")
+        if self.default_operating_point not in names:
+            raise ValueError(
+                f"default_operating_point is '{self.default_operating_point}', not one of {', '.join(names)}"
+            )
+        for point in self.operating_points:
+            if len(point.thetas) != self.num_exits - 1:
+                raise ValueError(
+                    f"operating point '{point.name}' has {len(point.thetas)} thetas, "
+                    f"but {self.num_exits} exits need {self.num_exits - 1}: the last one always answers"
+                )
+            if len(self.blocks) > 1 and point.split_point > len(self.blocks):
+                raise ValueError(
+                    f"operating point '{point.name}' splits before block {point.split_point}, "
+                    f"but there are only {len(self.blocks)} blocks"
+                )
+        expected = bundle_id_for(self)
+        if self.bundle_id != expected:
+            raise ValueError(f"bundle_id is '{self.bundle_id}', but its contents make it '{expected}'")
+        return self
+
+
+def bundle_id_for(manifest: Manifest) -> str:
+    """Name plus a digest of all that decides an answer: blocks, exits, labels and preprocessing.
+
+    Operating points are left out: θ travels with each request, so two nodes may differ in them.
+    """
+    decisive = manifest.model_dump(mode="json", include={"labels", "preprocessing", "blocks"})
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return f"{manifest.name}-{digest[:12]}"
+
+
+def manifest_of(**parts: Any) -> Manifest:
+    """Build a manifest of this format from its parts and give it the id that its contents make."""
+    draft = Manifest.model_construct(format_version=FORMAT_VERSION, bundle_id="draft", **parts)
+    return Manifest(format_version=FORMAT_VERSION, bundle_id=bundle_id_for(draft), **parts)
+
+
+def _check_chain(blocks: tuple[Block, ...], preprocessing: Preprocessing) -> None:
+    expected: Tensor | None = Tensor(shape=preprocessing.pixel_shape, dtype="uint8")
+    exit_number = 0
+    for number, block in enumerate(blocks, start=1):
+        if block.number != number:
+            raise ValueError(f"block {number} is numbered {block.number}; blocks count from 1 without gaps")
+        if block.input != expected:
+            raise ValueError(f"block {number} takes {block.input}, but is given {expected}")
+        if block.exit:
+            exit_number += 1
+            if block.exit.number != exit_number:
+                raise ValueError(f"exit {exit_number} is numbered {block.exit.number}; exits count from 1")
+        expected = block.feature
+        if (block.feature is None) != (number == len(blocks)):
+            raise ValueError(f"block {number} of {len(blocks)}: all blocks but the last hand on a feature")
+    if blocks[-1].exit is None:
+        raise ValueError("the last block has no exit, so a hard sample would never be answered")

@@ -1,0 +1,7 @@
+"""Labelled images from a disk: IDX files and image folders, and the fixed split of the training part."""
+
+from offramp.data.labelled import LabelledImages, Part
+from offramp.data.load import load_images
+from offramp.data.split import TrainValidation, split_train
+
+__all__ = ["LabelledImages", "Part", "TrainValidation", "load_images", "split_train"]

@@ -1,0 +1,65 @@
+"""A set of images in memory, each with its class."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.errors import DataError
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images and their classes, in the order of the files.
+
+    pixels: uint8 (N, H, W, C). classes: int64 (N,), index into `labels`. labels: None where the files
+    carry numbers only. sources: a name for each sample, to find it again.
+    """
+
+    pixels: NDArray[np.uint8]
+    classes: NDArray[np.int64]
+    labels: tuple[str, ...] | None
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def take(self, index: NDArray[np.int64]) -> LabelledImages:
+        """The samples at these positions, in that order."""
+        sources = tuple(self.sources[i] for i in index)
+        return LabelledImages(self.pixels[index], self.classes[index], self.labels, sources)
+
+    def first(self, count: int | None) -> LabelledImages:
+        """The first `count` samples; all of them where `count` is None."""
+        return self if count is None else self.take(np.arange(min(count, len(self))))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all pixels and classes: two sets that differ in one bit differ here."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.pixels))
+        digest.update(np.ascontiguousarray(self.classes, dtype="<i8"))
+        return digest.hexdigest()
+
+    def classes_as(self, labels: tuple[str, ...]) -> NDArray[np.int64]:
+        """Class indices in the numbering of `labels`, which may have another order than the files'.
+
+        Raises:
+            DataError: a class of this set is not one of `labels`.
+        """
+        if self.labels is None:
+            highest = int(self.classes.max(initial=0))
+            if highest >= len(labels):
+                raise DataError(f"the data has class {highest}, but the bundle knows only 0 to {len(labels) - 1}")
+            return self.classes
+        unknown = [label for label in self.labels if label not in labels]
+        if unknown:
+            raise DataError(
+                f"the data has class '{unknown[0]}', but the bundle knows only {', '.join(labels)}; "
+                "name the folders as the bundle's labels"
+            )
+        return np.array([labels.index(label) for label in self.labels], dtype=np.int64)[self.classes]

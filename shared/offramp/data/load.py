@@ -1,0 +1,23 @@
+"""One door to every layout: IDX directory, image folder, zip of an image folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offramp.bundle.manifest import Preprocessing
+from offramp.data.idx import holds_idx, load_idx
+from offramp.data.image_folder import load_image_folder
+from offramp.data.labelled import LabelledImages, Part
+from offramp.errors import DataError
+
+
+def load_images(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledImages:
+    """Read the training or the test part of a data set, whatever its layout, at the bundle's size and mode.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a directory of IDX files, an image folder or its zip")
+    load = load_idx if holds_idx(path) else load_image_folder
+    return load(path, part, preprocessing)

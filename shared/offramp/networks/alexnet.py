@@ -1,0 +1,51 @@
+"""B-AlexNet: the CIFAR AlexNet with exits after its first and second convolution.
+
+Source: BranchyNet, Teerapittayanon et al. 2016, section IV. Batch norm stands in for local response
+normalisation, and the EECs are separable convolutions, so that each costs less than the block behind it.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from offramp.networks.early_exit import EarlyExitNetwork
+from offramp.networks.layers import conv_norm_relu, pooled_linear, separable_conv
+
+
+def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
+    """AlexNet for 32 x 32 colour images, exits after blocks 1 and 2 and at the end."""
+    block_1 = nn.Sequential(conv_norm_relu(3, 32, 5), nn.MaxPool2d(3, stride=2, padding=1))
+    block_2 = nn.Sequential(conv_norm_relu(32, 64, 5), nn.MaxPool2d(3, stride=2, padding=1))
+    block_3 = nn.Sequential(
+        conv_norm_relu(64, 96, 3),
+        conv_norm_relu(96, 96, 3),
+        conv_norm_relu(96, 64, 3),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    eec_1 = nn.Sequential(
+        separable_conv(32, 64),
+        nn.MaxPool2d(2),
+        separable_conv(64, 128),
+        separable_conv(128, 128),
+        nn.MaxPool2d(2),
+        separable_conv(128, 192),
+        pooled_linear(192, num_classes),
+    )
+    eec_2 = nn.Sequential(
+        separable_conv(64, 128),
+        separable_conv(128, 128),
+        nn.MaxPool2d(2),
+        separable_conv(128, 192),
+        pooled_linear(192, num_classes),
+    )
+    classifier = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64 * 4 * 4, 256),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(128, num_classes),
+    )
+    return EarlyExitNetwork([block_1, block_2, block_3], {1: eec_1, 2: eec_2, 3: classifier})

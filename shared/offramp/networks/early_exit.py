@@ -1,0 +1,70 @@
+"""A backbone cut into blocks, with an early-exit classifier (EEC) behind any of them.
+
+Shapes: B samples, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from offramp.errors import ConfigError
+
+
+class EarlyExitNetwork(nn.Module):
+    """Blocks f_1 … f_N in a row and EECs C_i: exit i's logits are C_i(f_b(… f_1(x))), b being its block.
+
+    Every module is an ordinary `nn.Module`. The last block always has an EEC: the backbone's own classifier.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], eecs: Mapping[int, nn.Module]) -> None:
+        """Join blocks and EECs.
+
+        Args:
+            blocks: feature -> feature, in order; block 1 takes normalised pixels (B, C, H, W).
+            eecs: feature -> logits (B, K), by the number of the block it sits behind, counted from 1.
+
+        Raises:
+            ConfigError: no blocks, an EEC behind a block that does not exist, or none behind the last.
+        """
+        super().__init__()
+        if not blocks:
+            raise ConfigError("a network needs at least one block, got none")
+        beyond = [number for number in eecs if not 1 <= number <= len(blocks)]
+        if beyond:
+            raise ConfigError(f"an EEC sits behind block {beyond[0]}, but blocks are 1 to {len(blocks)}")
+        if len(blocks) not in eecs:
+            raise ConfigError(
+                f"the last block, {len(blocks)}, has no EEC; give it the backbone's own classifier, "
+                "so that every sample is answered"
+            )
+        self.blocks = nn.ModuleList(blocks)
+        self.eecs = nn.ModuleDict({str(number): eecs[number] for number in sorted(eecs)})
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, the last one included."""
+        return len(self.eecs)
+
+    def eec_behind(self, block_number: int) -> nn.Module | None:
+        """The EEC behind a block, counted from 1, if it has one."""
+        key = str(block_number)
+        return self.eecs[key] if key in self.eecs else None
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Run every block and every EEC, as training needs it.
+
+        Args:
+            image_BCHW: normalised pixels.
+
+        Returns:
+            Logits (B, K) of every exit, shallow to deep.
+        """
+        logits_by_exit, feature = [], image_BCHW
+        for number, block in enumerate(self.blocks, start=1):
+            feature = block(feature)
+            eec = self.eec_behind(number)
+            if eec is not None:
+                logits_by_exit.append(eec(feature))
+        return logits_by_exit

@@ -1,0 +1,91 @@
+"""Named recipes: a network, the images it takes, and how it is trained unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from offramp.bundle.manifest import Preprocessing
+from offramp.errors import ConfigError
+from offramp.networks.alexnet import b_alexnet
+from offramp.networks.early_exit import EarlyExitNetwork
+from offramp.networks.lenet import b_lenet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of a training image: shift by up to `shift` pixels, mirror, blank a square."""
+
+    shift: int = 0
+    mirror: bool = False
+    blank: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that `offramp train` needs beside the data."""
+
+    build: Callable[[int], EarlyExitNetwork]
+    preprocessing: Preprocessing
+    exit_weights: tuple[float, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    split_point: int
+    validation: int
+
+
+_GREY_28 = Preprocessing(height=28, width=28, mode="L", mean=(0.2,), std=(0.33,))
+_COLOUR_32 = Preprocessing(
+    height=32, width=32, mode="RGB", mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262)
+)
+
+RECIPES: Mapping[str, Recipe] = {
+    "b-lenet-mnist": Recipe(
+        build=b_lenet,
+        preprocessing=_GREY_28,
+        exit_weights=(1.0, 1.0),
+        epochs=60,
+        batch_size=128,
+        learning_rate=0.1,
+        augmentation=Augmentation(shift=2),
+        split_point=2,
+        validation=5000,
+    ),
+    "b-lenet-fashion": Recipe(
+        build=b_lenet,
+        preprocessing=_GREY_28,
+        exit_weights=(1.0, 1.0),
+        epochs=60,
+        batch_size=128,
+        learning_rate=0.1,
+        augmentation=Augmentation(shift=1, mirror=True),
+        split_point=2,
+        validation=5000,
+    ),
+    "b-alexnet-cifar10": Recipe(
+        build=b_alexnet,
+        preprocessing=_COLOUR_32,
+        exit_weights=(0.5, 0.5, 1.0),
+        epochs=60,
+        batch_size=128,
+        learning_rate=0.1,
+        augmentation=Augmentation(shift=4, mirror=True, blank=8),
+        split_point=3,
+        validation=5000,
+    ),
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe '{name}'; there are {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,1 @@
+"""When to stop: confidence measures and the search for thresholds, always on held-out data."""

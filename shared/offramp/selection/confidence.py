@@ -1,0 +1,57 @@
+"""Confidence measures: logits -> a number in [0, 1), larger is surer.
+
+Computed in torch so that the exporter compiles them into a block's graph; serving only reads the result.
+The upper end is open on purpose: a confidence never reaches 1, so θ = 1 never stops and θ = 0 always does.
+Shapes: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from offramp.bundle.manifest import Measure
+
+_BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
+
+
+def confidence(logits_BK: Tensor, *, measure: Measure, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Class probabilities and how sure they are.
+
+    Args:
+        logits_BK: an EEC's output.
+        measure: which of the three numbers below is meant.
+        temperature: divides the logits; above 1 it makes an overconfident EEC modest (Guo et al. 2017, eq. 9).
+
+    Returns:
+        Probabilities (B, K) that sum to 1, and confidence (B,) in [0, 1).
+    """
+    log_probabilities_BK = torch.log_softmax(logits_BK / temperature, dim=1)
+    probabilities_BK = log_probabilities_BK.exp()
+    confidence_B = _MEASURES[measure](probabilities_BK, log_probabilities_BK)
+    return probabilities_BK, confidence_B.clamp(0.0, _BELOW_ONE)
+
+
+def _max_softmax(probabilities_BK: Tensor, _: Tensor) -> Tensor:
+    return probabilities_BK.amax(dim=1)
+
+
+def _score_margin(probabilities_BK: Tensor, _: Tensor) -> Tensor:
+    top_B2 = probabilities_BK.topk(2, dim=1).values
+    return top_B2[:, 0] - top_B2[:, 1]
+
+
+def _entropy(probabilities_BK: Tensor, log_probabilities_BK: Tensor) -> Tensor:
+    # BranchyNet (eq. 2) stops below an entropy in nats; 1 - H / ln K turns that into one rule for all.
+    entropy_B = -(probabilities_BK * log_probabilities_BK).sum(dim=1)
+    return 1.0 - entropy_B / math.log(probabilities_BK.shape[1])
+
+
+_MEASURES: Mapping[Measure, Callable[[Tensor, Tensor], Tensor]] = {
+    "max_softmax": _max_softmax,
+    "score_margin": _score_margin,
+    "entropy": _entropy,
+}

@@ -1,0 +1,1 @@
+"""Training regimes, on Lightning."""
