@@ -1,0 +1,1 @@
+"""The edge node: the first blocks behind a REST endpoint, and the run-time policy."""

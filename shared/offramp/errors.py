@@ -45,6 +45,10 @@ class FeatureError(RequestError):
     """A feature tensor does not have the shape, dtype, codec or length that its block needs."""
 
 
+class OverloadError(OfframpError):
+    """A node has as much to do as it takes on; the same request is welcome later."""
+
+
 class OffloadReason(StrEnum):
     """Why an upstream did not answer: a small, fixed vocabulary, fit for a metric's label."""
 

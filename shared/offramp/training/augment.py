@@ -1,4 +1,4 @@
-"""From stored pixels to a training batch: normalise, then shift, mirror and blank at random.
+"""Random changes of a training batch: shift, mirror and blank.
 
 Shapes: B samples, C channels, H x W pixels.
 """
@@ -9,17 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offramp.bundle.manifest import Preprocessing
 from offramp.networks.recipes import Augmentation
-
-
-def normalise(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 pixels to what the first convolution takes; block 1's exported graph begins with the same."""
-    scale = torch.tensor([1 / (255 * std) for std in preprocessing.std])
-    offset = torch.tensor(
-        [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
-    )
-    return (pixels_BHWC.float() * scale + offset).permute(0, 3, 1, 2)
 
 
 def augment(image_BCHW: Tensor, augmentation: Augmentation) -> Tensor:

@@ -15,8 +15,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from offramp.errors import ConfigError
 from offramp.networks.early_exit import EarlyExitNetwork
+from offramp.networks.normalise import Normalise
 from offramp.networks.recipes import Recipe
-from offramp.training.augment import augment, normalise
+from offramp.training.augment import augment
 
 
 def joint_loss(
@@ -53,6 +54,7 @@ class JointTraining(lightning.LightningModule):
     def __init__(self, network: EarlyExitNetwork, recipe: Recipe, *, num_classes: int) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
+        self._normalise = Normalise(recipe.preprocessing)
         self._recipe = recipe
         self._accuracies = torch.nn.ModuleList(
             MulticlassAccuracy(num_classes, average="micro") for _ in range(network.num_exits)
@@ -61,7 +63,7 @@ class JointTraining(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """One step on uint8 pixels (B, H, W, C) and their classes (B,)."""
         pixels_BHWC, class_B = batch
-        image_BCHW = augment(normalise(pixels_BHWC, self._recipe.preprocessing), self._recipe.augmentation)
+        image_BCHW = augment(self._normalise(pixels_BHWC), self._recipe.augmentation)
         loss = joint_loss(
             self.network(image_BCHW),
             class_B,
@@ -79,7 +81,7 @@ class JointTraining(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Accuracy of every exit over all validation samples."""
         pixels_BHWC, class_B = batch
-        logits_by_exit = self.network(normalise(pixels_BHWC, self._recipe.preprocessing))
+        logits_by_exit = self.network(self._normalise(pixels_BHWC))
         for number, (logits_BK, accuracy) in enumerate(
             zip(logits_by_exit, self._accuracies, strict=True), start=1
         ):

@@ -1,0 +1,70 @@
+"""`offramp cloud`, or `python -m cloud_node`: reads settings, builds the parts, runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from cloud_node.settings import CloudSettings
+from offramp.bundle import load_bundle
+from offramp.cli.errors import told_in_one_line
+from offramp.serving import block_range, running_node
+from offramp.telemetry import line, start_logging
+
+
+@told_in_one_line
+def cloud(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle directory.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Blocks to run, FIRST-LAST; from the split point to the end.")] = None,
+    upstream: Annotated[str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+) -> None:
+    """Serve the deeper blocks over gRPC. Every setting can also come from CLOUD_*, as in CLOUD_PORT=50051.
+
+    Example: offramp cloud --bundle models/b-lenet-fashion --port 50051
+    """
+    start_logging()
+    settings = CloudSettings.read(
+        os.environ, bundle=bundle, host=host, port=port, blocks=blocks, upstream=upstream, tier=tier
+    )
+    start_logging(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: CloudSettings) -> None:
+    from cloud_node.server import CloudServer, until_told_to_stop
+
+    bundle = load_bundle(settings.bundle)
+    manifest = bundle.manifest
+    shallowest = min(point.split_point for point in manifest.operating_points)
+    default = (min(shallowest, len(manifest.blocks)), len(manifest.blocks))
+    blocks = block_range(settings, manifest, default=default)
+    async with running_node(settings, bundle, blocks) as node:
+        server = CloudServer(node, settings)
+        await server.start()
+        log = logging.getLogger("cloud_node")
+        log.info(
+            line(
+                "ready",
+                tier=settings.tier,
+                address=f"{settings.host}:{server.port}",
+                blocks=f"{blocks[0]}-{blocks[1]}",
+                bundle=manifest.bundle_id,
+            )
+        )
+        await until_told_to_stop()
+        log.info(line("draining", tier=settings.tier))
+        await server.drain()
+
+
+if __name__ == "__main__":
+    typer.run(cloud)

@@ -1,0 +1,68 @@
+"""The gRPC server around the servicer: health, reflection, and leaving without losing a call."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloud_node.servicer import TierServicer
+from cloud_node.settings import CloudSettings
+from offramp.errors import ConfigError
+from offramp.node import Node
+from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME
+from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
+
+_OPTIONS = (
+    *MESSAGE_OPTIONS,
+    # Without this two nodes would share a port and answer each other's calls.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class CloudServer:
+    """One listening gRPC server."""
+
+    def __init__(self, node: Node, settings: CloudSettings) -> None:
+        """Bind the port; nothing is answered before `start`.
+
+        Raises:
+            ConfigError: the port is taken.
+        """
+        self._settings = settings
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        add_TierServiceServicer_to_server(TierServicer(node, max_samples=settings.max_samples), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        wanted = f"{settings.host}:{settings.port}"
+        try:
+            self.port: int = self._server.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {wanted}: the port is taken; choose another --port") from error
+
+    async def start(self) -> None:
+        """Begin to answer, and say so to health checks."""
+        await self._server.start()
+        for service in ("", SERVICE_NAME):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Leave: tell health checks first, so that callers turn away, then finish what is under way."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_s)
+        await self._server.stop(self._settings.grace_s)
+
+
+async def until_told_to_stop() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()

@@ -1,0 +1,151 @@
+"""The gRPC front door: checks a call, gives it to the node, translates answers and errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from offramp.errors import (
+    BundleMismatchError,
+    ConfigError,
+    FeatureError,
+    OfframpError,
+    OffloadError,
+    OverloadError,
+    RequestError,
+)
+from offramp.node import Batch, Classified, Node
+from offramp.telemetry import line
+from offramp.tier import checked_thetas
+from offramp.wire.codec import SUPPORTED_CODECS, decode_feature
+from offramp.wire.messages import probabilities_to_bytes
+from offramp.wire.v1 import wire_pb2 as pb
+from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer
+
+_log = logging.getLogger("cloud_node")
+
+# The first row that fits decides. Anything that is not here is a bug: INTERNAL.
+_STATUS: tuple[tuple[type[OfframpError], grpc.StatusCode], ...] = (
+    (BundleMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
+    (OverloadError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (OffloadError, grpc.StatusCode.UNAVAILABLE),
+    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
+)
+
+# Left of a call's deadline for the way back, when this node asks an upstream of its own.
+_WAY_BACK_S = 0.05
+
+
+class TierServicer(TierServiceServicer):
+    """Serves one node's tier."""
+
+    def __init__(self, node: Node, *, max_samples: int) -> None:
+        """Serve `node`; a call may carry up to `max_samples` samples."""
+        self._node = node
+        self._max_samples = max_samples
+
+    async def Describe(  # noqa: N802 - gRPC's name
+        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DescribeResponse:
+        """What this node serves."""
+        tier = self._node.tier
+        return pb.DescribeResponse(
+            bundle_id=tier.manifest.bundle_id,
+            tier=self._node.name,
+            first_block=tier.start,
+            last_block=tier.stop,
+            codecs=SUPPORTED_CODECS,
+        )
+
+    async def Infer(  # noqa: N802 - gRPC's name
+        self, request: pb.InferRequest, context: grpc.aio.ServicerContext
+    ) -> pb.InferResponse:
+        """Answer every sample of a call."""
+        async with _translated(context):
+            self._check(request)
+            batch = await self._classify(request, context)
+        for request_id, sample in zip(request.request_ids, batch.samples, strict=True):
+            _log.info(_log_line(request_id, sample, batch))
+        return _response(request, batch)
+
+    def _check(self, request: pb.InferRequest) -> None:
+        tier = self._node.tier
+        mine = tier.manifest.bundle_id
+        if request.bundle_id != mine:
+            raise BundleMismatchError(
+                f"caller runs bundle '{request.bundle_id}', {self._node.name} runs '{mine}'; "
+                "deploy the same bundle to both tiers"
+            )
+        if not 1 <= len(request.request_ids) <= self._max_samples:
+            raise RequestError(
+                f"{len(request.request_ids)} samples in one call, expected 1 to {self._max_samples}; send fewer"
+            )
+        if not tier.start <= request.next_block <= tier.stop:
+            raise RequestError(
+                f"next_block is {request.next_block}, but {self._node.name} runs blocks {tier.start} to {tier.stop}"
+            )
+        if tier.manifest.blocks[request.next_block - 1].input.dtype != "float32":
+            raise FeatureError(f"block {request.next_block} takes pixels, not a feature tensor")
+
+    async def _classify(self, request: pb.InferRequest, context: grpc.aio.ServicerContext) -> Batch:
+        manifest = self._node.tier.manifest
+        thetas = checked_thetas(request.thetas, manifest)
+        feature = decode_feature(
+            request.feature,
+            sample_shape=manifest.blocks[request.next_block - 1].input.shape,
+            num_samples=len(request.request_ids),
+        )
+        remaining_s = context.time_remaining()
+        return await self._node.classify(
+            lambda: feature,
+            thetas=thetas,
+            request_ids=request.request_ids,
+            first_block=request.next_block,
+            timeout_s=None if remaining_s is None else max(remaining_s - _WAY_BACK_S, 0.001),
+        )
+
+
+@asynccontextmanager
+async def _translated(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    try:
+        yield
+    except OfframpError as error:
+        for kind, status in _STATUS:
+            if isinstance(error, kind):
+                _log.warning(line("refused", status=status.name, detail=error))
+                await context.abort(status, str(error))
+        raise
+
+
+def _response(request: pb.InferRequest, batch: Batch) -> pb.InferResponse:
+    answers = [
+        pb.Answer(
+            request_id=request_id,
+            probabilities=probabilities_to_bytes(sample.answer.probabilities),
+            confidence=sample.answer.confidence,
+            exit_number=sample.answer.exit_number,
+            tier=sample.tier,
+            degraded_reason=sample.degraded_reason or "",
+        )
+        for request_id, sample in zip(request.request_ids, batch.samples, strict=True)
+    ]
+    times = [pb.TierTime(tier=t.tier, queue_ms=t.queue_ms, compute_ms=t.compute_ms) for t in batch.times]
+    return pb.InferResponse(answers=answers, times=times)
+
+
+def _log_line(request_id: str, sample: Classified, batch: Batch) -> str:
+    own = batch.times[0]
+    return line(
+        "answered",
+        request=request_id,
+        exit=sample.answer.exit_number,
+        tier=sample.tier,
+        confidence=sample.answer.confidence,
+        degraded=bool(sample.degraded_reason),
+        queue_ms=own.queue_ms,
+        compute_ms=own.compute_ms,
+    )

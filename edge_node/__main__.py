@@ -1,0 +1,67 @@
+"""`offramp edge`, or `python -m edge_node`: reads settings, builds the parts, runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from edge_node.settings import EdgeSettings
+from offramp.bundle import load_bundle
+from offramp.cli.errors import told_in_one_line
+from offramp.serving import block_range, running_node
+from offramp.telemetry import line, start_logging
+
+
+@told_in_one_line
+def edge(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle directory.")] = None,
+    upstream: Annotated[str | None, typer.Option(help="HOST:PORT of the cloud node; without it all blocks run here.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Blocks to run, 1-LAST; up to the split point.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+) -> None:
+    """Serve the first blocks over REST. Every setting can also come from EDGE_*, as in EDGE_PORT=8000.
+
+    Example: offramp edge --bundle models/b-lenet-fashion --upstream localhost:50051 --port 8000
+    """
+    start_logging()
+    settings = EdgeSettings.read(
+        os.environ, bundle=bundle, upstream=upstream, host=host, port=port, blocks=blocks, tier=tier
+    )
+    start_logging(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: EdgeSettings) -> None:
+    from edge_node.app import edge_app
+    from edge_node.server import bound_socket, serve
+
+    bundle = load_bundle(settings.bundle)
+    manifest = bundle.manifest
+    count = len(manifest.blocks)
+    last = min(manifest.operating_point.split_point - 1, count) if settings.upstream else count
+    blocks = block_range(settings, manifest, default=(1, last))
+    with bound_socket(settings) as socket:
+        async with running_node(settings, bundle, blocks) as node:
+            logging.getLogger("edge_node").info(
+                line(
+                    "ready",
+                    tier=settings.tier,
+                    address=f"{settings.host}:{socket.getsockname()[1]}",
+                    blocks=f"{blocks[0]}-{blocks[1]}",
+                    bundle=manifest.bundle_id,
+                )
+            )
+            await serve(edge_app(node, settings), socket, settings)
+
+
+if __name__ == "__main__":
+    typer.run(edge)

@@ -1,0 +1,129 @@
+"""The edge node's REST interface: FastAPI for everything but the hot path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edge_node.errors import Refusal, refusal_for
+from edge_node.openapi import add_predict
+from edge_node.policy import Policy
+from edge_node.predict import Predict
+from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
+from edge_node.settings import EdgeSettings
+from offramp.bundle import Manifest
+from offramp.errors import ConfigError, OfframpError
+from offramp.node import Node
+
+PREDICT_PATH = "/v1/predict"
+
+
+def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
+    """The whole interface: predictions on their own short way, the rest through FastAPI."""
+    policy = Policy(node.tier.manifest)
+    predict = Predict(node, policy, settings)
+    rest = _fastapi(node, policy)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
+            await predict(scope, receive, send)
+        else:
+            await rest(scope, receive, send)
+
+    return app
+
+
+def _fastapi(node: Node, policy: Policy) -> FastAPI:
+    manifest = node.tier.manifest
+    app = FastAPI(
+        title="Offramp edge node",
+        description=f"Early-exit inference with bundle `{manifest.bundle_id}`.",
+        docs_url="/docs",
+        redoc_url=None,
+        responses={422: {"model": Problem}},
+    )
+    app.add_exception_handler(OfframpError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_error)
+
+    @app.get("/v1/bundle", summary="The manifest of the bundle that is served")
+    async def bundle() -> Manifest:
+        return manifest
+
+    @app.get("/v1/policy", summary="θ in force")
+    async def get_policy() -> PolicyOut:
+        return _policy_out(policy, manifest)
+
+    @app.put("/v1/policy", summary="Change θ, for all following requests")
+    async def put_policy(change: PolicyIn) -> PolicyOut:
+        match change:
+            case PolicyIn(thetas=list(thetas), operating_point=None):
+                policy.set_thetas(thetas)
+            case PolicyIn(thetas=None, operating_point=str(name)):
+                policy.choose(name)
+            case _:
+                raise ConfigError('expected either {"thetas": [0.9, …]} or {"operating_point": "NAME"}')
+        return _policy_out(policy, manifest)
+
+    @app.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="Whether requests are answered", responses={503: {"model": Readiness}})
+    async def readyz(response: Response) -> Readiness:
+        readiness = _readiness(node)
+        if not readiness.ready:
+            response.status_code = 503
+        return readiness
+
+    add_predict(app, PREDICT_PATH)
+    return app
+
+
+def _policy_out(policy: Policy, manifest: Manifest) -> PolicyOut:
+    state = policy.state
+    return PolicyOut(
+        thetas=list(state.thetas),
+        operating_point=state.operating_point,
+        operating_points=[point.name for point in manifest.operating_points],
+    )
+
+
+def _readiness(node: Node) -> Readiness:
+    manifest = node.tier.manifest
+    state = node.upstream.state if node.upstream else None
+    # Without an exit of its own the node has nothing to fall back on when the upstream is gone.
+    has_exit = any(block.exit for block in manifest.blocks[node.tier.start - 1 : node.tier.stop])
+    return Readiness(
+        ready=has_exit or (state is not None and state.up),
+        bundle=manifest.bundle_id,
+        upstream=Upstream(target=state.target, up=state.up, reason=state.reason) if state else None,
+    )
+
+
+def _json(refusal: Refusal, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(refusal.body, refusal.status, headers={**refusal.headers, **(headers or {})})
+
+
+async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+    return _json(refusal_for(error))
+
+
+async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return _json(Refusal(422, "bad_value", f"{place}: {first['msg']}; GET /docs shows what is expected"))
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}; GET /docs shows what there is"
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    return JSONResponse({"error": message, "code": code}, error.status_code, headers=error.headers)

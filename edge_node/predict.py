@@ -1,0 +1,164 @@
+"""`POST /v1/predict`, the hot path: plain ASGI, since a model may cost less than a framework's route."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
+
+from edge_node.body import read_images
+from edge_node.errors import MethodError, Refusal, refusal_for
+from edge_node.policy import Policy
+from edge_node.settings import EdgeSettings
+from offramp.errors import RequestError
+from offramp.images import ImageLimits, decode_image
+from offramp.node import Batch, Classified, Node
+from offramp.telemetry import line
+
+_log = logging.getLogger("edge_node")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Predict:
+    """The ASGI application behind `/v1/predict`."""
+
+    def __init__(self, node: Node, policy: Policy, settings: EdgeSettings) -> None:
+        self._node = node
+        self._policy = policy
+        self._settings = settings
+        self._limits = ImageLimits(max_pixels=settings.max_pixels)
+        self._exit_names = exit_names(node.tier.manifest.num_exits)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await self._answer(scope, receive)
+        except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
+            await _refuse(send, refusal_for(error))
+        else:
+            await _send(send, 200, json.dumps(body).encode(), {})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> dict[str, object]:
+        started = time.perf_counter()
+        if scope["method"] != "POST":
+            raise MethodError(f"{scope['method']} {scope['path']}: this path takes POST with an image as its body")
+        with_probabilities = _wants_probabilities(scope["query_string"])
+        images = await read_images(scope, receive, self._settings)
+        request_ids = _request_ids(scope, len(images))
+        thetas = self._policy.state.thetas
+        batch = await self._node.classify(lambda: self._decode(images), thetas=thetas, request_ids=request_ids)
+        predictions = []
+        for request_id, sample in zip(request_ids, batch.samples, strict=True):
+            total_ms = (time.perf_counter() - started) * 1000
+            predictions.append(self._prediction(request_id, sample, batch, total_ms, with_probabilities))
+        return predictions[0] if len(predictions) == 1 else {"predictions": predictions}
+
+    def _decode(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
+        preprocessing = self._node.tier.manifest.preprocessing
+        if len(images) == 1:
+            return decode_image(images[0], preprocessing, limits=self._limits)[np.newaxis]
+        decoded = []
+        for number, image in enumerate(images, start=1):
+            try:
+                decoded.append(decode_image(image, preprocessing, limits=self._limits))
+            except RequestError as error:
+                raise type(error)(f"image {number} of {len(images)}: {error}") from error
+        return np.stack(decoded)
+
+    def _prediction(
+        self, request_id: str, sample: Classified, batch: Batch, total_ms: float, with_probabilities: bool
+    ) -> dict[str, object]:
+        manifest = self._node.tier.manifest
+        answer = sample.answer
+        offload_ms = batch.offload_ms if sample.offloaded or sample.degraded_reason else 0.0
+        prediction: dict[str, object] = {
+            "request_id": request_id,
+            "label": manifest.labels[answer.class_index],
+            "class_index": answer.class_index,
+            "confidence": answer.confidence,
+            "exit": {
+                "number": answer.exit_number,
+                "name": self._exit_names[answer.exit_number - 1],
+                "tier": sample.tier,
+            },
+            "degraded": sample.degraded_reason is not None,
+            "degraded_reason": sample.degraded_reason,
+            "timings_ms": {
+                "decode": round(batch.load_ms, 3),
+                "edge_compute": round(batch.times[0].compute_ms, 3),
+                "offload": round(offload_ms, 3),
+                "total": round(total_ms, 3),
+            },
+            "uplink_bytes": sample.uplink_bytes,
+            "bundle": manifest.bundle_id,
+        }
+        if sample.offloaded:
+            prediction["upstream_ms"] = [
+                {"tier": t.tier, "queue": round(t.queue_ms, 3), "compute": round(t.compute_ms, 3)}
+                for t in batch.times[1:]
+            ]
+        if with_probabilities:
+            prediction["probabilities"] = dict(zip(manifest.labels, answer.probabilities.tolist(), strict=True))
+        _log.info(
+            line(
+                "answered",
+                request=request_id,
+                exit=answer.exit_number,
+                tier=sample.tier,
+                confidence=answer.confidence,
+                degraded=sample.degraded_reason is not None,
+                compute_ms=batch.times[0].compute_ms,
+                offload_ms=offload_ms,
+                total_ms=total_ms,
+                uplink_bytes=sample.uplink_bytes,
+            )
+        )
+        return prediction
+
+
+def exit_names(num_exits: int) -> list[str]:
+    """Names of the exits, shallow to deep: exit-1, exit-2, …, final."""
+    return [*(f"exit-{number}" for number in range(1, num_exits)), "final"]
+
+
+def _wants_probabilities(query: bytes) -> bool:
+    wanted = False
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name != "probabilities":
+            raise RequestError(f"unknown query '{name}'; this path knows only 'probabilities'")
+        if value.lower() not in _SWITCH:
+            raise RequestError(f"probabilities is '{value}'; write true or false")
+        wanted = _SWITCH[value.lower()]
+    return wanted
+
+
+def _request_ids(scope: Scope, count: int) -> list[str]:
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    if given and not _REQUEST_ID.fullmatch(given):
+        raise RequestError(
+            f"x-request-id of {len(given)} characters does not fit; use up to 64 of letters, digits, '.', '_' and '-'"
+        )
+    base = given or secrets.token_hex(8)
+    return [base] if count == 1 else [f"{base}-{number}" for number in range(1, count + 1)]
+
+
+async def _refuse(send: Send, refusal: Refusal) -> None:
+    # Part of the body may still be on its way; the connection is of no more use.
+    headers = {**refusal.headers, "connection": "close"}
+    await _send(send, refusal.status, json.dumps(refusal.body).encode(), headers)
+
+
+async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
+    raw = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    raw += [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

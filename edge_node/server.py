@@ -1,0 +1,44 @@
+"""uvicorn around the REST interface: the port, and leaving without losing a request."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from edge_node.settings import EdgeSettings
+from offramp.errors import ConfigError
+
+
+def bound_socket(settings: EdgeSettings) -> socket.socket:
+    """Take the port, before anything costly is loaded.
+
+    Raises:
+        ConfigError: the port is taken, or the address is not one of this machine.
+    """
+    try:
+        return socket.create_server((settings.host, settings.port), backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port or --host"
+        ) from error
+
+
+async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:
+    """Answer requests until SIGTERM or SIGINT, then finish those under way."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(settings.grace_s)),
+    )
+    # When it is done, uvicorn sends itself the signal again; the node still has an upstream to take leave of.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    await uvicorn.Server(config).serve(sockets=[listening])

@@ -1,0 +1,160 @@
+"""`train`, `export`, `calibrate`: from images to a bundle with operating points."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offramp.bundle import Bundle, load_bundle, write_manifest
+from offramp.bundle.manifest import Data, Manifest, Measure, Provenance, Split
+from offramp.cli.errors import told_in_one_line
+from offramp.cli.progress import console, progress
+from offramp.cli.tables import points_table
+from offramp.data import LabelledImages, load_images, split_train
+from offramp.errors import ConfigError, DataError
+
+
+@told_in_one_line
+def train(
+    recipe: Annotated[str, typer.Argument(help="b-lenet-mnist, b-lenet-fashion or b-alexnet-cifar10.")],
+    data: Annotated[Path, typer.Option(help="IDX directory, image folder, or zip of one.")],
+    out: Annotated[Path, typer.Option(help="Directory of the run: settings, checkpoints, log.")],
+    labels: Annotated[str | None, typer.Option(help="Names of the classes, a,b,c; IDX files carry numbers only.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; the recipe's unless given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and split.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train an early-exit network jointly; needs the extra `train`.
+
+    Example: offramp train b-lenet-mnist --data data/mnist --out runs/b-lenet-mnist
+    """
+    from offramp.networks.recipes import recipe_named
+    from offramp.training.run import Run, library_versions
+    from offramp.training.run import train as train_run
+
+    plan = recipe_named(recipe)
+    images = load_images(data, "train", plan.preprocessing)
+    run = Run(
+        labels=_labels(labels, images),
+        provenance=Provenance(
+            commands=(_command(),),
+            recipe=recipe,
+            seed=seed,
+            epochs=epochs or plan.epochs,
+            data=Data(
+                name=data.name,
+                samples=len(images),
+                fingerprint=images.fingerprint(),
+                split=Split(seed=seed, validation=plan.validation),
+            ),
+            versions=library_versions(),
+        ),
+    )
+    train_run(images, run, out, resume=resume)
+    console.print(f"trained: {out}; next: offramp export {out} --out DIR")
+
+
+@told_in_one_line
+def export(
+    run: Annotated[Path, typer.Argument(help="Directory of a run made by `offramp train`.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new bundle.")],
+    name: Annotated[str | None, typer.Option(help="Name of the bundle; that of its directory unless given.")] = None,
+    measure: Annotated[str, typer.Option(help="Confidence: max_softmax, score_margin or entropy.")] = "max_softmax",
+) -> None:
+    """Export a trained network as a bundle that never stops early, until it is calibrated; needs the extra `train`.
+
+    Example: offramp export runs/b-lenet-mnist --out models/b-lenet-mnist
+    """
+    from offramp.export import export_bundle
+    from offramp.training.run import load_network, load_run
+
+    origin = load_run(run)
+    bundle = export_bundle(
+        load_network(run),
+        out,
+        name=name or out.resolve().name,
+        labels=origin.labels,
+        preprocessing=origin.recipe.preprocessing,
+        split_point=origin.recipe.split_point,
+        measure=_measure(measure),
+        provenance=_with_command(origin.provenance),
+    )
+    console.print(f"exported: {bundle.manifest.bundle_id}; next: offramp calibrate {out} --data PATH")
+
+
+@told_in_one_line
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    data: Annotated[Path, typer.Option(help="The data it was trained on; its validation part is used.")],
+    max_drop: Annotated[float | None, typer.Option(help="Cheapest point at most so many percentage points below the full network; 0.5 unless given.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Most accurate point that costs at most this share of the backbone, 0 to 1.")] = None,
+) -> None:
+    """Choose thresholds on the validation part, which training never saw, and write them into the bundle.
+
+    Example: offramp calibrate models/b-lenet-mnist --data data/mnist --max-drop 0.5
+    """
+    from offramp.evaluation.predictions import predict_every_exit
+    from offramp.selection.calibrate import calibrate as choose
+
+    loaded = load_bundle(bundle)
+    manifest = loaded.manifest
+    validation = _validation(loaded, data)
+    with progress("validation images", len(validation)) as advance:
+        predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
+    table = predictions.against(validation.classes_as(manifest.labels))
+    chosen = choose(manifest, table, max_drop=max_drop, max_cost=max_cost)
+    if chosen.provenance:
+        chosen = chosen.model_copy(update={"provenance": _calibrated(chosen.provenance)})
+    write_manifest(bundle, Manifest.model_validate(chosen.model_dump()))
+    console.print(points_table(chosen))
+
+
+def _validation(bundle: Bundle, data: Path) -> LabelledImages:
+    manifest = bundle.manifest
+    if manifest.provenance is None:
+        raise ConfigError(f"{bundle.directory} does not say which samples trained it, so none can be held out")
+    origin = manifest.provenance.data
+    images = load_images(data, "train", manifest.preprocessing)
+    if images.fingerprint() != origin.fingerprint:
+        raise DataError(
+            f"{data} is not the data this bundle was trained on ({origin.name}, {origin.samples} samples): "
+            "thresholds would be chosen on samples it may have been trained on; give the same data"
+        )
+    return split_train(images, origin.split).validation
+
+
+def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
+    if given:
+        names = tuple(name.strip() for name in given.split(","))
+        if len(set(names)) != len(names) or not all(names):
+            raise ConfigError(f"--labels '{given}' repeats a name or leaves one empty; write each class once")
+        if images.labels and names != images.labels:
+            raise ConfigError(f"--labels differ from the folders' names {', '.join(images.labels)}; leave the option out")
+        return names
+    return images.labels or tuple(str(number) for number in range(int(images.classes.max()) + 1))
+
+
+def _measure(name: str) -> Measure:
+    match name:
+        case "max_softmax" | "score_margin" | "entropy":
+            return name
+        case _:
+            raise ConfigError(f"measure is '{name}'; expected max_softmax, score_margin or entropy")
+
+
+def _command() -> str:
+    return shlex.join(["offramp", *sys.argv[1:]])
+
+
+def _with_command(provenance: Provenance) -> Provenance:
+    return provenance.model_copy(update={"commands": (*provenance.commands, _command())})
+
+
+def _calibrated(provenance: Provenance) -> Provenance:
+    # Calibrating again replaces the earlier thresholds, and so their command.
+    kept = tuple(c for c in provenance.commands if not c.startswith("offramp calibrate "))
+    return _with_command(provenance.model_copy(update={"commands": kept}))

@@ -1,0 +1,136 @@
+"""`evaluate` and `predict`: what a bundle says, in one process, without a node."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from offramp.bundle import Manifest, load_bundle
+from offramp.cli.errors import told_in_one_line
+from offramp.cli.progress import console, progress
+from offramp.cli.tables import report_table
+from offramp.data import LabelledImages, load_images, split_train
+from offramp.errors import ConfigError, RequestError
+from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
+from offramp.evaluation.report import report
+from offramp.images import decode_image
+from offramp.runtime import load_blocks
+from offramp.tier import Answer, Tier, checked_thetas
+
+BundleArgument = Annotated[Path, typer.Argument(help="Bundle directory.")]
+PointOption = Annotated[str | None, typer.Option(help="Operating point; the bundle's default unless given.")]
+ThetasOption = Annotated[str | None, typer.Option(help="θ by hand instead, one per exit but the last: 0.9,0.8")]
+
+
+@told_in_one_line
+def evaluate(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Option(help="IDX directory, image folder, or zip of one.")],
+    part: Annotated[str, typer.Option(help="test, or validation: the part thresholds are chosen on.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, drawn evenly over the part.")] = None,
+    point: PointOption = None,
+    thetas: ThetasOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    predictions: Annotated[Path | None, typer.Option(help="Also write each image's prediction to this CSV file.")] = None,
+) -> None:
+    """Accuracy, exit rates and cost, per exit and in total, computed by the graphs that serve.
+
+    Example: offramp evaluate models/b-lenet-fashion --data samples/fashion-mnist
+    """
+    loaded = load_bundle(bundle)
+    manifest = loaded.manifest
+    images = _part(manifest, data, part)
+    if limit is not None and limit < len(images):
+        images = images.take(np.linspace(0, len(images) - 1, limit).astype(np.int64))
+    name, chosen = _thetas(manifest, point, thetas)
+    with progress("images", len(images)) as advance:
+        found = predict_every_exit(loaded, images.pixels, advance=advance)
+    table = found.against(images.classes_as(manifest.labels))
+    split_point = manifest.point_named(name or manifest.default_operating_point).split_point
+    summary = report(manifest, table, chosen, split_point=split_point, name=name)
+    if predictions:
+        _write_predictions(predictions, manifest, images, found, table.exit_taken(chosen))
+    if as_json:
+        typer.echo(summary.model_dump_json())
+    else:
+        Console().print(report_table(summary))
+
+
+@told_in_one_line
+def predict(
+    bundle: BundleArgument,
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    point: PointOption = None,
+    thetas: ThetasOption = None,
+) -> None:
+    """Classify image files in this process and show where each one leaves.
+
+    Example: offramp predict models/b-lenet-fashion samples/fashion-mnist/bag/*.png
+    """
+    loaded = load_bundle(bundle)
+    manifest = loaded.manifest
+    _, chosen = _thetas(manifest, point, thetas)
+    tier = Tier(manifest, load_blocks(loaded, 1, len(manifest.blocks)), start=1)
+    table = Table()
+    for column in ("image", "label", "confidence", "exit"):
+        table.add_column(column, justify="right" if column == "confidence" else "left")
+    for path in images:
+        try:
+            pixels = decode_image(path.read_bytes(), manifest.preprocessing)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        except RequestError as error:
+            raise type(error)(f"{path}: {error}") from error
+        answer = cast("Answer", tier.run(pixels[np.newaxis], chosen)[0])
+        table.add_row(
+            str(path), manifest.labels[answer.class_index], f"{answer.confidence:.3f}", str(answer.exit_number)
+        )
+    Console().print(table)
+
+
+def _part(manifest: Manifest, data: Path, part: str) -> LabelledImages:
+    match part:
+        case "test":
+            return load_images(data, "test", manifest.preprocessing)
+        case "validation" if manifest.provenance:
+            images = load_images(data, "train", manifest.preprocessing)
+            return split_train(images, manifest.provenance.data.split).validation
+        case _:
+            raise ConfigError(f"part is '{part}'; expected test or validation")
+
+
+def _thetas(manifest: Manifest, point: str | None, thetas: str | None) -> tuple[str | None, tuple[float, ...]]:
+    if thetas is not None and point is not None:
+        raise ConfigError("--point and --thetas exclude each other; give one of them")
+    if thetas is not None:
+        try:
+            values = [float(text) for text in thetas.split(",") if text.strip()]
+        except ValueError as error:
+            raise ConfigError(f"--thetas is '{thetas}'; write numbers from 0 to 1, as in 0.9,0.8") from error
+        return None, checked_thetas(values, manifest)
+    name = point or manifest.default_operating_point
+    try:
+        return name, manifest.point_named(name).thetas
+    except KeyError as error:
+        names = ", ".join(p.name for p in manifest.operating_points)
+        raise ConfigError(f"no operating point '{name}'; the bundle has {names}") from error
+
+
+def _write_predictions(
+    path: Path, manifest: Manifest, images: LabelledImages, found: ExitPredictions, taken_N: np.ndarray
+) -> None:
+    truth_N = images.classes_as(manifest.labels)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "truth", "label", "exit", "confidence"])
+        for n, exit in enumerate(taken_N):
+            label = manifest.labels[found.class_index[n, exit]]
+            confidence = f"{found.confidence[n, exit]:.9g}"
+            writer.writerow([images.sources[n], manifest.labels[truth_N[n]], label, exit + 1, confidence])
+    console.print(f"predictions: {path}")

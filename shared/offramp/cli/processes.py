@@ -1,0 +1,87 @@
+"""Nodes as child processes: started, waited for until they are ready, and never left behind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from offramp.errors import ConfigError
+
+_START_S = 60.0
+_STOP_S = 15.0
+_READY = re.compile(r"event=ready .*\baddress=(\S+)")
+
+
+class NodeProcess:
+    """One running node: its name and the address it listens on."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], show: Callable[[str], None]) -> None:
+        self.name = name
+        self.address = ""
+        self._process = process
+        self._show = show
+        self._last_lines: deque[str] = deque(maxlen=5)
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_until_ready(self) -> None:
+        """Wait for the node to say where it listens.
+
+        Raises:
+            ConfigError: it ended or stayed silent; the message is the node's own last line.
+        """
+        self._ready.wait(_START_S)
+        if not self.address:
+            said = " ".join(self._last_lines) or "it said nothing"
+            raise ConfigError(f"the {self.name} node did not start: {said.removeprefix('error: ')}")
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._last_lines.append(line.strip())
+            if found := _READY.search(line):
+                self.address = found[1]
+                self._ready.set()
+            if not line.startswith("error: "):
+                self._show(f"{self.name} | {line.rstrip()}")
+        self._ready.set()
+
+
+@contextmanager
+def node_process(
+    module: str, arguments: Sequence[str], *, name: str, show: Callable[[str], None] = lambda _: None
+) -> Iterator[NodeProcess]:
+    """Run `python -m module`, ready on entry, gone on exit.
+
+    Args:
+        module: `edge_node` or `cloud_node`.
+        arguments: of its command line.
+        name: for messages.
+        show: called with each line the node logs.
+
+    Raises:
+        ConfigError: it does not start.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    node = NodeProcess(name, process, show)
+    try:
+        node.wait_until_ready()
+        yield node
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,135 @@
+"""`up`: both nodes as processes of this machine, asked about real photos, and kept serving."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from offramp.bundle import load_bundle
+from offramp.cli.errors import told_in_one_line
+from offramp.cli.processes import node_process
+from offramp.cli.progress import progress
+from offramp.errors import ConfigError, DataError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@told_in_one_line
+def up(
+    bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("models/b-lenet-fashion"),
+    photos: Annotated[Path, typer.Option(help="Folder of photos, one sub-folder per class.")] = Path("samples/fashion-mnist"),
+    edge_port: Annotated[int, typer.Option(help="Port of the edge node; 0 takes a free one.")] = 8000,
+    cloud_port: Annotated[int, typer.Option(help="Port of the cloud node; 0 takes a free one.")] = 50051,
+    once: Annotated[bool, typer.Option(help="Classify the photos and leave.")] = False,
+) -> None:
+    """Run both nodes on this machine, classify the photos through them, keep serving until Ctrl-C.
+
+    Example: offramp up --bundle models/b-lenet-fashion --photos samples/fashion-mnist
+    """
+    load_bundle(bundle)
+    files = _photos(photos)
+    console = Console(soft_wrap=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+    def show(line: str) -> None:
+        if "event=answered" not in line:
+            console.print(line, style="dim", highlight=False, markup=False)
+
+    try:
+        common = ["--bundle", str(bundle)]
+        with (
+            node_process("cloud_node", [*common, "--port", str(cloud_port)], name="cloud", show=show) as cloud,
+            node_process(
+                "edge_node",
+                [*common, "--port", str(edge_port), "--upstream", cloud.address],
+                name="edge",
+                show=show,
+            ) as edge,
+        ):
+            seen = _classify(f"http://{edge.address}", files)
+            console.print(_summary(seen))
+            console.print(f"edge   http://{edge.address}   API page: http://{edge.address}/docs")
+            console.print(f"cloud  {cloud.address}   (gRPC)")
+            console.print(f"try    curl --data-binary @{files[0]} http://{edge.address}/v1/predict")
+            if not once:
+                console.print("serving until Ctrl-C")
+                signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One photo's answer over HTTP."""
+
+    exit_number: int
+    exit_name: str
+    tier: str
+    right: bool
+    degraded: bool
+    uplink_bytes: int
+    total_ms: float
+
+
+def _photos(folder: Path) -> Sequence[Path]:
+    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise DataError(f"{folder} has no photos in sub-folders; give --photos DIR with one sub-folder per class")
+    return files
+
+
+def _classify(address: str, files: Sequence[Path]) -> Sequence[_Seen]:
+    seen = []
+    with httpx.Client(base_url=address, timeout=30, trust_env=False) as client, progress("photos", len(files)) as advance:
+        for file in files:
+            response = client.post("/v1/predict", content=file.read_bytes(), headers={"content-type": "image/*"})
+            body: dict[str, Any] = response.json()
+            if response.status_code != 200:
+                raise ConfigError(f"{file}: {body['error']}")
+            seen.append(
+                _Seen(
+                    exit_number=body["exit"]["number"],
+                    exit_name=body["exit"]["name"],
+                    tier=body["exit"]["tier"],
+                    right=body["label"] == file.parent.name,
+                    degraded=body["degraded"],
+                    uplink_bytes=body["uplink_bytes"],
+                    total_ms=body["timings_ms"]["total"],
+                )
+            )
+            advance(1)
+    return seen
+
+
+def _summary(seen: Sequence[_Seen]) -> Table:
+    right = sum(one.right for one in seen) / len(seen)
+    degraded = sum(one.degraded for one in seen)
+    table = Table(title=f"{len(seen)} photos, {right:.1%} right, {degraded} degraded")
+    for column in ("left at", "tier", "photos", "", "right", "median ms", "uplink bytes each"):
+        table.add_column(column, justify="right" if column not in ("left at", "tier", "") else "left")
+    for number in sorted({one.exit_number for one in seen}):
+        here = [one for one in seen if one.exit_number == number]
+        table.add_row(
+            here[0].exit_name,
+            here[0].tier,
+            str(len(here)),
+            ProgressBar(total=len(seen), completed=len(here), width=24),
+            f"{sum(one.right for one in here) / len(here):.1%}",
+            f"{sorted(one.total_ms for one in here)[len(here) // 2]:.2f}",
+            f"{sum(one.uplink_bytes for one in here) / len(here):.0f}",
+        )
+    return table
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,56 @@
+"""Every exit's prediction for every image, from the same graphs that serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle
+from offramp.runtime import load_blocks
+from offramp.evaluation.table import ExitTable
+
+
+@dataclass(frozen=True, eq=False)
+class ExitPredictions:
+    """confidence (N, E) in [0, 1) and predicted class (N, E) of every exit, the last one included."""
+
+    confidence: NDArray[np.float32]
+    class_index: NDArray[np.int64]
+
+    def against(self, classes_N: NDArray[np.int64]) -> ExitTable:
+        """The same, told right from wrong."""
+        return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis])
+
+
+def predict_every_exit(
+    bundle: Bundle, pixels: NDArray[np.uint8], *, advance: Callable[[int], None] = lambda _: None
+) -> ExitPredictions:
+    """Run all blocks on all images, one image at a time, as a node does.
+
+    One at a time on purpose: a runtime may add up a batch in another order, and a served decision is to be
+    bit for bit the evaluated one. On a CPU a batch would hardly be faster.
+
+    Args:
+        bundle: verified.
+        pixels: uint8 (N, H, W, C), as the bundle's preprocessing says.
+        advance: called with the number of images done since the last call.
+    """
+    manifest = bundle.manifest
+    blocks = load_blocks(bundle, 1, len(manifest.blocks))
+    confidence = np.empty((len(pixels), manifest.num_exits), dtype=np.float32)
+    class_index = np.empty((len(pixels), manifest.num_exits), dtype=np.int64)
+    for sample, image in enumerate(pixels):
+        batch, exit = image[np.newaxis], 0
+        for block in blocks:
+            output = block.run(batch)
+            if output.probabilities is not None and output.confidence is not None:
+                confidence[sample, exit] = output.confidence[0]
+                class_index[sample, exit] = output.probabilities[0].argmax()
+                exit += 1
+            if output.feature is not None:
+                batch = output.feature
+        advance(1)
+    return ExitPredictions(confidence, class_index)

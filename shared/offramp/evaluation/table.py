@@ -1,0 +1,39 @@
+"""What every exit says of every sample: all that choosing and judging thresholds needs.
+
+Shapes: N samples, E exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTable:
+    """What every exit would have said of every sample, had all of them been asked.
+
+    confidence (N, E) in [0, 1); correct (N, E).
+    """
+
+    confidence: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return len(self.confidence)
+
+    @property
+    def num_exits(self) -> int:
+        """E, the last exit included."""
+        return self.confidence.shape[1]
+
+    def exit_taken(self, thetas: Sequence[float]) -> NDArray[np.int64]:
+        """Index (N,), from 0, of the exit at which each sample leaves: the first that is sure enough."""
+        stops = self.confidence >= np.array([*thetas, 0.0], dtype=np.float32)
+        stops[:, -1] = True
+        return stops.argmax(axis=1)

@@ -1,0 +1,224 @@
+"""From a trained network to a bundle: one ONNX graph per block, with all that decides compiled in.
+
+Shapes: B samples, H x W pixels, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
+from offramp.bundle.manifest import Block, Exit, Measure, Provenance, manifest_of
+from offramp.bundle.manifest import Tensor as TensorSpec
+from offramp.errors import BundleError, ConfigError
+from offramp.networks.cost import NetworkCost, network_cost
+from offramp.networks.early_exit import EarlyExitNetwork
+from offramp.networks.normalise import Normalise
+from offramp.runtime import load_blocks
+from offramp.selection.confidence import confidence
+
+_TOLERANCE = 1e-5
+_FULL = "full"
+
+
+def export_bundle(
+    network: EarlyExitNetwork,
+    directory: Path,
+    *,
+    name: str,
+    labels: Sequence[str],
+    preprocessing: Preprocessing,
+    split_point: int,
+    measure: Measure = "max_softmax",
+    provenance: Provenance | None = None,
+) -> Bundle:
+    """Write a bundle and prove that it computes what the network does.
+
+    Its one operating point, 'full', never stops early: calibration adds the others.
+
+    Args:
+        network: trained.
+        directory: new or empty.
+        name: of the bundle; its id adds a digest of the contents.
+        labels: of the classes, in the network's order.
+        preprocessing: from pixels to what the network's first block takes.
+        split_point: first block that the cloud runs.
+        measure: confidence measure of all exits.
+        provenance: what made the network.
+
+    Raises:
+        ConfigError: an EEC that costs more than the block behind it, or other numbers of labels and classes.
+        BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
+    """
+    network = network.eval().to(memory_format=torch.contiguous_format)
+    cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
+    _check_costs(cost)
+    _check_labels(network, preprocessing, labels)
+    graphs = _export_graphs(network, preprocessing, cost, measure)
+    manifest = manifest_of(
+        name=name,
+        labels=tuple(labels),
+        preprocessing=preprocessing,
+        blocks=_blocks(graphs, preprocessing, cost, measure),
+        operating_points=(
+            OperatingPoint(name=_FULL, thetas=(1.0,) * (network.num_exits - 1), split_point=split_point),
+        ),
+        default_operating_point=_FULL,
+        provenance=provenance,
+    )
+    bundle = write_bundle(directory, manifest, graphs)
+    _prove(bundle, network, measure)
+    return bundle
+
+
+class _ExportedBlock(nn.Module):
+    """A block as its graph computes it: (feature, probabilities, confidence), or those of the three it has."""
+
+    def __init__(self, block: nn.Module, eec: nn.Module | None, measure: Measure, *, is_last: bool) -> None:
+        super().__init__()
+        self.block = block
+        self.eec = eec
+        self._measure = measure
+        self._is_last = is_last
+
+    @property
+    def output_names(self) -> list[str]:
+        return ([] if self._is_last else ["feature"]) + (["probabilities", "confidence"] if self.eec else [])
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
+        feature = self.block(batch)
+        handed_on = () if self._is_last else (feature,)
+        if self.eec is None:
+            return handed_on
+        return (*handed_on, *confidence(self.eec(feature), measure=self._measure))
+
+
+def _export_graphs(
+    network: EarlyExitNetwork, preprocessing: Preprocessing, cost: NetworkCost, measure: Measure
+) -> Mapping[int, bytes]:
+    graphs = {}
+    # Two samples: with one, the exporter would take the batch for a constant.
+    batch = torch.zeros(2, *preprocessing.pixel_shape, dtype=torch.uint8)
+    for number, block in enumerate(network.blocks, start=1):
+        if number == 1:
+            block = nn.Sequential(Normalise(preprocessing), block)
+        exported = _ExportedBlock(
+            block, network.eec_behind(number), measure, is_last=number == len(network.blocks)
+        ).eval()
+        graphs[number] = _to_onnx(exported, batch)
+        batch = torch.zeros(2, *cost.feature_shapes[number])
+    return graphs
+
+
+def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
+    with _silenced():
+        program = torch.onnx.export(
+            block,
+            (batch,),
+            input_names=["batch"],
+            output_names=block.output_names,
+            dynamic_shapes=({0: torch.export.Dim("samples", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        # The exporter notes the source line of every node, paths of this machine included.
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    onnx.checker.check_model(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def _blocks(
+    graphs: Mapping[int, bytes], preprocessing: Preprocessing, cost: NetworkCost, measure: Measure
+) -> tuple[Block, ...]:
+    blocks = []
+    taken = TensorSpec(shape=preprocessing.pixel_shape, dtype="uint8")
+    exit_numbers = {block: number for number, block in enumerate(sorted(cost.eecs), start=1)}
+    for number, graph in graphs.items():
+        feature = TensorSpec(shape=cost.feature_shapes[number], dtype="float32")
+        exit_number = exit_numbers.get(number)
+        blocks.append(
+            Block(
+                number=number,
+                file=f"block-{number}.onnx",
+                sha256=hashlib.sha256(graph).hexdigest(),
+                input=taken,
+                feature=feature if number < len(graphs) else None,
+                macs=cost.blocks[number],
+                exit=Exit(number=exit_number, measure=measure, temperature=1.0, macs=cost.eecs[number])
+                if exit_number
+                else None,
+            )
+        )
+        taken = feature
+    return tuple(blocks)
+
+
+def _check_costs(cost: NetworkCost) -> None:
+    for number, eec_macs in cost.eecs.items():
+        if number < len(cost.blocks) and eec_macs >= cost.blocks[number + 1]:
+            raise ConfigError(
+                f"the EEC behind block {number} costs {eec_macs} multiplications, block {number + 1} only "
+                f"{cost.blocks[number + 1]}: leaving early would not pay; make the EEC smaller or move it"
+            )
+
+
+def _check_labels(network: EarlyExitNetwork, preprocessing: Preprocessing, labels: Sequence[str]) -> None:
+    image = torch.zeros(1, preprocessing.channels, preprocessing.height, preprocessing.width)
+    with torch.no_grad():
+        for number, logits_BK in enumerate(network(image), start=1):
+            if logits_BK.shape[1] != len(labels):
+                raise ConfigError(f"exit {number} tells {logits_BK.shape[1]} classes apart, but there are {len(labels)} labels")
+
+
+def _prove(bundle: Bundle, network: EarlyExitNetwork, measure: Measure) -> None:
+    preprocessing = bundle.manifest.preprocessing
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *preprocessing.pixel_shape), dtype=np.uint8)
+    with torch.no_grad():
+        logits_by_exit = network(Normalise(preprocessing)(torch.from_numpy(pixels)))
+        expected = [confidence(logits_BK, measure=measure)[0].numpy() for logits_BK in logits_by_exit]
+    batch, found = pixels, []
+    for block in load_blocks(bundle, 1, len(bundle.manifest.blocks)):
+        output = block.run(batch)
+        if output.probabilities is not None:
+            found.append(output.probabilities)
+        if output.feature is not None:
+            batch = output.feature
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
+    if not difference <= _TOLERANCE:
+        raise BundleError(
+            f"the exported graphs differ from the network by {difference:.2e}, more than {_TOLERANCE:.0e}; "
+            "do not serve this bundle"
+        )
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    # The exporter reports its progress on standard output and warns of its own internals.
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

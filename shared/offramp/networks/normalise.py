@@ -1,0 +1,26 @@
+"""From pixels to what the first convolution takes.
+
+Shapes: B samples, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from offramp.bundle.manifest import Preprocessing
+
+
+class Normalise(nn.Module):
+    """uint8 pixels (B, H, W, C), 0 to 255, to float32 (B, C, H, W): scaled to [0, 1], minus mean, over std."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("offset", -mean / std, persistent=False)
+
+    def forward(self, pixels_BHWC: Tensor) -> Tensor:
+        """Normalise a batch."""
+        scaled: Tensor = pixels_BHWC.float() * self.scale + self.offset
+        return scaled.permute(0, 3, 1, 2)

@@ -1,0 +1,177 @@
+"""A node: a tier, and optionally an upstream. The front doors, REST or gRPC, only translate.
+
+`classify` is the one path of every sample through a node: run the tier, hand over what no exit is sure of,
+and where the upstream does not answer, fall back to the surest local exit and say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from offramp.errors import OffloadError, OverloadError
+from offramp.offload import Offloader, Resumed, TierTime
+from offramp.tier import Answer, Handover, Outcome, Tier
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """One sample's answer: which tier gave it, why not a deeper one, and what its offload cost."""
+
+    answer: Answer
+    tier: str
+    degraded_reason: str | None
+    offloaded: bool
+    uplink_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Answers for all samples of one request, in order, and where the time went."""
+
+    samples: Sequence[Classified]
+    load_ms: float
+    times: Sequence[TierTime]
+    offload_ms: float
+
+
+class Node:
+    """Runs its tier on worker threads and asks its upstream for the rest."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        name: str,
+        upstream: Offloader | None,
+        offload_timeout_s: float,
+        workers: int,
+        max_pending: int,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            tier: blocks to run here.
+            name: of the tier, as answers and logs show it.
+            upstream: asked for what no exit here is sure of; None for the last tier.
+            offload_timeout_s: deadline of a call to the upstream, in seconds.
+            workers: threads that run blocks at the same time.
+            max_pending: requests under way or waiting for a worker, beyond which new ones are refused.
+        """
+        self.tier = tier
+        self.name = name
+        self.upstream = upstream
+        self._offload_timeout_s = offload_timeout_s
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
+        self._max_pending = max_pending
+        self._pending = 0
+
+    async def classify(
+        self,
+        load: Callable[[], NDArray[Any]],
+        *,
+        thetas: Sequence[float],
+        request_ids: Sequence[str],
+        first_block: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Batch:
+        """Answer a batch of samples.
+
+        Args:
+            load: makes the input (B, …) of the first block; runs on a worker, since decoding is work too.
+            thetas: θ of every exit of the bundle but the last.
+            request_ids: one for each sample.
+            first_block: where to begin; the tier's first block unless given.
+            timeout_s: time that is left for an offload, if less than the node's own deadline.
+
+        Raises:
+            OverloadError: the queue is full; nothing was done.
+            OffloadError: the upstream did not answer, and some sample passed no local exit.
+        """
+        if self._pending >= self._max_pending:
+            raise OverloadError(f"{self._pending} requests are under way, the most this node takes; try again later")
+        self._pending += 1
+        try:
+            return await self._classify(load, thetas, request_ids, first_block, timeout_s)
+        finally:
+            self._pending -= 1
+
+    async def _classify(
+        self,
+        load: Callable[[], NDArray[Any]],
+        thetas: Sequence[float],
+        request_ids: Sequence[str],
+        first_block: int | None,
+        timeout_s: float | None,
+    ) -> Batch:
+        submitted = time.perf_counter()
+        outcomes, started, loaded, done = await asyncio.get_running_loop().run_in_executor(
+            self._workers, self._run, load, thetas, first_block
+        )
+        own = TierTime(self.name, _ms(submitted, started), _ms(loaded, done))
+        undecided = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Handover)]
+        samples = {
+            at: Classified(outcome, self.name, None, offloaded=False, uplink_bytes=0)
+            for at, outcome in enumerate(outcomes)
+            if isinstance(outcome, Answer)
+        }
+        times, offload_ms = [own], 0.0
+        if undecided:
+            before = time.perf_counter()
+            handovers = [outcome for outcome in outcomes if isinstance(outcome, Handover)]
+            try:
+                resumed = await self._resume(handovers, thetas, [request_ids[at] for at in undecided], timeout_s)
+                finished = _finished(resumed)
+                times.extend(resumed.times)
+            except OffloadError as error:
+                finished = [self._degraded(handover, error) for handover in handovers]
+            samples.update(zip(undecided, finished, strict=True))
+            offload_ms = _ms(before, time.perf_counter())
+        return Batch([samples[at] for at in range(len(outcomes))], _ms(started, loaded), times, offload_ms)
+
+    def _run(
+        self, load: Callable[[], NDArray[Any]], thetas: Sequence[float], first_block: int | None
+    ) -> tuple[list[Outcome], float, float, float]:
+        started = time.perf_counter()
+        batch = load()
+        loaded = time.perf_counter()
+        outcomes = self.tier.run(batch, thetas, first_block=first_block)
+        return outcomes, started, loaded, time.perf_counter()
+
+    async def _resume(
+        self,
+        handovers: Sequence[Handover],
+        thetas: Sequence[float],
+        request_ids: Sequence[str],
+        timeout_s: float | None,
+    ) -> Resumed:
+        assert self.upstream is not None, "a tier that is not the last has an upstream"
+        limit = self._offload_timeout_s if timeout_s is None else min(timeout_s, self._offload_timeout_s)
+        return await self.upstream.resume(handovers, thetas=thetas, request_ids=request_ids, timeout_s=limit)
+
+    def _degraded(self, handover: Handover, error: OffloadError) -> Classified:
+        if handover.surest is None:
+            raise error
+        return Classified(handover.surest, self.name, str(error), offloaded=False, uplink_bytes=0)
+
+    def close(self) -> None:
+        """Let the workers finish what they have begun."""
+        self._workers.shutdown(wait=True)
+
+
+def _finished(resumed: Resumed) -> list[Classified]:
+    share = -(-resumed.uplink_bytes // len(resumed.answers))
+    return [
+        Classified(a.answer, a.tier, a.degraded_reason, offloaded=True, uplink_bytes=share)
+        for a in resumed.answers
+    ]
+
+
+def _ms(start: float, stop: float) -> float:
+    return (stop - start) * 1000

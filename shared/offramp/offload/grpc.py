@@ -1,0 +1,237 @@
+"""Offloading over gRPC: one channel, a deadline on every call, retries that are safe, a breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Self
+
+import grpc
+import numpy as np
+from pydantic import Field
+
+from offramp.bundle.manifest import Codec, Manifest, Record
+from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
+from offramp.offload.breaker import Breaker
+from offramp.offload.offloader import Resumed, TierTime, UpstreamAnswer, UpstreamState
+from offramp.telemetry import line
+from offramp.tier import Answer, Handover
+from offramp.wire.codec import encode_feature
+from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME, probabilities_from_bytes
+from offramp.wire.v1 import wire_pb2 as pb
+from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
+
+_log = logging.getLogger("offramp.offload")
+
+_REASONS = {
+    grpc.StatusCode.UNAVAILABLE: OffloadReason.UNREACHABLE,
+    grpc.StatusCode.CANCELLED: OffloadReason.UNREACHABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: OffloadReason.LATE,
+    grpc.StatusCode.FAILED_PRECONDITION: OffloadReason.MISMATCH,
+}
+
+# Infer is pure, so a call that may not have reached its server is safe to send again: UNAVAILABLE only.
+# Health checking leaves a replica that drains; round-robin takes the next one.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": SERVICE_NAME},
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE_NAME}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.02s",
+                "maxBackoff": "0.2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+_CHANNEL_OPTIONS = [
+    *MESSAGE_OPTIONS,
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A cloud that comes back is found within a second, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+_BYTES_OF_FRAMING = 5  # gRPC's prefix to each message: a flag and the length
+
+
+class UpstreamSettings(Record):
+    """How an upstream is asked."""
+
+    target: str = Field(min_length=1, description="HOST:PORT, or dns:///NAME:PORT for several replicas")
+    failures_to_open: int = Field(default=3, ge=1)
+    probe_interval_s: float = Field(default=0.5, gt=0)
+    probe_timeout_s: float = Field(default=2.0, gt=0)
+
+
+class GrpcOffloader:
+    """An `Offloader` over gRPC. Used as an async context manager, inside the loop that serves."""
+
+    def __init__(self, settings: UpstreamSettings, manifest: Manifest, *, tier: str, split_point: int, codec: Codec) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            settings: whom to ask, and how patiently.
+            manifest: of the bundle both sides must run.
+            tier: name of this node's tier, for messages.
+            split_point: first block the upstream has to run.
+            codec: how features travel.
+        """
+        self._settings = settings
+        self._manifest = manifest
+        self._tier = tier
+        self._split_point = split_point
+        self._codec = codec
+        self._breaker = Breaker(failures=settings.failures_to_open)
+        self._probing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect and ask the upstream what it serves.
+
+        An upstream that cannot be reached is a warning: the node starts and answers degraded.
+
+        Raises:
+            BundleMismatchError: it runs another bundle.
+            ConfigError: it does not run the block this node splits at, or cannot decode the codec.
+        """
+        self._channel = grpc.aio.insecure_channel(self._settings.target, options=_CHANNEL_OPTIONS)
+        self._stub = TierServiceStub(self._channel)
+        try:
+            await self._probe()
+        except OffloadError as error:
+            self._open(error)
+        except BaseException:
+            await self._channel.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._probing:
+            self._probing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._probing
+        await self._channel.close()
+
+    @property
+    def state(self) -> UpstreamState:
+        cause = self._breaker.cause
+        return UpstreamState(self._settings.target, cause is None, str(cause) if cause else None)
+
+    async def resume(
+        self,
+        handovers: Sequence[Handover],
+        *,
+        thetas: Sequence[float],
+        request_ids: Sequence[str],
+        timeout_s: float,
+    ) -> Resumed:
+        if self._breaker.cause:
+            raise OffloadError(str(self._breaker.cause), self._breaker.cause.reason)
+        request = pb.InferRequest(
+            bundle_id=self._manifest.bundle_id,
+            request_ids=request_ids,
+            next_block=handovers[0].next_block,
+            thetas=thetas,
+            feature=encode_feature(np.stack([handover.feature for handover in handovers]), self._codec),
+        )
+        try:
+            response = await self._call(request, timeout_s)
+            answers = self._answers(response, request_ids)
+        except OffloadError as error:
+            if self._breaker.failed(error):
+                self._open(error)
+            raise
+        self._breaker.succeeded()
+        times = [TierTime(time.tier, time.queue_ms, time.compute_ms) for time in response.times]
+        return Resumed(answers, times, request.ByteSize() + _BYTES_OF_FRAMING)
+
+    async def _call(self, request: pb.InferRequest, timeout_s: float) -> pb.InferResponse:
+        try:
+            response: pb.InferResponse = await self._stub.Infer(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error, timeout_s) from error
+        return response
+
+    def _answers(self, response: pb.InferResponse, request_ids: Sequence[str]) -> list[UpstreamAnswer]:
+        found = [answer.request_id for answer in response.answers]
+        if found != list(request_ids):
+            raise OffloadError(
+                f"{self._settings.target} answered {len(found)} samples {found[:3]}, asked for "
+                f"{len(request_ids)} {list(request_ids)[:3]}; it is not an Offramp node of this version",
+                OffloadReason.REFUSED,
+            )
+        return [self._answer(answer) for answer in response.answers]
+
+    def _answer(self, message: pb.Answer) -> UpstreamAnswer:
+        manifest = self._manifest
+        probabilities_K = probabilities_from_bytes(message.probabilities, len(manifest.labels))
+        if probabilities_K is None or not 1 <= message.exit_number <= manifest.num_exits:
+            raise OffloadError(
+                f"{self._settings.target} answered with {len(message.probabilities)} bytes of probabilities at "
+                f"exit {message.exit_number}; expected {len(manifest.labels)} float32 at exit 1 to "
+                f"{manifest.num_exits}",
+                OffloadReason.REFUSED,
+            )
+        answer = Answer(probabilities_K, message.confidence, message.exit_number)
+        return UpstreamAnswer(answer, message.tier, message.degraded_reason or None)
+
+    def _open(self, error: OffloadError) -> None:
+        self._breaker.hold_open(error)
+        _log.warning(line("upstream_lost", upstream=self._settings.target, reason=error.reason, detail=error))
+        if not self._probing or self._probing.done():
+            self._probing = asyncio.create_task(self._probe_until_well())
+
+    async def _probe_until_well(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.probe_interval_s)
+            try:
+                await self._probe()
+            except OffloadError as error:
+                self._breaker.hold_open(error)
+            except (BundleMismatchError, ConfigError) as error:
+                self._breaker.hold_open(OffloadError(str(error), OffloadReason.MISMATCH))
+            else:
+                _log.info(line("upstream_found", upstream=self._settings.target))
+                return
+
+    async def _probe(self) -> None:
+        timeout_s = self._settings.probe_timeout_s
+        try:
+            found: pb.DescribeResponse = await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error, timeout_s) from error
+        self._check(found)
+        self._breaker.succeeded()
+
+    def _check(self, found: pb.DescribeResponse) -> None:
+        mine = self._manifest.bundle_id
+        if found.bundle_id != mine:
+            raise BundleMismatchError(
+                f"{self._tier} runs bundle '{mine}', {found.tier} at {self._settings.target} runs "
+                f"'{found.bundle_id}'; deploy the same bundle to both tiers"
+            )
+        if not found.first_block <= self._split_point <= found.last_block:
+            raise ConfigError(
+                f"{self._tier} hands over at block {self._split_point}, but {found.tier} at "
+                f"{self._settings.target} runs blocks {found.first_block} to {found.last_block}; "
+                "give one of them other --blocks"
+            )
+
+    def _translate(self, error: grpc.aio.AioRpcError, timeout_s: float) -> OffloadError:
+        reason = _REASONS.get(error.code(), OffloadReason.REFUSED)
+        target = self._settings.target
+        match reason:
+            case OffloadReason.LATE:
+                text = f"{target} did not answer within {timeout_s * 1000:.0f} ms"
+            case OffloadReason.UNREACHABLE:
+                text = f"{target} cannot be reached: {error.details()}"
+            case _:
+                text = f"{target} refused: {error.code().name}: {error.details()}"
+        return OffloadError(text, reason)

@@ -1,0 +1,69 @@
+"""The role an upstream plays for a node, whatever carries the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from offramp.tier import Answer, Handover
+
+
+@dataclass(frozen=True)
+class TierTime:
+    """What one tier spent on a call: waiting for a worker, then decoding and running blocks."""
+
+    tier: str
+    queue_ms: float
+    compute_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamAnswer:
+    """An answer from another tier; `degraded_reason` says why a still deeper one did not give it."""
+
+    answer: Answer
+    tier: str
+    degraded_reason: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Resumed:
+    """Answers for a batch of handovers, in order, and what they cost."""
+
+    answers: Sequence[UpstreamAnswer]
+    times: Sequence[TierTime]
+    uplink_bytes: int
+
+
+@dataclass(frozen=True)
+class UpstreamState:
+    """Whether the upstream is being asked, and if not, why not."""
+
+    target: str
+    up: bool
+    reason: str | None
+
+
+class Offloader(Protocol):
+    """Finishes undecided samples on the next tier."""
+
+    @property
+    def state(self) -> UpstreamState:
+        """Whether the upstream is being asked at the moment."""
+        ...
+
+    async def resume(
+        self,
+        handovers: Sequence[Handover],
+        *,
+        thetas: Sequence[float],
+        request_ids: Sequence[str],
+        timeout_s: float,
+    ) -> Resumed:
+        """Finish samples that all go on at the same block.
+
+        Raises:
+            OffloadError: the upstream is late, gone, refuses, or answers nonsense.
+        """
+        ...

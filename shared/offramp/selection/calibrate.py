@@ -1,0 +1,68 @@
+"""Calibration: from held-out predictions to the bundle's list of operating points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offramp.bundle import Manifest, OperatingPoint
+from offramp.errors import ConfigError
+from offramp.evaluation.report import measured
+from offramp.evaluation.table import ExitTable
+from offramp.selection.thresholds import search_thresholds
+
+# Percentage points below the full network: from "costs nothing" to "as cheap as can be justified".
+_LADDER = (0.0, 0.5, 1.0, 2.0, 5.0)
+_DEFAULT_DROP = 0.5
+
+
+def calibrate(
+    manifest: Manifest, table: ExitTable, *, max_drop: float | None = None, max_cost: float | None = None
+) -> Manifest:
+    """Choose operating points on held-out samples; the first ones asked for becomes the default.
+
+    Always in the list: 'full', and the cheapest points at most 0, 0.5, 1, 2 and 5 percentage points below
+    the full network ('drop-0', 'drop-0.5', …), as far as they differ. All lie on the Pareto front.
+
+    Args:
+        manifest: of the bundle that made the predictions.
+        table: what every exit said of every held-out sample.
+        max_drop: the default is the cheapest point at most this many percentage points below the full
+            network; 0.5 unless given.
+        max_cost: or the most accurate point that costs at most this share of the backbone, 0 to 1.
+
+    Raises:
+        ConfigError: both are given, or no thresholds meet what is asked for.
+    """
+    if max_drop is not None and max_cost is not None:
+        raise ConfigError("--max-drop and --max-cost exclude each other; give one of them")
+    grid = search_thresholds(table, manifest.exit_macs)
+    thetas_by_name: dict[str, tuple[float, ...]] = {"full": (1.0,) * (manifest.num_exits - 1)}
+    if max_cost is not None:
+        default = f"cost-{max_cost:g}"
+        thetas_by_name[default] = grid.surest(max_macs=max_cost * manifest.backbone_macs).thetas
+    else:
+        drop = _DEFAULT_DROP if max_drop is None else max_drop
+        default = f"drop-{drop:g}"
+        thetas_by_name[default] = grid.cheapest(max_drop=drop).thetas
+    for drop in _LADDER:
+        thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
+    split_point = manifest.operating_point.split_point
+    points = [
+        measured(manifest, table, OperatingPoint(name=name, thetas=thetas, split_point=split_point))
+        for name, thetas in _distinct(thetas_by_name, keep=default).items()
+    ]
+    return manifest.model_copy(
+        update={"operating_points": _by_cost(points), "default_operating_point": default}
+    )
+
+
+def _distinct(thetas_by_name: dict[str, tuple[float, ...]], *, keep: str) -> dict[str, tuple[float, ...]]:
+    names = sorted(thetas_by_name, key=lambda name: name != keep)
+    seen: dict[tuple[float, ...], str] = {}
+    for name in names:
+        seen.setdefault(thetas_by_name[name], name)
+    return {name: thetas for thetas, name in seen.items()}
+
+
+def _by_cost(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
+    return tuple(sorted(points, key=lambda point: -(point.measured.macs_mean if point.measured else 0.0)))

@@ -1,0 +1,69 @@
+"""From settings to a running node: what both entry points do before they open their front door."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from offramp.bundle import Bundle, Manifest
+from offramp.errors import ConfigError
+from offramp.node import Node
+from offramp.offload.grpc import GrpcOffloader, UpstreamSettings
+from offramp.runtime import load_blocks
+from offramp.settings import NodeSettings
+from offramp.tier import Tier
+
+
+def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[int, int]) -> tuple[int, int]:
+    """First and last block of a node's tier.
+
+    Raises:
+        ConfigError: beyond the bundle's blocks, or an end without an upstream that leaves samples unanswered.
+    """
+    first, last = default
+    if settings.blocks:
+        first, last = (int(number) for number in settings.blocks.split("-"))
+    count = len(manifest.blocks)
+    if last > count:
+        raise ConfigError(f"blocks {first}-{last} asked for, but bundle '{manifest.bundle_id}' has only {count}")
+    if last < count and not settings.upstream:
+        raise ConfigError(
+            f"blocks {first}-{last} of {count} leave hard samples unanswered; give --upstream HOST:PORT, "
+            f"or --blocks {first}-{count}"
+        )
+    return first, last
+
+
+@asynccontextmanager
+async def running_node(settings: NodeSettings, bundle: Bundle, blocks: tuple[int, int]) -> AsyncIterator[Node]:
+    """Load the blocks, connect to the upstream, and give it all back at the end.
+
+    Raises:
+        BundleError: a graph cannot be loaded.
+        BundleMismatchError: the upstream runs another bundle.
+    """
+    first, last = blocks
+    manifest = bundle.manifest
+    tier = Tier(manifest, load_blocks(bundle, first, last, threads=settings.threads), start=first)
+    async with AsyncExitStack() as stack:
+        upstream = None
+        if settings.upstream and not tier.is_last:
+            upstream = await stack.enter_async_context(
+                GrpcOffloader(
+                    UpstreamSettings(target=settings.upstream),
+                    manifest,
+                    tier=settings.tier,
+                    split_point=last + 1,
+                    codec=manifest.operating_point.codec,
+                )
+            )
+        node = Node(
+            tier,
+            name=settings.tier,
+            upstream=upstream,
+            offload_timeout_s=settings.offload_timeout_s,
+            workers=settings.workers,
+            max_pending=settings.max_pending,
+        )
+        stack.callback(node.close)
+        yield node

@@ -1,0 +1,74 @@
+"""What every node can be told, by command line or environment; the environment over the default."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from offramp.errors import ConfigError
+from offramp.telemetry import line
+
+_log = logging.getLogger("offramp.settings")
+
+
+def _block_range(text: str) -> str:
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and dash and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"blocks '{text}' is not a range; write FIRST-LAST, as in 1-2, both included")
+    return text
+
+
+class NodeSettings(BaseSettings):
+    """Settings that both kinds of node share. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    host: str = "127.0.0.1"
+    port: int = Field(ge=0, le=65535)
+    tier: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
+    blocks: Annotated[str, AfterValidator(_block_range)] | None = None
+    upstream: str | None = None
+    offload_timeout_s: float = Field(default=1.0, gt=0)
+    workers: int = Field(default=os.cpu_count() or 1, ge=1)
+    threads: int = Field(default=1, ge=1)
+    max_pending: int = Field(default=256, ge=1)
+    drain_s: float = Field(default=0.5, ge=0)
+    grace_s: float = Field(default=5.0, gt=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], **given: object) -> Self:
+        """Read the settings: what is given on the command line, then the environment, then the defaults.
+
+        Raises:
+            ConfigError: a value that does not fit, one that is missing, or a misspelt variable.
+        """
+        prefix = str(cls.model_config["env_prefix"])
+        _check_names(prefix, {f"{prefix}{name}".upper() for name in cls.model_fields}, environment)
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+            raise ConfigError(
+                f"--{name.replace('_', '-')} or {prefix}{name.upper()}: {first['msg']}{got}"
+            ) from error
+
+
+def _check_names(prefix: str, known: set[str], environment: Mapping[str, str]) -> None:
+    for name in sorted(environment):
+        if not name.startswith(prefix) or name in known:
+            continue
+        if meant := get_close_matches(name, known, n=1, cutoff=0.8):
+            raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
+        # Other programs use such names too (CLOUD_SDK_VERSION): say so, but start.
+        _log.warning(line("ignored", variable=name, known=",".join(sorted(known))))

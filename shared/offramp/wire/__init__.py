@@ -1,0 +1,1 @@
+"""The contract between tiers: generated messages and the codecs of feature tensors."""
