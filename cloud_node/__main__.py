@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 import uvloop
-
-from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.serving import block_range, running_node
 from offramp.telemetry import line, start_logging
+
+from cloud_node.settings import CloudSettings
 
 
 @told_in_one_line
@@ -23,8 +23,12 @@ def cloud(
     bundle: Annotated[Path | None, typer.Option(help="Bundle directory.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    blocks: Annotated[str | None, typer.Option(help="Blocks to run, FIRST-LAST; from the split point to the end.")] = None,
-    upstream: Annotated[str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="Blocks to run, FIRST-LAST; from the split point to the end.")
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")
+    ] = None,
     tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
 ) -> None:
     """Serve the deeper blocks over gRPC. Every setting can also come from CLOUD_*, as in CLOUD_PORT=50051.

@@ -6,15 +6,17 @@ import asyncio
 import signal
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
+from grpc_health.v1.health import aio as health  # type: ignore[attr-defined] # its stubs lack it
 from grpc_reflection.v1alpha import reflection
-
-from cloud_node.servicer import TierServicer
-from cloud_node.settings import CloudSettings
 from offramp.errors import ConfigError
 from offramp.node import Node
 from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
+
+from cloud_node.servicer import TierServicer
+from cloud_node.settings import CloudSettings
 
 _OPTIONS = (
     *MESSAGE_OPTIONS,
@@ -34,17 +36,20 @@ class CloudServer:
         """
         self._settings = settings
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._health = health.aio.HealthServicer()
-        add_TierServiceServicer_to_server(TierServicer(node, max_samples=settings.max_samples), self._server)
+        self._health = health.HealthServicer()
+        servicer = TierServicer(node, max_samples=settings.max_samples)
+        add_TierServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call] # generated
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME), self._server
         )
         wanted = f"{settings.host}:{settings.port}"
         try:
             self.port: int = self._server.add_insecure_port(wanted)
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {wanted}: the port is taken; choose another --port") from error
+            raise ConfigError(
+                f"cannot listen on {wanted}: the port is taken; choose another --port"
+            ) from error
 
     async def start(self) -> None:
         """Begin to answer, and say so to health checks."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import grpc
-
 from offramp.errors import (
     BundleMismatchError,
     ConfigError,
     FeatureError,
-    OfframpError,
     OffloadError,
+    OfframpError,
     OverloadError,
     RequestError,
 )
@@ -24,6 +24,8 @@ from offramp.wire.codec import SUPPORTED_CODECS, decode_feature
 from offramp.wire.messages import probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _log = logging.getLogger("cloud_node")
 
@@ -48,9 +50,7 @@ class TierServicer(TierServiceServicer):
         self._node = node
         self._max_samples = max_samples
 
-    async def Describe(  # noqa: N802 - gRPC's name
-        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext
-    ) -> pb.DescribeResponse:
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """What this node serves."""
         tier = self._node.tier
         return pb.DescribeResponse(
@@ -61,9 +61,7 @@ class TierServicer(TierServiceServicer):
             codecs=SUPPORTED_CODECS,
         )
 
-    async def Infer(  # noqa: N802 - gRPC's name
-        self, request: pb.InferRequest, context: grpc.aio.ServicerContext
-    ) -> pb.InferResponse:
+    async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Answer every sample of a call."""
         async with _translated(context):
             self._check(request)
@@ -91,7 +89,7 @@ class TierServicer(TierServiceServicer):
         if tier.manifest.blocks[request.next_block - 1].input.dtype != "float32":
             raise FeatureError(f"block {request.next_block} takes pixels, not a feature tensor")
 
-    async def _classify(self, request: pb.InferRequest, context: grpc.aio.ServicerContext) -> Batch:
+    async def _classify(self, request: pb.InferRequest, context: Context) -> Batch:
         manifest = self._node.tier.manifest
         thetas = checked_thetas(request.thetas, manifest)
         feature = decode_feature(
@@ -110,7 +108,7 @@ class TierServicer(TierServiceServicer):
 
 
 @asynccontextmanager
-async def _translated(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def _translated(context: Context) -> AsyncIterator[None]:
     try:
         yield
     except OfframpError as error:

@@ -10,18 +10,20 @@ from typing import Annotated
 
 import typer
 import uvloop
-
-from edge_node.settings import EdgeSettings
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.serving import block_range, running_node
 from offramp.telemetry import line, start_logging
 
+from edge_node.settings import EdgeSettings
+
 
 @told_in_one_line
 def edge(
     bundle: Annotated[Path | None, typer.Option(help="Bundle directory.")] = None,
-    upstream: Annotated[str | None, typer.Option(help="HOST:PORT of the cloud node; without it all blocks run here.")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the cloud node; without it all blocks run here.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Blocks to run, 1-LAST; up to the split point.")] = None,

@@ -7,6 +7,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from offramp.bundle import Manifest
+from offramp.errors import ConfigError, OfframpError
+from offramp.node import Node
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,9 +19,6 @@ from edge_node.policy import Policy
 from edge_node.predict import Predict
 from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
-from offramp.bundle import Manifest
-from offramp.errors import ConfigError, OfframpError
-from offramp.node import Node
 
 PREDICT_PATH = "/v1/predict"
 

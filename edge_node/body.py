@@ -7,6 +7,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 
+from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
@@ -16,7 +17,6 @@ from starlette.types import Message, Receive, Scope
 
 from edge_node.errors import SlowBodyError
 from edge_node.settings import EdgeSettings
-from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 
 # What curl, requests and browsers say of a body of which nobody told them the type.
 _RAW_TYPES = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
@@ -137,6 +137,4 @@ async def _from_multipart(scope: Scope, receive: Receive, settings: EdgeSettings
     except (HTTPException, MultiPartException) as error:
         text = error.detail if isinstance(error, HTTPException) else error.message
         kind = TooLargeError if "Too many files" in text else RequestError
-        raise kind(
-            f"multipart: {text}; send 1 to {settings.max_images} files and no other fields"
-        ) from error
+        raise kind(f"multipart: {text}; send 1 to {settings.max_images} files and no other fields") from error

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from offramp.errors import (
     ConfigError,
-    OfframpError,
     OffloadError,
+    OfframpError,
     OverloadError,
     RequestError,
     TooLargeError,

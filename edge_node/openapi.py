@@ -61,7 +61,9 @@ def _operation() -> dict[str, Any]:
             "200": {
                 "description": "the answer, from the first exit that was sure enough",
                 "content": {
-                    "application/json": {"schema": {"oneOf": [_reference(Prediction), _reference(Predictions)]}}
+                    "application/json": {
+                        "schema": {"oneOf": [_reference(Prediction), _reference(Predictions)]}
+                    }
                 },
             },
             **{status: _refused(description) for status, description in _REFUSALS.items()},

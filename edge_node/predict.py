@@ -12,16 +12,16 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
+from offramp.errors import RequestError
+from offramp.images import ImageLimits, decode_image
+from offramp.node import Batch, Classified, Node
+from offramp.telemetry import line
 from starlette.types import Receive, Scope, Send
 
 from edge_node.body import read_images
 from edge_node.errors import MethodError, Refusal, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
-from offramp.errors import RequestError
-from offramp.images import ImageLimits, decode_image
-from offramp.node import Batch, Classified, Node
-from offramp.telemetry import line
 
 _log = logging.getLogger("edge_node")
 
@@ -40,6 +40,7 @@ class Predict:
         self._exit_names = exit_names(node.tier.manifest.num_exits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every error becomes a response."""
         try:
             body = await self._answer(scope, receive)
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
@@ -50,12 +51,16 @@ class Predict:
     async def _answer(self, scope: Scope, receive: Receive) -> dict[str, object]:
         started = time.perf_counter()
         if scope["method"] != "POST":
-            raise MethodError(f"{scope['method']} {scope['path']}: this path takes POST with an image as its body")
+            raise MethodError(
+                f"{scope['method']} {scope['path']}: this path takes POST with an image as its body"
+            )
         with_probabilities = _wants_probabilities(scope["query_string"])
         images = await read_images(scope, receive, self._settings)
         request_ids = _request_ids(scope, len(images))
         thetas = self._policy.state.thetas
-        batch = await self._node.classify(lambda: self._decode(images), thetas=thetas, request_ids=request_ids)
+        batch = await self._node.classify(
+            lambda: self._decode(images), thetas=thetas, request_ids=request_ids
+        )
         predictions = []
         for request_id, sample in zip(request_ids, batch.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
@@ -107,7 +112,9 @@ class Predict:
                 for t in batch.times[1:]
             ]
         if with_probabilities:
-            prediction["probabilities"] = dict(zip(manifest.labels, answer.probabilities.tolist(), strict=True))
+            prediction["probabilities"] = dict(
+                zip(manifest.labels, answer.probabilities.tolist(), strict=True)
+            )
         _log.info(
             line(
                 "answered",

@@ -6,10 +6,10 @@ import signal
 import socket
 
 import uvicorn
+from offramp.errors import ConfigError
 from starlette.types import ASGIApp
 
 from edge_node.settings import EdgeSettings
-from offramp.errors import ConfigError
 
 
 def bound_socket(settings: EdgeSettings) -> socket.socket:

@@ -12,10 +12,12 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
@@ -61,7 +63,7 @@ def export_bundle(
         ConfigError: an EEC that costs more than the block behind it, or other numbers of labels and classes.
         BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
     """
-    network = network.eval().to(memory_format=torch.contiguous_format)
+    network = network.eval()
     cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
     _check_costs(cost)
     _check_labels(network, preprocessing, labels)
@@ -139,9 +141,15 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
         # The exporter notes the source line of every node, paths of this machine included.
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        del value.metadata_props[:]
-        value.doc_string = ""
+    parts: list[Any] = [
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ]
+    for part in parts:
+        del part.metadata_props[:]
+        part.doc_string = ""
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
 
@@ -186,7 +194,9 @@ def _check_labels(network: EarlyExitNetwork, preprocessing: Preprocessing, label
     with torch.no_grad():
         for number, logits_BK in enumerate(network(image), start=1):
             if logits_BK.shape[1] != len(labels):
-                raise ConfigError(f"exit {number} tells {logits_BK.shape[1]} classes apart, but there are {len(labels)} labels")
+                raise ConfigError(
+                    f"exit {number} tells {logits_BK.shape[1]} classes apart, but there are {len(labels)} labels"
+                )
 
 
 def _prove(bundle: Bundle, network: EarlyExitNetwork, measure: Measure) -> None:
@@ -195,7 +205,8 @@ def _prove(bundle: Bundle, network: EarlyExitNetwork, measure: Measure) -> None:
     with torch.no_grad():
         logits_by_exit = network(Normalise(preprocessing)(torch.from_numpy(pixels)))
         expected = [confidence(logits_BK, measure=measure)[0].numpy() for logits_BK in logits_by_exit]
-    batch, found = pixels, []
+    batch: NDArray[Any] = pixels
+    found = []
     for block in load_blocks(bundle, 1, len(bundle.manifest.blocks)):
         output = block.run(batch)
         if output.probabilities is not None:

@@ -95,7 +95,9 @@ class Node:
             OffloadError: the upstream did not answer, and some sample passed no local exit.
         """
         if self._pending >= self._max_pending:
-            raise OverloadError(f"{self._pending} requests are under way, the most this node takes; try again later")
+            raise OverloadError(
+                f"{self._pending} requests are under way, the most this node takes; try again later"
+            )
         self._pending += 1
         try:
             return await self._classify(load, thetas, request_ids, first_block, timeout_s)
@@ -126,7 +128,9 @@ class Node:
             before = time.perf_counter()
             handovers = [outcome for outcome in outcomes if isinstance(outcome, Handover)]
             try:
-                resumed = await self._resume(handovers, thetas, [request_ids[at] for at in undecided], timeout_s)
+                resumed = await self._resume(
+                    handovers, thetas, [request_ids[at] for at in undecided], timeout_s
+                )
                 finished = _finished(resumed)
                 times.extend(resumed.times)
             except OffloadError as error:

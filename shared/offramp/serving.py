@@ -25,7 +25,9 @@ def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[in
         first, last = (int(number) for number in settings.blocks.split("-"))
     count = len(manifest.blocks)
     if last > count:
-        raise ConfigError(f"blocks {first}-{last} asked for, but bundle '{manifest.bundle_id}' has only {count}")
+        raise ConfigError(
+            f"blocks {first}-{last} asked for, but bundle '{manifest.bundle_id}' has only {count}"
+        )
     if last < count and not settings.upstream:
         raise ConfigError(
             f"blocks {first}-{last} of {count} leave hard samples unanswered; give --upstream HOST:PORT, "
@@ -35,7 +37,9 @@ def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[in
 
 
 @asynccontextmanager
-async def running_node(settings: NodeSettings, bundle: Bundle, blocks: tuple[int, int]) -> AsyncIterator[Node]:
+async def running_node(
+    settings: NodeSettings, bundle: Bundle, blocks: tuple[int, int]
+) -> AsyncIterator[Node]:
     """Load the blocks, connect to the upstream, and give it all back at the end.
 
     Raises:

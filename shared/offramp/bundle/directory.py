@@ -36,9 +36,13 @@ def load_bundle(directory: Path) -> Bundle:
     manifest = _read_manifest(directory)
     graphs = {block.number: _read_graph(directory, block) for block in manifest.blocks}
     known = {MANIFEST_FILE, *(block.file for block in manifest.blocks)}
-    foreign = sorted(p.name for p in directory.iterdir() if p.name not in known and not p.name.startswith("."))
+    foreign = sorted(
+        p.name for p in directory.iterdir() if p.name not in known and not p.name.startswith(".")
+    )
     if foreign:
-        raise BundleError(f"{directory} holds {foreign[0]}, which its {MANIFEST_FILE} does not name; remove it")
+        raise BundleError(
+            f"{directory} holds {foreign[0]}, which its {MANIFEST_FILE} does not name; remove it"
+        )
     return Bundle(directory, manifest, graphs)
 
 
@@ -69,7 +73,9 @@ def _read_manifest(directory: Path) -> Manifest:
     try:
         content: Any = json.loads(path.read_bytes())
     except OSError as error:
-        raise BundleError(f"no bundle in {directory}: {error.strerror}: {path}; make one with `offramp export`") from error
+        raise BundleError(
+            f"no bundle in {directory}: {error.strerror}: {path}; make one with `offramp export`"
+        ) from error
     except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}; export the bundle again") from error
     found = content.get("format_version") if isinstance(content, dict) else None

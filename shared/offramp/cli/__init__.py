@@ -11,7 +11,9 @@ from offramp.cli.author import calibrate, export, train
 from offramp.cli.judge import evaluate, predict
 from offramp.cli.up import up
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+)
 
 for command in (train, export, calibrate, evaluate, predict, up):
     app.command()(command)
@@ -21,7 +23,9 @@ for entry in sorted(entry_points(group="offramp.commands")):
 
 @app.callback()
 def offramp(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
 ) -> None:
     """Early-exit neural networks: train, export, calibrate, evaluate, and serve on tiers."""
     if show_version:

@@ -23,8 +23,12 @@ def train(
     recipe: Annotated[str, typer.Argument(help="b-lenet-mnist, b-lenet-fashion or b-alexnet-cifar10.")],
     data: Annotated[Path, typer.Option(help="IDX directory, image folder, or zip of one.")],
     out: Annotated[Path, typer.Option(help="Directory of the run: settings, checkpoints, log.")],
-    labels: Annotated[str | None, typer.Option(help="Names of the classes, a,b,c; IDX files carry numbers only.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; the recipe's unless given.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Names of the classes, a,b,c; IDX files carry numbers only.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data; the recipe's unless given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and split.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
@@ -62,8 +66,12 @@ def train(
 def export(
     run: Annotated[Path, typer.Argument(help="Directory of a run made by `offramp train`.")],
     out: Annotated[Path, typer.Option(help="Directory of the new bundle.")],
-    name: Annotated[str | None, typer.Option(help="Name of the bundle; that of its directory unless given.")] = None,
-    measure: Annotated[str, typer.Option(help="Confidence: max_softmax, score_margin or entropy.")] = "max_softmax",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the bundle; that of its directory unless given.")
+    ] = None,
+    measure: Annotated[
+        str, typer.Option(help="Confidence: max_softmax, score_margin or entropy.")
+    ] = "max_softmax",
 ) -> None:
     """Export a trained network as a bundle that never stops early, until it is calibrated; needs the extra `train`.
 
@@ -90,8 +98,16 @@ def export(
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     data: Annotated[Path, typer.Option(help="The data it was trained on; its validation part is used.")],
-    max_drop: Annotated[float | None, typer.Option(help="Cheapest point at most so many percentage points below the full network; 0.5 unless given.")] = None,
-    max_cost: Annotated[float | None, typer.Option(help="Most accurate point that costs at most this share of the backbone, 0 to 1.")] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Cheapest point at most so many percentage points below the full network; 0.5 unless given."
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="Most accurate point that costs at most this share of the backbone, 0 to 1."),
+    ] = None,
 ) -> None:
     """Choose thresholds on the validation part, which training never saw, and write them into the bundle.
 
@@ -116,7 +132,9 @@ def calibrate(
 def _validation(bundle: Bundle, data: Path) -> LabelledImages:
     manifest = bundle.manifest
     if manifest.provenance is None:
-        raise ConfigError(f"{bundle.directory} does not say which samples trained it, so none can be held out")
+        raise ConfigError(
+            f"{bundle.directory} does not say which samples trained it, so none can be held out"
+        )
     origin = manifest.provenance.data
     images = load_images(data, "train", manifest.preprocessing)
     if images.fingerprint() != origin.fingerprint:
@@ -133,7 +151,9 @@ def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
         if len(set(names)) != len(names) or not all(names):
             raise ConfigError(f"--labels '{given}' repeats a name or leaves one empty; write each class once")
         if images.labels and names != images.labels:
-            raise ConfigError(f"--labels differ from the folders' names {', '.join(images.labels)}; leave the option out")
+            raise ConfigError(
+                f"--labels differ from the folders' names {', '.join(images.labels)}; leave the option out"
+            )
         return names
     return images.labels or tuple(str(number) for number in range(int(images.classes.max()) + 1))
 

@@ -25,19 +25,29 @@ from offramp.tier import Answer, Tier, checked_thetas
 
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle directory.")]
 PointOption = Annotated[str | None, typer.Option(help="Operating point; the bundle's default unless given.")]
-ThetasOption = Annotated[str | None, typer.Option(help="θ by hand instead, one per exit but the last: 0.9,0.8")]
+ThetasOption = Annotated[
+    str | None, typer.Option(help="θ by hand instead, one per exit but the last: 0.9,0.8")
+]
 
 
 @told_in_one_line
 def evaluate(
     bundle: BundleArgument,
     data: Annotated[Path, typer.Option(help="IDX directory, image folder, or zip of one.")],
-    part: Annotated[str, typer.Option(help="test, or validation: the part thresholds are chosen on.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, drawn evenly over the part.")] = None,
+    part: Annotated[
+        str, typer.Option(help="test, or validation: the part thresholds are chosen on.")
+    ] = "test",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images, drawn evenly over the part.")
+    ] = None,
     point: PointOption = None,
     thetas: ThetasOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    predictions: Annotated[Path | None, typer.Option(help="Also write each image's prediction to this CSV file.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Also write each image's prediction to this CSV file.")
+    ] = None,
 ) -> None:
     """Accuracy, exit rates and cost, per exit and in total, computed by the graphs that serve.
 
@@ -89,7 +99,10 @@ def predict(
             raise type(error)(f"{path}: {error}") from error
         answer = cast("Answer", tier.run(pixels[np.newaxis], chosen)[0])
         table.add_row(
-            str(path), manifest.labels[answer.class_index], f"{answer.confidence:.3f}", str(answer.exit_number)
+            str(path),
+            manifest.labels[answer.class_index],
+            f"{answer.confidence:.3f}",
+            str(answer.exit_number),
         )
     Console().print(table)
 
@@ -105,7 +118,9 @@ def _part(manifest: Manifest, data: Path, part: str) -> LabelledImages:
             raise ConfigError(f"part is '{part}'; expected test or validation")
 
 
-def _thetas(manifest: Manifest, point: str | None, thetas: str | None) -> tuple[str | None, tuple[float, ...]]:
+def _thetas(
+    manifest: Manifest, point: str | None, thetas: str | None
+) -> tuple[str | None, tuple[float, ...]]:
     if thetas is not None and point is not None:
         raise ConfigError("--point and --thetas exclude each other; give one of them")
     if thetas is not None:

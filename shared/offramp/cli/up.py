@@ -26,7 +26,9 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 @told_in_one_line
 def up(
     bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("models/b-lenet-fashion"),
-    photos: Annotated[Path, typer.Option(help="Folder of photos, one sub-folder per class.")] = Path("samples/fashion-mnist"),
+    photos: Annotated[Path, typer.Option(help="Folder of photos, one sub-folder per class.")] = Path(
+        "samples/fashion-mnist"
+    ),
     edge_port: Annotated[int, typer.Option(help="Port of the edge node; 0 takes a free one.")] = 8000,
     cloud_port: Annotated[int, typer.Option(help="Port of the cloud node; 0 takes a free one.")] = 50051,
     once: Annotated[bool, typer.Option(help="Classify the photos and leave.")] = False,
@@ -48,7 +50,9 @@ def up(
     try:
         common = ["--bundle", str(bundle)]
         with (
-            node_process("cloud_node", [*common, "--port", str(cloud_port)], name="cloud", show=show) as cloud,
+            node_process(
+                "cloud_node", [*common, "--port", str(cloud_port)], name="cloud", show=show
+            ) as cloud,
             node_process(
                 "edge_node",
                 [*common, "--port", str(edge_port), "--upstream", cloud.address],
@@ -84,15 +88,22 @@ class _Seen:
 def _photos(folder: Path) -> Sequence[Path]:
     files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
     if not files:
-        raise DataError(f"{folder} has no photos in sub-folders; give --photos DIR with one sub-folder per class")
+        raise DataError(
+            f"{folder} has no photos in sub-folders; give --photos DIR with one sub-folder per class"
+        )
     return files
 
 
 def _classify(address: str, files: Sequence[Path]) -> Sequence[_Seen]:
     seen = []
-    with httpx.Client(base_url=address, timeout=30, trust_env=False) as client, progress("photos", len(files)) as advance:
+    with (
+        httpx.Client(base_url=address, timeout=30, trust_env=False) as client,
+        progress("photos", len(files)) as advance,
+    ):
         for file in files:
-            response = client.post("/v1/predict", content=file.read_bytes(), headers={"content-type": "image/*"})
+            response = client.post(
+                "/v1/predict", content=file.read_bytes(), headers={"content-type": "image/*"}
+            )
             body: dict[str, Any] = response.json()
             if response.status_code != 200:
                 raise ConfigError(f"{file}: {body['error']}")

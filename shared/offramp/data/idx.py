@@ -63,12 +63,16 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     shape = tuple(int(n) for n in np.frombuffer(data[4 : 4 + 4 * dimensions], dtype=">u4"))
     expected = 4 + 4 * dimensions + math.prod(shape)
     if len(shape) != dimensions or len(data) != expected:
-        raise DataError(f"{path} says it holds {shape}, so {expected} bytes, but has {len(data)}; fetch it again")
+        raise DataError(
+            f"{path} says it holds {shape}, so {expected} bytes, but has {len(data)}; fetch it again"
+        )
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def _find(path: Path, pattern: str) -> Path:
     found = sorted(path.glob(pattern))
     if not found:
-        raise DataError(f"{path} has no file {pattern}; expected the four files of MNIST under their usual names")
+        raise DataError(
+            f"{path} has no file {pattern}; expected the four files of MNIST under their usual names"
+        )
     return found[0]

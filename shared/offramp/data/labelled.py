@@ -41,8 +41,8 @@ class LabelledImages:
 
     def fingerprint(self) -> str:
         """SHA-256 over all pixels and classes: two sets that differ in one bit differ here."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.pixels))
-        digest.update(np.ascontiguousarray(self.classes, dtype="<i8"))
+        digest = hashlib.sha256(self.pixels.tobytes())
+        digest.update(self.classes.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def classes_as(self, labels: tuple[str, ...]) -> NDArray[np.int64]:
@@ -54,7 +54,9 @@ class LabelledImages:
         if self.labels is None:
             highest = int(self.classes.max(initial=0))
             if highest >= len(labels):
-                raise DataError(f"the data has class {highest}, but the bundle knows only 0 to {len(labels) - 1}")
+                raise DataError(
+                    f"the data has class {highest}, but the bundle knows only 0 to {len(labels) - 1}"
+                )
             return self.classes
         unknown = [label for label in self.labels if label not in labels]
         if unknown:

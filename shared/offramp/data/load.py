@@ -18,6 +18,8 @@ def load_images(path: Path, part: Part, preprocessing: Preprocessing) -> Labelle
         DataError: nothing there, or nothing that can be read.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist; expected a directory of IDX files, an image folder or its zip")
+        raise DataError(
+            f"{path} does not exist; expected a directory of IDX files, an image folder or its zip"
+        )
     load = load_idx if holds_idx(path) else load_image_folder
     return load(path, part, preprocessing)

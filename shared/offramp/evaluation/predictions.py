@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
-from offramp.runtime import load_blocks
 from offramp.evaluation.table import ExitTable
+from offramp.runtime import load_blocks
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,9 @@ class Report(Record):
     exits: tuple[ExitReport, ...]
 
 
-def report(manifest: Manifest, table: ExitTable, thetas: Sequence[float], *, split_point: int, name: str | None) -> Report:
+def report(
+    manifest: Manifest, table: ExitTable, thetas: Sequence[float], *, split_point: int, name: str | None
+) -> Report:
     """Sum up what every exit said (`table`) as the selection scheme with these θ would have answered it."""
     taken_N = table.exit_taken(thetas)
     right_N = table.correct[np.arange(table.num_samples), taken_N]

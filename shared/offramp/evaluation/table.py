@@ -30,10 +30,11 @@ class ExitTable:
     @property
     def num_exits(self) -> int:
         """E, the last exit included."""
-        return self.confidence.shape[1]
+        return int(self.confidence.shape[1])
 
     def exit_taken(self, thetas: Sequence[float]) -> NDArray[np.int64]:
         """Index (N,), from 0, of the exit at which each sample leaves: the first that is sure enough."""
         stops = self.confidence >= np.array([*thetas, 0.0], dtype=np.float32)
         stops[:, -1] = True
-        return stops.argmax(axis=1)
+        taken: NDArray[np.int64] = stops.argmax(axis=1)
+        return taken

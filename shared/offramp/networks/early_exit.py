@@ -50,7 +50,7 @@ class EarlyExitNetwork(nn.Module):
     def eec_behind(self, block_number: int) -> nn.Module | None:
         """The EEC behind a block, counted from 1, if it has one."""
         key = str(block_number)
-        return self.eecs[key] if key in self.eecs else None
+        return self.eecs[key] if key in self.eecs else None  # noqa: SIM401 - ModuleDict has no get
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Run every block and every EEC, as training needs it.

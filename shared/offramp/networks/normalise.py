@@ -14,6 +14,9 @@ from offramp.bundle.manifest import Preprocessing
 class Normalise(nn.Module):
     """uint8 pixels (B, H, W, C), 0 to 255, to float32 (B, C, H, W): scaled to [0, 1], minus mean, over std."""
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -74,7 +74,9 @@ class UpstreamSettings(Record):
 class GrpcOffloader:
     """An `Offloader` over gRPC. Used as an async context manager, inside the loop that serves."""
 
-    def __init__(self, settings: UpstreamSettings, manifest: Manifest, *, tier: str, split_point: int, codec: Codec) -> None:
+    def __init__(
+        self, settings: UpstreamSettings, manifest: Manifest, *, tier: str, split_point: int, codec: Codec
+    ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
@@ -102,13 +104,13 @@ class GrpcOffloader:
             ConfigError: it does not run the block this node splits at, or cannot decode the codec.
         """
         self._channel = grpc.aio.insecure_channel(self._settings.target, options=_CHANNEL_OPTIONS)
-        self._stub = TierServiceStub(self._channel)
+        self._stub: Any = TierServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         try:
             await self._probe()
         except OffloadError as error:
             self._open(error)
         except BaseException:
-            await self._channel.close()
+            await self._channel.close(None)
             raise
         return self
 
@@ -117,10 +119,11 @@ class GrpcOffloader:
             self._probing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._probing
-        await self._channel.close()
+        await self._channel.close(None)
 
     @property
     def state(self) -> UpstreamState:
+        """Whether the upstream is being asked at the moment."""
         cause = self._breaker.cause
         return UpstreamState(self._settings.target, cause is None, str(cause) if cause else None)
 
@@ -132,6 +135,7 @@ class GrpcOffloader:
         request_ids: Sequence[str],
         timeout_s: float,
     ) -> Resumed:
+        """Finish samples upstream, in one call; see `Offloader.resume`."""
         if self._breaker.cause:
             raise OffloadError(str(self._breaker.cause), self._breaker.cause.reason)
         request = pb.InferRequest(

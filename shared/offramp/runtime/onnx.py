@@ -44,7 +44,7 @@ class _OnnxBlock:
             self._session = onnxruntime.InferenceSession(
                 bundle.graphs[block.number], options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base of their own
+        except Exception as error:
             raise BundleError(
                 f"{bundle.directory / block.file} is not a graph ONNX Runtime can run: {error}; export the bundle again"
             ) from error

@@ -6,6 +6,7 @@ exit, and sums over the cells give accuracy and cost of all combinations. Shapes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,9 @@ def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int 
     if not table.num_samples:
         raise ConfigError("thresholds are searched on samples, got none")
     if steps**early > _MAX_CELLS:
-        raise ConfigError(f"{steps} steps for each of {early} exits are too many combinations; take fewer steps")
+        raise ConfigError(
+            f"{steps} steps for each of {early} exits are too many combinations; take fewer steps"
+        )
     candidates = [_candidates(table.confidence[:, exit], steps) for exit in range(early)]
     # A sample leaves at exit i when candidate j ≤ its confidence, so when j lies before its position there.
     positions = [
@@ -121,8 +124,13 @@ def _leaving(
     early = len(sizes)
     axes = min(exit + 1, early)
     shape = tuple(size + 1 for size in sizes[:axes])
-    cells = np.ravel_multi_index(tuple(positions[:axes]), shape) if axes else np.zeros(weights.shape[1], np.intp)
-    sums = np.stack([np.bincount(cells, row, minlength=int(np.prod(shape))).reshape(shape) for row in weights])
+    if not axes:
+        total: NDArray[np.float64] = weights.sum(axis=1)
+        return total
+    cells = np.ravel_multi_index(tuple(positions[:axes]), shape)
+    sums: NDArray[np.float64] = np.stack(
+        [np.bincount(cells, row, minlength=math.prod(shape)).astype(np.float64) for row in weights]
+    ).reshape(2, *shape)
     for axis in range(axes):
         if axis < exit:
             sums = sums.cumsum(axis + 1)[_slice(axis + 1, slice(None, -1))]

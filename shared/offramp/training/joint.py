@@ -6,6 +6,7 @@ Shapes: B samples, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning
 import torch
@@ -21,7 +22,11 @@ from offramp.training.augment import augment
 
 
 def joint_loss(
-    logits_by_exit: Sequence[Tensor], class_B: Tensor, weights: Sequence[float], *, label_smoothing: float = 0.0
+    logits_by_exit: Sequence[Tensor],
+    class_B: Tensor,
+    weights: Sequence[float],
+    *,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Sum the losses of all exits, so that shallow and deep EECs are trained together.
 
@@ -53,12 +58,13 @@ class JointTraining(lightning.LightningModule):
 
     def __init__(self, network: EarlyExitNetwork, recipe: Recipe, *, num_classes: int) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        # Convolutions on a CPU run faster with the channels last; the stubs lack this overload.
+        self.network: EarlyExitNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._normalise = Normalise(recipe.preprocessing)
         self._recipe = recipe
-        self._accuracies = torch.nn.ModuleList(
-            MulticlassAccuracy(num_classes, average="micro") for _ in range(network.num_exits)
-        )
+        accuracies = [MulticlassAccuracy(num_classes, average="micro") for _ in range(network.num_exits)]
+        self._accuracies = accuracies
+        self._registered = torch.nn.ModuleList(accuracies)  # so that Lightning finds and moves them
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """One step on uint8 pixels (B, H, W, C) and their classes (B,)."""
@@ -92,8 +98,12 @@ class JointTraining(lightning.LightningModule):
         """SGD with momentum; the learning rate rises for a fifth of the steps and falls to zero."""
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": self._recipe.weight_decay},
+            {"params": plain},
+        ]
         optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": self._recipe.weight_decay}, {"params": plain}],
+            groups,
             lr=self._recipe.learning_rate,
             momentum=0.9,
             nesterov=True,

@@ -63,7 +63,12 @@ def train(images: LabelledImages, run: Run, directory: Path, *, resume: bool = F
         accelerator="auto",
         precision="bf16-mixed",
         max_epochs=run.provenance.epochs,
-        callbacks=[ModelCheckpoint(directory, filename="last", save_on_train_epoch_end=True, enable_version_counter=False), RichProgressBar()],
+        callbacks=[
+            ModelCheckpoint(
+                directory, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+            RichProgressBar(),
+        ],
         logger=CSVLogger(directory, name="", version="log"),
         enable_model_summary=False,
         log_every_n_steps=50,
@@ -86,7 +91,9 @@ def load_run(directory: Path) -> Run:
     try:
         return Run.model_validate_json((directory / RUN_FILE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{directory} is not a training run: {error}; make one with `offramp train`") from error
+        raise ConfigError(
+            f"{directory} is not a training run: {error}; make one with `offramp train`"
+        ) from error
 
 
 def load_network(directory: Path) -> EarlyExitNetwork:
@@ -129,21 +136,29 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 
 def _loader(images: LabelledImages, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
-        _Batches(images), batch_size=batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=lambda batch: batch
+        _Batches(images),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        collate_fn=lambda batch: batch,
     )
 
 
 def _check_classes(images: LabelledImages, run: Run) -> None:
     highest = int(images.classes.max())
     if highest >= len(run.labels):
-        raise DataError(f"the data has class {highest}, but {len(run.labels)} labels were given; name them all")
+        raise DataError(
+            f"the data has class {highest}, but {len(run.labels)} labels were given; name them all"
+        )
 
 
 def _claim(directory: Path, run: Run, *, resume: bool) -> None:
     path = directory / RUN_FILE
     if path.exists():
         if not resume:
-            raise ConfigError(f"{directory} already holds a run; go on with --resume or choose another directory")
+            raise ConfigError(
+                f"{directory} already holds a run; go on with --resume or choose another directory"
+            )
         if load_run(directory).model_dump(exclude={"provenance": {"commands", "versions"}}) != run.model_dump(
             exclude={"provenance": {"commands", "versions"}}
         ):

@@ -58,7 +58,9 @@ def decode_feature(
         raise FeatureError(f"feature of shape {tuple(message.shape)}, expected {expected}")
     needed = math.prod(expected) * dtype.itemsize
     if len(message.payload) != needed:
-        raise FeatureError(f"feature of shape {expected} and {name} needs {needed} bytes, got {len(message.payload)}")
+        raise FeatureError(
+            f"feature of shape {expected} and {name} needs {needed} bytes, got {len(message.payload)}"
+        )
     feature = np.frombuffer(message.payload, dtype=dtype).reshape(expected).astype(np.float32, copy=False)
     if not np.isfinite(feature).all():
         raise FeatureError("feature holds NaN or infinite values; a block's output is finite")

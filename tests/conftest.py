@@ -1,0 +1,82 @@
+"""Fixtures that several test files share: small bundles made on the spot, and where real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
+from offramp.bundle.manifest import Manifest
+from offramp.export import export_bundle
+from tests.tiny import tiny_network
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "samples" / "fashion-mnist"
+FASHION_BUNDLE = ROOT / "models" / "b-lenet-fashion"
+
+_DATA = Path(os.environ.get("OFFRAMP_DATA", ROOT.parent / "shared" / "data"))
+_FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def _needed(path: Path, what: str) -> Path:
+    if not path.exists():
+        pytest.skip(f"needs {what}; put it there or set OFFRAMP_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """MNIST's four IDX files."""
+    return _needed(_DATA / "mnist", f"MNIST in {_DATA.name}/mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """CIFAR-10 as a zip of an image folder."""
+    return _needed(_DATA / "cifar10.zip", f"CIFAR-10 in {_DATA.name}/cifar10.zip")
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """Fashion-MNIST, as the Debian package dataset-fashion-mnist installs it."""
+    return _needed(_FASHION, "the Debian package dataset-fashion-mnist")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Three blocks with an exit behind each, random weights, 8 x 8 colour pixels, 4 classes, split at block 2.
+
+    Its default operating point stops some samples at every exit.
+    """
+    directory = tmp_path_factory.mktemp("bundles") / "tiny"
+    torch.manual_seed(0)
+    bundle = export_bundle(
+        tiny_network(),
+        directory,
+        name="tiny",
+        labels=("ant", "bee", "cat", "dog"),
+        preprocessing=Preprocessing(height=8, width=8, mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3),
+        split_point=2,
+    )
+    return with_thetas(bundle, (0.3, 0.3))
+
+
+def with_thetas(bundle: Bundle, thetas: tuple[float, ...]) -> Bundle:
+    """The same bundle on disk with other thetas at its default operating point."""
+    point = bundle.manifest.operating_point.model_copy(update={"thetas": thetas})
+    changed = bundle.manifest.model_copy(update={"operating_points": (point,)})
+    write_manifest(bundle.directory, Manifest.model_validate(changed.model_dump()))
+    return load_bundle(bundle.directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_pixels() -> NDArray[np.uint8]:
+    """Forty images of noise for the tiny bundle, bright and dark ones, so that exits differ in confidence."""
+    generator = np.random.default_rng(1)
+    ceiling = generator.integers(20, 256, (40, 1, 1, 1))
+    return (generator.random((40, 8, 8, 3)) * ceiling).astype(np.uint8)
