@@ -63,7 +63,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         preprocessing=Preprocessing(height=8, width=8, mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3),
         split_point=2,
     )
-    return with_thetas(bundle, (0.3, 0.3))
+    return with_thetas(bundle, (0.81, 0.43))
 
 
 def with_thetas(bundle: Bundle, thetas: tuple[float, ...]) -> Bundle:
