@@ -26,8 +26,8 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
         ) from error
 
 
-async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:
-    """Answer requests until SIGTERM or SIGINT, then finish those under way."""
+def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
+    """uvicorn, as this node wants it."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -38,7 +38,12 @@ async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) 
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
     )
+    return uvicorn.Server(config)
+
+
+async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:
+    """Answer requests until SIGTERM or SIGINT, then finish those under way."""
     # When it is done, uvicorn sends itself the signal again; the node still has an upstream to take leave of.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    await uvicorn.Server(config).serve(sockets=[listening])
+    await http_server(app, settings).serve(sockets=[listening])

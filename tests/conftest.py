@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest
 from offramp.export import export_bundle
+from offramp.networks import EarlyExitNetwork
 from tests.tiny import tiny_network
 
 ROOT = Path(__file__).parent.parent
@@ -80,3 +81,19 @@ def tiny_pixels() -> NDArray[np.uint8]:
     generator = np.random.default_rng(1)
     ceiling = generator.integers(20, 256, (40, 1, 1, 1))
     return (generator.random((40, 8, 8, 3)) * ceiling).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def exitless_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny network with its last exit only: the edge has nothing to fall back on."""
+    network = tiny_network()
+    last = network.eec_behind(3)
+    assert last is not None
+    return export_bundle(
+        EarlyExitNetwork(list(network.blocks), {3: last}),
+        tmp_path_factory.mktemp("bundles") / "exitless",
+        name="exitless",
+        labels=("ant", "bee", "cat", "dog"),
+        preprocessing=Preprocessing(height=8, width=8, mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3),
+        split_point=2,
+    )

@@ -15,7 +15,9 @@ def tiny_network(num_classes: int = 4) -> EarlyExitNetwork:
         nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()),
     ]
-    return EarlyExitNetwork(blocks, {1: _eec(8, num_classes), 2: _eec(8, num_classes), 3: _eec(16, num_classes)})
+    return EarlyExitNetwork(
+        blocks, {1: _eec(8, num_classes), 2: _eec(8, num_classes), 3: _eec(16, num_classes)}
+    )
 
 
 def _eec(channels: int, num_classes: int) -> nn.Sequential:

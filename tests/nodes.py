@@ -1,0 +1,95 @@
+"""Real nodes for tests, on ports of their own, inside the test's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cloud_node.server import CloudServer
+from cloud_node.settings import CloudSettings
+from edge_node.app import edge_app
+from edge_node.server import bound_socket, http_server
+from edge_node.settings import EdgeSettings
+from offramp.bundle import Bundle
+from offramp.serving import block_range, running_node
+
+
+@asynccontextmanager
+async def running_cloud(
+    bundle: Bundle, *, blocks: str = "2-3", port: int = 0, upstream: str | None = None, tier: str = "cloud"
+) -> AsyncIterator[str]:
+    """A cloud node; yields HOST:PORT."""
+    settings = CloudSettings(
+        bundle=bundle.directory, port=port, blocks=blocks, upstream=upstream, tier=tier, drain_s=0.0
+    )
+    chosen = block_range(settings, bundle.manifest, default=(1, 3))
+    async with running_node(settings, bundle, chosen) as node:
+        server = CloudServer(node, settings)
+        await server.start()
+        try:
+            yield f"127.0.0.1:{server.port}"
+        finally:
+            await server.drain()
+
+
+@asynccontextmanager
+async def running_edge(
+    bundle: Bundle, *, upstream: str | None = None, blocks: str = "1-1", **given: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """An edge node; yields a client that talks to it over HTTP."""
+    settings = EdgeSettings(bundle=bundle.directory, port=0, blocks=blocks, upstream=upstream, **given)
+    chosen = block_range(settings, bundle.manifest, default=(1, 3))
+    with bound_socket(settings) as socket:
+        async with running_node(settings, bundle, chosen) as node:
+            server = http_server(edge_app(node, settings), settings)
+            serving = asyncio.create_task(server.serve(sockets=[socket]))
+            address = f"http://127.0.0.1:{socket.getsockname()[1]}"
+            try:
+                async with httpx.AsyncClient(base_url=address, timeout=20, trust_env=False) as client:
+                    await _until_up(client)
+                    yield client
+            finally:
+                server.should_exit = True
+                await serving
+
+
+async def _until_up(client: httpx.AsyncClient) -> None:
+    # The socket listens already: the first answer comes as soon as the server runs.
+    (await client.get("/healthz")).raise_for_status()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """One image as PNG, without loss."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, "PNG")
+    return file.getvalue()
+
+
+async def predict(client: httpx.AsyncClient, image: bytes, **headers: str) -> dict[str, Any]:
+    """Ask a node about one image and expect an answer."""
+    response = await client.post("/v1/predict", content=image, headers=headers)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def closed_port_address() -> str:
+    """An address nothing listens on."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def first_photo(samples: Path, label: str) -> bytes:
+    """The first shipped photo of a class."""
+    return sorted((samples / label).iterdir())[0].read_bytes()
