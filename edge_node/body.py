@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import suppress
 
 from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +22,9 @@ from edge_node.settings import EdgeSettings
 # What curl, requests and browsers say of a body of which nobody told them the type.
 _RAW_TYPES = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
 
+# As much of a refused body is read and thrown away, so that its sender gets to see the refusal.
+_DRAINED_BYTES = 100_000_000
+
 
 class ImagesAsJson(BaseModel):
     """A JSON body: one image or several, each as base64, with or without a `data:` prefix."""
@@ -31,7 +35,69 @@ class ImagesAsJson(BaseModel):
     images: list[str] | None = Field(default=None)
 
 
-async def read_images(scope: Scope, receive: Receive, settings: EdgeSettings) -> Sequence[bytes]:
+class LimitedBody:
+    """A request's body as it arrives, never more of it than the node accepts."""
+
+    def __init__(self, scope: Scope, receive: Receive, settings: EdgeSettings) -> None:
+        self.headers = Headers(scope=scope)
+        self._receive = receive
+        self._settings = settings
+        self._received = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """The next part, as ASGI has it.
+
+        Raises:
+            TooLargeError: the parts so far are more than the node accepts.
+            RequestError: the client went away.
+        """
+        message = await self._next()
+        if self._received > self._settings.max_body_bytes:
+            # A chunked body tells no length beforehand.
+            raise TooLargeError(
+                f"body of more than {self._settings.max_body_bytes} bytes, the most this node takes; "
+                "send a smaller image"
+            )
+        return message
+
+    def check_length(self) -> None:
+        """Refuse a body that says beforehand that it is too large.
+
+        Raises:
+            TooLargeError: it does.
+        """
+        length = self.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._settings.max_body_bytes:
+            raise TooLargeError(
+                f"body of {length} bytes, the most this node takes is {self._settings.max_body_bytes}; "
+                "send a smaller image"
+            )
+
+    async def drain(self) -> bool:
+        """Throw the rest away, within reason; True if nothing of it is left.
+
+        A client that is still sending when its connection closes sees a reset instead of its answer.
+        """
+        if self.headers.get("expect", "").lower() == "100-continue" and not self._received:
+            return False
+        with suppress(RequestError, TimeoutError):
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                while not self._complete and self._received <= _DRAINED_BYTES:
+                    await self._next()
+        return self._complete
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._complete = True
+            raise RequestError("the client went away before its body was complete")
+        self._received += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        return message
+
+
+async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -> Sequence[bytes]:
     """Read a request's body to its end and take the images out of it.
 
     Raises:
@@ -40,16 +106,14 @@ async def read_images(scope: Scope, receive: Receive, settings: EdgeSettings) ->
         SlowBodyError: the body did not arrive in time.
         RequestError: the client went away, or the body is not what its content type says.
     """
-    headers = Headers(scope=scope)
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    _check_length(headers.get("content-length"), settings)
+    content_type = body.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body.check_length()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             if content_type == "multipart/form-data":
-                images = await _from_multipart(scope, _limited(receive, settings), settings)
+                images = await _from_multipart(scope, body.receive, settings)
             else:
-                body = await _read_all(_limited(receive, settings))
-                images = _from_body(body, content_type)
+                images = _from_body(await _read_all(body.receive), content_type)
     except TimeoutError as error:
         raise SlowBodyError(
             f"the body did not arrive within {settings.body_timeout_s:g} s; send it again, faster or smaller"
@@ -58,32 +122,6 @@ async def read_images(scope: Scope, receive: Receive, settings: EdgeSettings) ->
         kind = TooLargeError if images else RequestError
         raise kind(f"{len(images)} images in one request, expected 1 to {settings.max_images}; split them up")
     return images
-
-
-def _check_length(length: str | None, settings: EdgeSettings) -> None:
-    if length is not None and length.isdecimal() and int(length) > settings.max_body_bytes:
-        raise TooLargeError(
-            f"body of {length} bytes, the most this node takes is {settings.max_body_bytes}; send a smaller image"
-        )
-
-
-def _limited(receive: Receive, settings: EdgeSettings) -> Receive:
-    # A chunked body tells no length beforehand.
-    received = 0
-
-    async def limited() -> Message:
-        nonlocal received
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError("the client went away before its body was complete")
-        received += len(message.get("body", b""))
-        if received > settings.max_body_bytes:
-            raise TooLargeError(
-                f"body of more than {settings.max_body_bytes} bytes, the most this node takes; send a smaller image"
-            )
-        return message
-
-    return limited
 
 
 async def _read_all(receive: Receive) -> bytes:

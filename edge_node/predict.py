@@ -18,8 +18,8 @@ from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
 from starlette.types import Receive, Scope, Send
 
-from edge_node.body import read_images
-from edge_node.errors import MethodError, Refusal, refusal_for
+from edge_node.body import LimitedBody, read_images
+from edge_node.errors import MethodError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
 
@@ -41,21 +41,24 @@ class Predict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes a response."""
+        body = LimitedBody(scope, receive, self._settings)
         try:
-            body = await self._answer(scope, receive)
+            answer = await self._answer(scope, body)
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
-            await _refuse(send, refusal_for(error))
+            refusal = refusal_for(error)
+            headers = {} if await body.drain() else {"connection": "close"}
+            await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers | headers)
         else:
-            await _send(send, 200, json.dumps(body).encode(), {})
+            await _send(send, 200, json.dumps(answer).encode(), {})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> dict[str, object]:
+    async def _answer(self, scope: Scope, body: LimitedBody) -> dict[str, object]:
         started = time.perf_counter()
         if scope["method"] != "POST":
             raise MethodError(
                 f"{scope['method']} {scope['path']}: this path takes POST with an image as its body"
             )
         with_probabilities = _wants_probabilities(scope["query_string"])
-        images = await read_images(scope, receive, self._settings)
+        images = await read_images(scope, body, self._settings)
         request_ids = _request_ids(scope, len(images))
         thetas = self._policy.state.thetas
         batch = await self._node.classify(
@@ -156,12 +159,6 @@ def _request_ids(scope: Scope, count: int) -> list[str]:
         )
     base = given or secrets.token_hex(8)
     return [base] if count == 1 else [f"{base}-{number}" for number in range(1, count + 1)]
-
-
-async def _refuse(send: Send, refusal: Refusal) -> None:
-    # Part of the body may still be on its way; the connection is of no more use.
-    headers = {**refusal.headers, "connection": "close"}
-    await _send(send, refusal.status, json.dumps(refusal.body).encode(), headers)
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from offramp.bundle import Bundle
+from offramp.serving import block_range, running_node
 from PIL import Image
 
 from cloud_node.server import CloudServer
@@ -19,8 +21,6 @@ from cloud_node.settings import CloudSettings
 from edge_node.app import edge_app
 from edge_node.server import bound_socket, http_server
 from edge_node.settings import EdgeSettings
-from offramp.bundle import Bundle
-from offramp.serving import block_range, running_node
 
 
 @asynccontextmanager
@@ -92,4 +92,4 @@ def closed_port_address() -> str:
 
 def first_photo(samples: Path, label: str) -> bytes:
     """The first shipped photo of a class."""
-    return sorted((samples / label).iterdir())[0].read_bytes()
+    return min((samples / label).iterdir()).read_bytes()
