@@ -19,7 +19,7 @@ from offramp.telemetry import line
 from starlette.types import Receive, Scope, Send
 
 from edge_node.body import LimitedBody, read_images
-from edge_node.errors import MethodError, refusal_for
+from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
 
@@ -46,7 +46,8 @@ class Predict:
             answer = await self._answer(scope, body)
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
             refusal = refusal_for(error)
-            headers = {} if await body.drain() else {"connection": "close"}
+            drained = not isinstance(error, SlowBodyError) and await body.drain()
+            headers = {} if drained else {"connection": "close"}
             await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers | headers)
         else:
             await _send(send, 200, json.dumps(answer).encode(), {})
