@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -45,10 +46,13 @@ class CloudServer:
         )
         wanted = f"{settings.host}:{settings.port}"
         try:
+            # gRPC does not say why it cannot bind, and logs lines of its own about it: ask first.
+            socket.create_server((settings.host, settings.port)).close()
             self.port: int = self._server.add_insecure_port(wanted)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(
-                f"cannot listen on {wanted}: the port is taken; choose another --port"
+                f"cannot listen on {wanted}: {reason}; choose another --port or --host"
             ) from error
 
     async def start(self) -> None:

@@ -12,6 +12,7 @@ import typer
 import uvloop
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
+from offramp.errors import ConfigError
 from offramp.serving import block_range, running_node
 from offramp.telemetry import line, start_logging
 
@@ -51,6 +52,10 @@ async def _serve(settings: EdgeSettings) -> None:
     count = len(manifest.blocks)
     last = min(manifest.operating_point.split_point - 1, count) if settings.upstream else count
     blocks = block_range(settings, manifest, default=(1, last))
+    if blocks[0] != 1:
+        raise ConfigError(
+            f"blocks {settings.blocks} asked for, but an edge node takes images: it begins with block 1"
+        )
     with bound_socket(settings) as socket:
         async with running_node(settings, bundle, blocks) as node:
             logging.getLogger("edge_node").info(

@@ -41,6 +41,28 @@ class NodeProcess:
             said = " ".join(self._last_lines) or "it said nothing"
             raise ConfigError(f"the {self.name} node did not start: {said.removeprefix('error: ')}")
 
+    def terminate(self) -> None:
+        """Ask the node to finish what it has begun and leave (SIGTERM)."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the node at once, whatever it is doing (SIGKILL)."""
+        self._process.kill()
+
+    def wait(self) -> int:
+        """Wait for the node to end by itself; killed after a while. Its exit status."""
+        try:
+            return self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def close(self) -> None:
+        """Read the last of what an ended node logged."""
+        self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
@@ -79,9 +101,6 @@ def node_process(
         node.wait_until_ready()
         yield node
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        node.terminate()
+        node.wait()
+        node.close()

@@ -11,7 +11,7 @@ from offramp.evaluation.table import ExitTable
 from offramp.selection.thresholds import search_thresholds
 
 # Percentage points below the full network: from "costs nothing" to "as cheap as can be justified".
-_LADDER = (0.0, 0.5, 1.0, 2.0, 5.0)
+_LADDER = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _DEFAULT_DROP = 0.5
 
 
@@ -20,8 +20,8 @@ def calibrate(
 ) -> Manifest:
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
 
-    Always in the list: 'full', and the cheapest points at most 0, 0.5, 1, 2 and 5 percentage points below
-    the full network ('drop-0', 'drop-0.5', …), as far as they differ. All lie on the Pareto front.
+    Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
+    the full network ('drop-0', 'drop-0.1', …), as far as they differ. All lie on the Pareto front.
 
     Args:
         manifest: of the bundle that made the predictions.
