@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -29,6 +30,13 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data; the recipe's unless given.")
     ] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples held out to choose thresholds on; the recipe's unless given."),
+    ] = None,
+    exit_weights: Annotated[
+        str | None, typer.Option(help="Weight of each exit's loss, w1,w2,…; the recipe's unless given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and split.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
@@ -53,10 +61,11 @@ def train(
                 name=data.name,
                 samples=len(images),
                 fingerprint=images.fingerprint(),
-                split=Split(seed=seed, validation=plan.validation),
+                split=Split(seed=seed, validation=validation or plan.validation),
             ),
             versions=library_versions(),
         ),
+        exit_weights=_weights(exit_weights, len(plan.exit_weights)),
     )
     train_run(images, run, out, resume=resume)
     console.print(f"trained: {out}; next: offramp export {out} --out DIR")
@@ -115,7 +124,9 @@ def calibrate(
     """
     from offramp.evaluation.predictions import predict_every_exit
     from offramp.selection.calibrate import calibrate as choose
+    from offramp.selection.calibrate import check_budget
 
+    check_budget(max_drop=max_drop, max_cost=max_cost)
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
     validation = _validation(loaded, data)
@@ -156,6 +167,20 @@ def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
             )
         return names
     return images.labels or tuple(str(number) for number in range(int(images.classes.max()) + 1))
+
+
+def _weights(given: str | None, count: int) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    try:
+        weights = tuple(float(text) for text in given.split(","))
+    except ValueError:
+        weights = ()
+    if len(weights) != count or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
+        raise ConfigError(
+            f"--exit-weights is '{given}'; write {count} numbers from 0 up, as in {','.join(['1'] * count)}"
+        )
+    return weights
 
 
 def _measure(name: str) -> Measure:

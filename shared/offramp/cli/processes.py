@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from offramp.errors import ConfigError
 
 _START_S = 60.0
 _STOP_S = 15.0
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _READY = re.compile(r"event=ready .*\baddress=(\S+)")
 
 
@@ -38,7 +41,7 @@ class NodeProcess:
         """
         self._ready.wait(_START_S)
         if not self.address:
-            said = " ".join(self._last_lines) or "it said nothing"
+            said = self._last_lines[-1] if self._last_lines else "it said nothing"
             raise ConfigError(f"the {self.name} node did not start: {said.removeprefix('error: ')}")
 
     def terminate(self) -> None:
@@ -95,6 +98,7 @@ def node_process(
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )
     node = NodeProcess(name, process, show)
     try:
@@ -104,3 +108,8 @@ def node_process(
         node.terminate()
         node.wait()
         node.close()
+
+
+def _end_with_parent() -> None:
+    # Runs in the child before its program: the kernel sends it SIGTERM when this process ends, even by kill -9.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

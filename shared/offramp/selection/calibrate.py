@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from offramp.bundle import Manifest, OperatingPoint
@@ -33,8 +34,7 @@ def calibrate(
     Raises:
         ConfigError: both are given, or no thresholds meet what is asked for.
     """
-    if max_drop is not None and max_cost is not None:
-        raise ConfigError("--max-drop and --max-cost exclude each other; give one of them")
+    check_budget(max_drop=max_drop, max_cost=max_cost)
     grid = search_thresholds(table, manifest.exit_macs)
     thetas_by_name: dict[str, tuple[float, ...]] = {"full": (1.0,) * (manifest.num_exits - 1)}
     if max_cost is not None:
@@ -54,6 +54,20 @@ def calibrate(
     return manifest.model_copy(
         update={"operating_points": _by_cost(points), "default_operating_point": default}
     )
+
+
+def check_budget(*, max_drop: float | None, max_cost: float | None) -> None:
+    """Refuse a budget that makes no sense, before any work is done for it.
+
+    Raises:
+        ConfigError: both are given, or one that is not a number in its range.
+    """
+    if max_drop is not None and max_cost is not None:
+        raise ConfigError("--max-drop and --max-cost exclude each other; give one of them")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
+    if max_cost is not None and not 0 < max_cost < math.inf:
+        raise ConfigError(f"--max-cost is {max_cost}; give a share of the backbone's cost, as in 0.5")
 
 
 def _distinct(thetas_by_name: dict[str, tuple[float, ...]], *, keep: str) -> dict[str, tuple[float, ...]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import lightning
 import torch
@@ -32,11 +34,15 @@ class Run(Record):
 
     labels: tuple[str, ...] = Field(min_length=2)
     provenance: Provenance
+    exit_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        default=None, description="w_i of the joint loss; the recipe's unless given"
+    )
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as this version knows it."""
-        return recipe_named(self.provenance.recipe)
+        """The recipe as this version knows it, with the weights of this run."""
+        recipe = recipe_named(self.provenance.recipe)
+        return replace(recipe, exit_weights=self.exit_weights) if self.exit_weights else recipe
 
 
 def train(images: LabelledImages, run: Run, directory: Path, *, resume: bool = False) -> None:
@@ -137,7 +143,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 def _loader(images: LabelledImages, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
         _Batches(images),
-        batch_size=batch_size,
+        batch_size=min(batch_size, len(images)),
         shuffle=shuffle,
         drop_last=shuffle,
         collate_fn=lambda batch: batch,
@@ -174,4 +180,6 @@ def _quiet() -> None:
     # Lightning's advice on loader workers and its adverts do not fit data that lies in memory.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

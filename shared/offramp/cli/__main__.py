@@ -1,0 +1,5 @@
+"""`python -m offramp.cli`, the same as `offramp`."""
+
+from offramp.cli import main
+
+main()

@@ -1,0 +1,264 @@
+"""The `offramp` command as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from offramp.bundle import load_bundle
+from offramp.cli import app
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
+
+
+def offramp(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def check_refused(result: Result, *says: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    for text in says:
+        assert text in result.stderr
+
+
+_SMALL = ("--epochs", "1", "--validation", "40")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle made by the three commands, from 160 photos of two classes; trained for one epoch."""
+    directory = tmp_path_factory.mktemp("made")
+    photos = directory / "photos"
+    generator = np.random.default_rng(0)
+    for label, brightness in (("dark", 90), ("light", 255)):
+        (photos / "train" / label).mkdir(parents=True)
+        for number in range(80):
+            pixels = (generator.random((28, 28)) * brightness).astype(np.uint8)
+            Image.fromarray(pixels).save(photos / "train" / label / f"{number:04d}.png")
+    run, bundle = directory / "run", directory / "bundle"
+    result = offramp("train", "b-lenet-fashion", "--data", photos, "--out", run, *_SMALL)
+    assert result.exit_code == 0, result.output
+    assert offramp("export", run, "--out", bundle).exit_code == 0
+    assert offramp("calibrate", bundle, "--data", photos).exit_code == 0
+    return directory
+
+
+def train_again(trained: Path, *options: str) -> Result:
+    data, run = trained / "photos", trained / "run"
+    return offramp("train", "b-lenet-fashion", "--data", data, "--out", run, *_SMALL, *options)
+
+
+@pytest.mark.training
+class TestFromPhotosToABundle:
+    def test_the_three_commands_make_a_bundle_that_tells_how_it_was_made(self, trained: Path) -> None:
+        manifest = load_bundle(trained / "bundle").manifest
+        assert manifest.labels == ("dark", "light")
+        assert manifest.provenance is not None and len(manifest.provenance.commands) == 3
+        assert manifest.default_operating_point == "drop-0.5"
+
+    def test_a_run_is_not_overwritten(self, trained: Path) -> None:
+        check_refused(train_again(trained), "already holds a run", "--resume")
+
+    def test_a_finished_run_resumes_to_nothing_more_to_do(self, trained: Path) -> None:
+        assert train_again(trained, "--resume").exit_code == 0
+
+    def test_a_run_is_not_resumed_with_other_settings(self, trained: Path) -> None:
+        check_refused(train_again(trained, "--resume", "--seed", "1"), "other settings")
+
+    @pytest.mark.parametrize("weights", ["1", "1,2,3", "-1,1", "nan,1", "a,b", "0,0"])
+    def test_weights_that_do_not_fit_are_refused(self, trained: Path, weights: str) -> None:
+        check_refused(train_again(trained, "--exit-weights", weights), "--exit-weights", "1,1")
+
+    def test_a_bundle_is_not_overwritten(self, trained: Path) -> None:
+        check_refused(offramp("export", trained / "run", "--out", trained / "bundle"), "not empty")
+
+    def test_other_data_than_it_was_trained_on_is_refused(self, trained: Path) -> None:
+        check_refused(offramp("calibrate", trained / "bundle", "--data", SAMPLES), "not the data")
+
+    def test_a_budget_of_cost_is_kept(self, trained: Path) -> None:
+        result = offramp("calibrate", trained / "bundle", "--data", trained / "photos", "--max-cost", "0.5")
+        assert result.exit_code == 0, result.output
+        manifest = load_bundle(trained / "bundle").manifest
+        assert manifest.default_operating_point == "cost-0.5"
+        measured = manifest.operating_point.measured
+        assert measured is not None and measured.macs_mean <= 0.5 * manifest.backbone_macs
+
+    def test_a_budget_nobody_can_keep_says_what_is_possible(self, trained: Path) -> None:
+        result = offramp("calibrate", trained / "bundle", "--data", trained / "photos", "--max-cost", "0.01")
+        check_refused(result, "the least these exits cost")
+
+    def test_two_budgets_at_once_are_refused(self, trained: Path) -> None:
+        budgets = ("--max-cost", "0.5", "--max-drop", "1")
+        check_refused(
+            offramp("calibrate", trained / "bundle", "--data", trained / "photos", *budgets), "exclude"
+        )
+
+
+class TestEvaluate:
+    def test_json_is_one_object_with_all_that_is_promised(self) -> None:
+        result = offramp("evaluate", FASHION_BUNDLE, "--data", SAMPLES, "--json")
+        report = json.loads(result.stdout)
+        assert {"samples", "accuracy", "macs_mean", "macs_backbone", "exits"} <= set(report)
+        assert report["samples"] == 500
+        for exit in report["exits"]:
+            assert {"number", "tier", "accuracy", "rate", "macs"} <= set(exit)
+
+    def test_totals_follow_from_the_exits(self) -> None:
+        report = json.loads(offramp("evaluate", FASHION_BUNDLE, "--data", SAMPLES, "--json").stdout)
+        exits = report["exits"]
+        assert sum(exit["rate"] for exit in exits) == pytest.approx(1)
+        assert sum(exit["rate"] * exit["macs"] for exit in exits) == pytest.approx(report["macs_mean"])
+        right = sum(exit["rate"] * (exit["accuracy_left"] or 0) for exit in exits)
+        assert right == pytest.approx(report["accuracy"])
+
+    @pytest.mark.parametrize(("theta", "rates"), [("0", [1.0, 0.0]), ("1", [0.0, 1.0])])
+    def test_theta_0_leaves_at_the_first_exit_and_theta_1_never_early(
+        self, theta: str, rates: list[float]
+    ) -> None:
+        result = offramp("evaluate", FASHION_BUNDLE, "--data", SAMPLES, "--thetas", theta, "--json")
+        assert [exit["rate"] for exit in json.loads(result.stdout)["exits"]] == rates
+
+    def test_the_table_is_for_people(self) -> None:
+        result = offramp("evaluate", FASHION_BUNDLE, "--data", SAMPLES, "--limit", "20")
+        assert "20 images" in result.stdout and "x less work than the backbone" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--data", "nowhere"], "nowhere does not exist"),
+            (["--data", SAMPLES, "--thetas", "1.5"], "theta of exit 1 is 1.5"),
+            (["--data", SAMPLES, "--thetas", "0.5,0.5"], "2 thetas"),
+            (["--data", SAMPLES, "--thetas", "high"], "high"),
+            (["--data", SAMPLES, "--point", "nowhere"], "no operating point 'nowhere'"),
+            (["--data", SAMPLES, "--point", "full", "--thetas", "0.5"], "exclude each other"),
+            (["--data", SAMPLES, "--part", "dev"], "part is 'dev'"),
+        ],
+    )
+    def test_what_does_not_fit_is_one_clear_line(self, arguments: list[str | Path], says: str) -> None:
+        check_refused(offramp("evaluate", FASHION_BUNDLE, *arguments), says)
+
+
+class TestPredict:
+    def test_it_shows_where_each_photo_leaves(self) -> None:
+        photos = sorted((SAMPLES / "trouser").iterdir())[:3]
+        result = offramp("predict", FASHION_BUNDLE, *photos, "--thetas", "0")
+        assert result.stdout.count("trouser") >= 3
+
+    def test_a_file_that_is_no_image_is_named(self) -> None:
+        check_refused(
+            offramp("predict", FASHION_BUNDLE, ROOT / "README.md"), "README.md", "JPEG, PNG or WebP"
+        )
+
+    def test_a_file_that_is_not_there_is_named(self) -> None:
+        check_refused(offramp("predict", FASHION_BUNDLE, "gone.png"), "gone.png cannot be read")
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    listed = re.findall(r"^  ([a-z]+)  ", offramp("--help").stdout, re.MULTILINE)
+    assert {"train", "calibrate", "export", "evaluate", "predict", "edge", "cloud", "up"} <= set(listed)
+    for command in listed:
+        assert f"Example: offramp {command}" in offramp(command, "--help").stdout
+
+
+def test_an_unknown_recipe_lists_those_there_are(tmp_path: Path) -> None:
+    result = offramp("train", "b-vgg", "--data", SAMPLES, "--out", tmp_path)
+    check_refused(result, "no recipe 'b-vgg'", "b-lenet-mnist")
+
+
+class TestUp:
+    def test_it_classifies_serves_and_leaves_no_process_behind(self) -> None:
+        process = start_up()
+        try:
+            shown = read_until(process, "serving until Ctrl-C")
+            assert re.search(r"500 photos, \d+\.\d% right, 0 degraded", shown)
+            assert "exit-1" in shown and "final" in shown
+            ask_as_it_says(shown)
+            children = children_of(process.pid)
+            assert len(children) == 2
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.close()
+        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+    def test_however_it_ends_the_nodes_end_too(self, number: signal.Signals) -> None:
+        process = start_up()
+        assert process.stdout is not None
+        with process.stdout:
+            read_until(process, "serving until Ctrl-C")
+            children = children_of(process.pid)
+            process.send_signal(number)
+            process.wait(20)
+        deadline = time.monotonic() + 10
+        while any(is_alive(pid) for pid in children) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not [pid for pid in children if is_alive(pid)]
+
+    def test_photos_that_are_not_there_are_named(self, tmp_path: Path) -> None:
+        result = offramp("up", "--bundle", FASHION_BUNDLE, "--photos", tmp_path)
+        check_refused(result, str(tmp_path), "--photos")
+
+    def test_a_node_that_cannot_start_ends_it_with_that_nodes_words(self) -> None:
+        result = subprocess.run(
+            [sys.executable, "-m", "offramp.cli", "up", "--cloud-port", "1", "--edge-port", "0"],
+            cwd=ROOT,
+            env={**os.environ, "CLOUD_HOST": "203.0.113.1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 2
+        assert "the cloud node did not start: cannot listen on 203.0.113.1:1" in result.stderr
+
+
+def start_up() -> subprocess.Popen[str]:
+    ports = ["--edge-port", "0", "--cloud-port", "0"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "offramp.cli", "up", *ports], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    shown = ""
+    for line in process.stdout:
+        shown += line
+        if text in line:
+            return shown
+    raise AssertionError(f"ended without '{text}': {shown}")
+
+
+def ask_as_it_says(shown: str) -> None:
+    found = re.search(r"try +(curl .*)", shown)
+    assert found
+    _, _, file, address = shlex.split(found[1])
+    response = httpx.post(address, content=(ROOT / file.removeprefix("@")).read_bytes(), trust_env=False)
+    assert response.json()["label"] == "ankle-boot"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
