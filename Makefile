@@ -5,18 +5,21 @@ BIN := $(VENV)/bin
 PROTO := protos/offramp/wire/v1/wire.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports coverage protos format clean
+.PHONY: help demo test check lint types imports protos format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: $(VENV)/serving ## run both nodes, classify the shipped photos, keep serving until Ctrl-C
-	$(BIN)/offramp up
+	$(BIN)/offramp up $(DEMO)
 
-test: $(VENV)/everything ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/everything ## run the tests, and say how much of the serving half they cover
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
-check: lint types imports coverage ## everything CI does
+check: lint types imports test ## everything CI does
 
 lint: $(VENV)/everything ## linter and formatter
 	$(BIN)/ruff check .
@@ -27,12 +30,6 @@ types: $(VENV)/everything ## type checker
 
 imports: $(VENV)/everything ## who may import whom
 	$(BIN)/lint-imports
-
-coverage: $(VENV)/everything ## the tests, with the coverage of the serving half
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report
 
 protos: $(VENV)/everything ## generate the messages from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=shared --pyi_out=shared --grpc_python_out=shared $(PROTO)

@@ -75,7 +75,7 @@ def train(images: LabelledImages, run: Run, directory: Path, *, resume: bool = F
             ),
             RichProgressBar(),
         ],
-        logger=CSVLogger(directory, name="", version="log"),
+        logger=CSVLogger(directory, name="log"),
         enable_model_summary=False,
         log_every_n_steps=50,
     )
