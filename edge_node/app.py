@@ -107,16 +107,21 @@ def _readiness(node: Node) -> Readiness:
     )
 
 
-def _json(refusal: Refusal, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(refusal.body, refusal.status, headers={**refusal.headers, **(headers or {})})
+def _json(refusal: Refusal) -> JSONResponse:
+    return JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     return _json(refusal_for(error))
 
 
-async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0] != "application/json":
+        # curl -d says application/x-www-form-urlencoded unless told otherwise.
+        message = f"content type is '{content_type}', expected application/json; add a content-type header"
+        return _json(Refusal(415, "unsupported_media", message))
     first: dict[str, Any] = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     return _json(Refusal(422, "bad_value", f"{place}: {first['msg']}; GET /docs shows what is expected"))

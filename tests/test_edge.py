@@ -276,6 +276,11 @@ class TestPolicy:
         await check_refused(response, 422, says)
         assert (await client.get("/v1/policy")).json() == before
 
+    async def test_a_change_that_is_not_sent_as_json_says_so(self, client: httpx.AsyncClient) -> None:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        response = await client.put("/v1/policy", content=b'{"thetas": [0.5, 0.5]}', headers=headers)
+        await check_refused(response, 415, "expected application/json")
+
 
 async def test_a_full_queue_is_503_with_retry_after(tiny_bundle: Bundle, image: bytes) -> None:
     async with running_edge(tiny_bundle, blocks="1-3", max_pending=1, workers=1) as client:

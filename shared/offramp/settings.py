@@ -71,4 +71,4 @@ def _check_names(prefix: str, known: set[str], environment: Mapping[str, str]) -
         if meant := get_close_matches(name, known, n=1, cutoff=0.8):
             raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
         # Other programs use such names too (CLOUD_SDK_VERSION): say so, but start.
-        _log.warning(line("ignored", variable=name, known=",".join(sorted(known))))
+        _log.warning(line("ignored", variable=name, detail="no setting of this node"))
