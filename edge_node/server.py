@@ -32,6 +32,7 @@ def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
         app,
         log_config=None,
         access_log=False,
+        log_level="warning",  # its greetings and farewells; ours say the same and more
         lifespan="off",
         server_header=False,
         date_header=False,

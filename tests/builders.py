@@ -1,0 +1,70 @@
+"""Stand-ins for our own Protocols, and manifests without files behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from offramp.bundle import Manifest, OperatingPoint, Preprocessing
+from offramp.bundle.manifest import Block, Exit, Tensor, manifest_of
+from offramp.runtime import BlockOutput
+
+
+class ScriptedBlock:
+    """A block that says what a test tells it to, and remembers what it was asked.
+
+    A sample is one number: its index in `confidences`. The feature handed on is the sample itself.
+    """
+
+    def __init__(self, confidences: Sequence[float] | None) -> None:
+        self.seen: list[list[int]] = []
+        self._confidences = None if confidences is None else np.array(confidences, dtype=np.float32)
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        """Give each sample its scripted confidence."""
+        samples = batch[:, 0].astype(int)
+        self.seen.append(samples.tolist())
+        feature = batch.astype(np.float32)
+        if self._confidences is None:
+            return BlockOutput(feature, None, None)
+        probabilities = np.full((len(batch), 2), 0.5, dtype=np.float32)
+        return BlockOutput(feature, probabilities, self._confidences[samples])
+
+
+def samples(count: int) -> NDArray[np.float32]:
+    """A batch of that many samples for scripted blocks."""
+    return np.arange(count, dtype=np.float32)[:, np.newaxis]
+
+
+def manifest_with(exits: Sequence[bool], **changes: Any) -> Manifest:
+    """A manifest of as many blocks as `exits`; each says whether an EEC sits behind its block.
+
+    Block b costs 100 · b multiplications, its EEC 10 · b.
+    """
+    tensor = Tensor(shape=(1,), dtype="float32")
+    pixels = Tensor(shape=(1, 1, 1), dtype="uint8")
+    blocks = tuple(
+        Block(
+            number=number,
+            file=f"block-{number}.onnx",
+            sha256=f"{number:064x}",
+            input=pixels if number == 1 else tensor,
+            feature=tensor if number < len(exits) else None,
+            macs=100 * number,
+            exit=Exit(number=sum(exits[:number]), measure="max_softmax", temperature=1.0, macs=10 * number)
+            if has_exit
+            else None,
+        )
+        for number, has_exit in enumerate(exits, start=1)
+    )
+    parts: dict[str, Any] = {
+        "name": "scripted",
+        "labels": ("no", "yes"),
+        "preprocessing": Preprocessing(height=1, width=1, mode="L", mean=(0.0,), std=(1.0,)),
+        "blocks": blocks,
+        "operating_points": (OperatingPoint(name="full", thetas=(1.0,) * (sum(exits) - 1), split_point=2),),
+        "default_operating_point": "full",
+    }
+    return manifest_of(**{**parts, **changes})
