@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import struct
 import zlib
 from pathlib import Path
 
@@ -60,9 +61,10 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
         raise DataError(f"{path} begins with {data[:4].hex(' ')}, but an IDX file of bytes with 00 00 08")
     if data[3] != dimensions:
         raise DataError(f"{path} has {data[3]} dimensions, expected {dimensions}")
-    shape = tuple(int(n) for n in np.frombuffer(data[4 : 4 + 4 * dimensions], dtype=">u4"))
+    header = data[4 : 4 + 4 * dimensions].ljust(4 * dimensions, b"\0")
+    shape = struct.unpack(f">{dimensions}I", header)
     expected = 4 + 4 * dimensions + math.prod(shape)
-    if len(shape) != dimensions or len(data) != expected:
+    if len(data) != expected:
         raise DataError(
             f"{path} says it holds {shape}, so {expected} bytes, but has {len(data)}; fetch it again"
         )

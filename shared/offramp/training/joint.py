@@ -56,15 +56,20 @@ def joint_loss(
 class JointTraining(lightning.LightningModule):
     """Trains an early-exit network jointly, with one-cycle SGD."""
 
-    def __init__(self, network: EarlyExitNetwork, recipe: Recipe, *, num_classes: int) -> None:
+    def __init__(self, network: EarlyExitNetwork, recipe: Recipe, *, num_classes: int, seed: int) -> None:
         super().__init__()
         # Convolutions on a CPU run faster with the channels last; the stubs lack this overload.
         self.network: EarlyExitNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._normalise = Normalise(recipe.preprocessing)
         self._recipe = recipe
+        self._seed = seed
         accuracies = [MulticlassAccuracy(num_classes, average="micro") for _ in range(network.num_exits)]
         self._accuracies = accuracies
         self._registered = torch.nn.ModuleList(accuracies)  # so that Lightning finds and moves them
+
+    def on_train_epoch_start(self) -> None:
+        """Augmentation and dropout draw the same in this epoch, whether the run was interrupted before or not."""
+        torch.manual_seed(epoch_seed(self._seed, self.current_epoch))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """One step on uint8 pixels (B, H, W, C) and their classes (B,)."""
@@ -115,3 +120,8 @@ class JointTraining(lightning.LightningModule):
             pct_start=0.2,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of everything that is drawn at random in one epoch of a run."""
+    return seed * 100_003 + epoch

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import lightning
 import torch
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from pydantic import Field, ValidationError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from offramp.bundle.manifest import Provenance, Record
 from offramp.data.labelled import LabelledImages
@@ -23,7 +24,7 @@ from offramp.data.split import split_train
 from offramp.errors import ConfigError, DataError
 from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.recipes import Recipe, recipe_named
-from offramp.training.joint import JointTraining
+from offramp.training.joint import JointTraining, epoch_seed
 
 RUN_FILE = "run.json"
 _CHECKPOINT = "last.ckpt"
@@ -80,9 +81,9 @@ def train(images: LabelledImages, run: Run, directory: Path, *, resume: bool = F
         log_every_n_steps=50,
     )
     trainer.fit(
-        JointTraining(network, recipe, num_classes=len(run.labels)),
-        train_dataloaders=_loader(parts.train, recipe.batch_size, shuffle=True),
-        val_dataloaders=_loader(parts.validation, 1000, shuffle=False),
+        JointTraining(network, recipe, num_classes=len(run.labels), seed=seed),
+        train_dataloaders=_training_batches(parts.train, recipe.batch_size, seed),
+        val_dataloaders=DataLoader(_Batches(parts.validation), batch_size=1000, collate_fn=_as_it_is),
         ckpt_path=directory / _CHECKPOINT if resume and (directory / _CHECKPOINT).exists() else None,
         weights_only=True,
     )
@@ -140,14 +141,40 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         return self._pixels[index], self._classes[index]
 
 
-def _loader(images: LabelledImages, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
+class _Shuffled(Sampler[int]):
+    """Another order in each epoch, the same one whether the run was interrupted before or not."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count = count
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, self._epoch))
+        return iter(torch.randperm(self._count, generator=generator).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+
+def _training_batches(
+    images: LabelledImages, batch_size: int, seed: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
         _Batches(images),
         batch_size=min(batch_size, len(images)),
-        shuffle=shuffle,
-        drop_last=shuffle,
-        collate_fn=lambda batch: batch,
+        sampler=_Shuffled(len(images), seed),
+        drop_last=True,
+        collate_fn=_as_it_is,
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _check_classes(images: LabelledImages, run: Run) -> None:

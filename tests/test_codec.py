@@ -1,0 +1,84 @@
+"""Feature tensors over the wire: what goes in comes out, and nothing malformed comes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from offramp.errors import FeatureError
+from offramp.wire.codec import decode_feature, encode_feature
+from offramp.wire.v1 import wire_pb2 as pb
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FEATURES = st.tuples(st.integers(0, 4), st.integers(1, 5), st.integers(1, 3)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=FINITE)
+)
+
+
+def decoded(message: pb.FeatureTensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return decode_feature(message, sample_shape=shape[1:], num_samples=shape[0])
+
+
+@given(FEATURES)
+def test_float32_comes_out_as_it_went_in(feature: NDArray[np.float32]) -> None:
+    found = decoded(encode_feature(feature, "float32"), feature.shape)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, feature)
+
+
+@given(FEATURES)
+def test_float16_comes_out_within_its_precision(feature: NDArray[np.float32]) -> None:
+    found = decoded(encode_feature(feature, "float16"), feature.shape)
+    # Half precision has 11 significant bits; below 2^-14 its steps are 2^-24; beyond 65504 it clips.
+    np.testing.assert_allclose(found, feature.clip(-65504, 65504), rtol=2**-11, atol=2**-25)
+
+
+def test_a_batch_costs_its_values_and_nothing_more() -> None:
+    feature = np.zeros((3, 4, 2), dtype=np.float32)
+    assert len(encode_feature(feature, "float32").payload) == 3 * 4 * 2 * 4
+    assert len(encode_feature(feature, "float16").payload) == 3 * 4 * 2 * 2
+
+
+def test_a_slice_of_a_larger_array_is_sent_as_it_reads() -> None:
+    feature = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(0, 2, 1)
+    np.testing.assert_array_equal(decoded(encode_feature(feature, "float32"), feature.shape), feature)
+
+
+GOOD: dict[str, Any] = {"codec": pb.CODEC_FLOAT32, "shape": (1, 2), "payload": b"\0" * 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"codec": pb.CODEC_UNSPECIFIED}, "codec 0"),
+        ({"codec": 77}, "codec 77"),
+        ({"shape": ()}, r"shape \(\), expected \(1, 2\)"),
+        ({"shape": (1, 3)}, r"shape \(1, 3\)"),
+        ({"shape": (2, 1)}, r"shape \(2, 1\)"),
+        ({"shape": (2**32 - 1,) * 4}, "4294967295"),
+        ({"payload": b""}, "needs 8 bytes, got 0"),
+        ({"payload": b"\0" * 7}, "needs 8 bytes, got 7"),
+        ({"payload": b"\0" * 9}, "needs 8 bytes, got 9"),
+        ({"codec": pb.CODEC_FLOAT16}, "needs 4 bytes, got 8"),
+        ({"payload": np.array([0, np.nan], "<f4").tobytes()}, "NaN or infinite"),
+        ({"payload": np.array([0, -np.inf], "<f4").tobytes()}, "NaN or infinite"),
+    ],
+)
+def test_a_malformed_feature_is_refused_and_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(FeatureError, match=says):
+        decode_feature(pb.FeatureTensor(**{**GOOD, **changes}), sample_shape=(2,), num_samples=1)
+
+
+@given(st.binary(max_size=64), st.lists(st.integers(0, 2**32 - 1), max_size=4), st.integers(0, 5))
+def test_no_message_raises_anything_else(payload: bytes, shape: list[int], codec: int) -> None:
+    message = pb.FeatureTensor(codec=codec, shape=shape, payload=payload)  # type: ignore[arg-type] # on purpose
+    try:
+        found = decode_feature(message, sample_shape=(2, 2), num_samples=1)
+    except FeatureError:
+        return
+    assert found.shape == (1, 2, 2) and np.isfinite(found).all()

@@ -1,0 +1,54 @@
+"""Confidence measures, against their closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from offramp.bundle.manifest import Measure
+from offramp.selection.confidence import confidence
+
+MEASURES: list[Measure] = ["max_softmax", "score_margin", "entropy"]
+
+
+def of(probabilities: list[float], measure: Measure) -> float:
+    logits_BK = torch.tensor([probabilities]).log()
+    return float(confidence(logits_BK, measure=measure)[1])
+
+
+def test_max_softmax_is_the_largest_probability() -> None:
+    assert of([0.2, 0.7, 0.1], "max_softmax") == pytest.approx(0.7)
+
+
+def test_score_margin_is_the_distance_of_the_two_largest() -> None:
+    assert of([0.2, 0.7, 0.1], "score_margin") == pytest.approx(0.5)
+
+
+def test_entropy_is_one_minus_the_share_of_the_most_there_can_be() -> None:
+    nats = -sum(p * math.log(p) for p in (0.2, 0.7, 0.1))
+    assert of([0.2, 0.7, 0.1], "entropy") == pytest.approx(1 - nats / math.log(3), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"), [("max_softmax", 0.25), ("score_margin", 0.0), ("entropy", 0.0)]
+)
+def test_knowing_nothing_is_the_least_confidence(measure: Measure, expected: float) -> None:
+    assert of([0.25] * 4, measure) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("scale", [1.0, 50.0, 1e4, 1e30])
+def test_no_logits_are_so_large_that_a_confidence_reaches_1(measure: Measure, scale: float) -> None:
+    logits_BK = torch.randn(100, 10, generator=torch.Generator().manual_seed(0)) * scale
+    probabilities_BK, confidence_B = confidence(logits_BK, measure=measure)
+    assert bool((confidence_B >= 0).all()) and bool((confidence_B < 1).all())
+    torch.testing.assert_close(probabilities_BK.sum(dim=1), torch.ones(100))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_temperature_above_1_makes_it_modest_and_leaves_the_class(measure: Measure) -> None:
+    logits_BK = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)) * 3
+    plain, modest = (confidence(logits_BK, measure=measure, temperature=t) for t in (1.0, 2.0))
+    assert bool((modest[1] < plain[1]).all())
+    assert torch.equal(modest[0].argmax(dim=1), plain[0].argmax(dim=1))

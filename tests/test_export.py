@@ -1,0 +1,113 @@
+"""From a network to a bundle: equal to the network, and refused where it would not serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from offramp.bundle import Bundle, Preprocessing
+from offramp.bundle.manifest import Measure
+from offramp.errors import BundleError, ConfigError
+from offramp.export import export_bundle
+from offramp.networks import EarlyExitNetwork
+from offramp.networks.layers import pooled_linear
+from offramp.networks.normalise import Normalise
+from offramp.runtime import load_blocks
+from offramp.selection.confidence import confidence
+from torch import nn
+
+from tests.conftest import ROOT
+from tests.tiny import tiny_network
+
+PREPROCESSING = Preprocessing(height=8, width=8, mode="RGB", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+
+
+def exported(network: EarlyExitNetwork, directory: Path, **changes: Any) -> Bundle:
+    fields: dict[str, Any] = {
+        "name": "tiny",
+        "labels": ("ant", "bee", "cat", "dog"),
+        "preprocessing": PREPROCESSING,
+        "split_point": 2,
+    }
+    return export_bundle(network, directory, **{**fields, **changes})
+
+
+@pytest.mark.parametrize("measure", ["max_softmax", "score_margin", "entropy"])
+def test_the_graphs_compute_what_the_network_does(tmp_path: Path, measure: Measure) -> None:
+    network = tiny_network()
+    bundle = exported(network, tmp_path / "b", measure=measure)
+    for count in (1, 2, 7):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        with torch.no_grad():
+            logits_by_exit = network.eval()(Normalise(PREPROCESSING)(torch.from_numpy(pixels)))
+        batch: Any = pixels
+        for block, logits_BK in zip(load_blocks(bundle, 1, 3), logits_by_exit, strict=True):
+            output = block.run(batch)
+            expected = confidence(logits_BK, measure=measure)
+            assert output.probabilities is not None and output.confidence is not None
+            np.testing.assert_allclose(output.probabilities, expected[0].numpy(), atol=1e-5)
+            np.testing.assert_allclose(output.confidence, expected[1].numpy(), atol=1e-5)
+            batch = output.feature
+
+
+def test_normalisation_scales_each_channel_on_its_own() -> None:
+    pixels_BHWC = torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8)
+    found = Normalise(PREPROCESSING)(pixels_BHWC).flatten()
+    expected = [(0 - 0.4) / 0.2, (128 / 255 - 0.5) / 0.3, (1 - 0.6) / 0.4]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_a_block_without_an_eec_hands_on_its_feature_only(exitless_bundle: Bundle) -> None:
+    (block,) = load_blocks(exitless_bundle, 1, 1)
+    output = block.run(np.zeros((2, 8, 8, 3), dtype=np.uint8))
+    assert output.feature is not None and output.feature.shape == (2, 8, 4, 4)
+    assert output.probabilities is None and output.confidence is None
+
+
+def test_the_new_bundle_never_stops_early(tmp_path: Path) -> None:
+    manifest = exported(tiny_network(), tmp_path / "b").manifest
+    assert manifest.operating_point.name == "full" and manifest.operating_point.thetas == (1.0, 1.0)
+
+
+def test_no_path_of_the_machine_that_made_it_is_left_in_a_graph(tiny_bundle: Bundle) -> None:
+    for graph in tiny_bundle.graphs.values():
+        assert str(ROOT).encode() not in graph and b".py" not in graph
+
+
+def test_an_eec_that_costs_more_than_the_next_block_is_refused(tmp_path: Path) -> None:
+    network = tiny_network()
+    large = nn.Sequential(nn.Conv2d(8, 64, 5, padding=2), pooled_linear(64, 4))
+    last = network.eec_behind(3)
+    assert last is not None
+    with pytest.raises(ConfigError, match="leaving early would not pay"):
+        exported(EarlyExitNetwork(list(network.blocks), {1: large, 3: last}), tmp_path / "b")
+
+
+def test_a_label_for_each_class(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exit 1 tells 4 classes apart, but there are 2 labels"):
+        exported(tiny_network(), tmp_path / "b", labels=("ant", "bee"))
+
+
+def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(BundleError, match="not empty"):
+        exported(tiny_network(), tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+class Fickle(nn.Module):
+    """A block that computes something else once it is exported."""
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature * (2.0 if torch.compiler.is_exporting() else 1.0)
+
+
+def test_graphs_that_differ_from_the_network_are_refused(tmp_path: Path) -> None:
+    network = tiny_network()
+    blocks = [network.blocks[0], nn.Sequential(network.blocks[1], Fickle()), network.blocks[2]]
+    eecs = {number: network.eec_behind(number) or nn.Identity() for number in (1, 2, 3)}
+    with pytest.raises(BundleError, match="differ from the network by"):
+        exported(EarlyExitNetwork(blocks, eecs), tmp_path / "b")

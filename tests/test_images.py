@@ -1,0 +1,170 @@
+"""From the bytes of an image to pixels: every kind that is accepted, every kind that is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from offramp.bundle import Preprocessing
+from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
+from offramp.images import ImageLimits, decode_image, resize_pixels
+from PIL import Image
+
+COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
+GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))
+
+_MAGIC = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 "]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def noise(size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Image.Image:
+    shape = (size[1], size[0], 4)
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_of_the_right_size_and_mode_is_not_touched(mode: str) -> None:
+    image = noise(mode=mode)
+    found = decode_image(encoded(image), COLOUR if mode == "RGB" else GREY)
+    np.testing.assert_array_equal(found.squeeze(), np.asarray(image))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (8, 6), (800, 600)])
+@pytest.mark.parametrize("preprocessing", [COLOUR, GREY])
+def test_any_size_becomes_the_networks(
+    kind: str, size: tuple[int, int], preprocessing: Preprocessing
+) -> None:
+    found = decode_image(encoded(noise(size), kind), preprocessing)
+    assert found.shape == preprocessing.pixel_shape and found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_any_png_mode_is_converted(mode: str) -> None:
+    image = noise(mode=mode) if mode != "I;16" else Image.fromarray(np.full((6, 8), 30_000, np.uint16))
+    assert decode_image(encoded(image), COLOUR).shape == COLOUR.pixel_shape
+
+
+def test_a_cmyk_jpeg_is_converted() -> None:
+    red = Image.new("RGB", (8, 6), (255, 0, 0)).convert("CMYK")
+    found = decode_image(encoded(red, "JPEG"), COLOUR)
+    assert found[..., 0].min() > 200 and found[..., 1].max() < 60
+
+
+def test_sixteen_bits_keep_their_brightness() -> None:
+    half = Image.fromarray(np.full((6, 8), 32_768, dtype=np.uint16))
+    assert set(decode_image(encoded(half), GREY).ravel()) <= {127, 128}
+
+
+def test_what_is_transparent_lies_over_black() -> None:
+    hidden = Image.new("RGBA", (8, 6), (255, 255, 255, 0))
+    assert decode_image(encoded(hidden), COLOUR).max() == 0
+
+
+def test_a_transparent_colour_of_a_palette_lies_over_black() -> None:
+    image = Image.new("P", (8, 6), 1)
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    assert decode_image(encoded(image, transparency=1), COLOUR).max() == 0
+
+
+def test_a_photo_taken_upright_stands_upright() -> None:
+    wide = Image.new("RGB", (80, 60))
+    wide.paste((255, 255, 255), (0, 0, 40, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    found = decode_image(encoded(wide, "PNG", exif=exif), COLOUR)
+    assert found[0].mean() > 250 and found[-1].mean() < 5, "what was left is now on top"
+
+
+def test_a_large_jpeg_is_shrunk_without_a_shift() -> None:
+    large = Image.linear_gradient("L").resize((2048, 1536)).convert("RGB")
+    found = decode_image(encoded(large, "JPEG", quality=95), COLOUR).astype(int)
+    exact = np.asarray(large.resize((8, 6), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(found - exact).max() <= 4
+
+
+def test_pixels_that_lie_in_memory_are_brought_to_size_alike() -> None:
+    image = noise((40, 30))
+    np.testing.assert_array_equal(
+        resize_pixels(np.asarray(image), COLOUR), decode_image(encoded(image), COLOUR)
+    )
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+    def test_other_formats(self, kind: str) -> None:
+        with pytest.raises(UnsupportedMediaError, match="JPEG, PNG or WebP"):
+            decode_image(encoded(noise(), kind), COLOUR)
+
+    def test_nothing(self) -> None:
+        with pytest.raises(RequestError, match="0 bytes"):
+            decode_image(b"", COLOUR)
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    def test_every_image_that_breaks_off_or_is_spoilt(self, kind: str) -> None:
+        whole = encoded(noise((64, 48)), kind)
+        for end in range(1, len(whole) - 20, 97):
+            check_refused_or_decoded(whole[:end])
+            check_refused_or_decoded(whole[:end] + bytes([whole[end] ^ 0x5A]) + whole[end + 1 :])
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    def test_half_an_image(self, kind: str) -> None:
+        whole = encoded(noise((64, 48)), kind)
+        with pytest.raises(RequestError, match="cannot be decoded"):
+            decode_image(whole[: len(whole) // 2], COLOUR)
+
+    @pytest.mark.parametrize("side", [8_000, 30_000, 2_000_000])
+    def test_an_image_that_claims_too_many_pixels(self, side: int) -> None:
+        with pytest.raises((TooLargeError, RequestError), match="pixels"):
+            decode_image(png_that_claims(side, side), COLOUR)
+
+    @pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (100, 2_001)])
+    def test_a_strip(self, size: tuple[int, int]) -> None:
+        with pytest.raises(RequestError, match="crop it first"):
+            decode_image(encoded(noise(size)), COLOUR)
+
+    def test_limits_are_the_callers(self) -> None:
+        with pytest.raises(TooLargeError, match="8 x 6 pixels is more than 47"):
+            decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_pixels=47))
+
+    @given(
+        st.binary(max_size=400),
+        st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 "]),
+    )
+    def test_rubbish(self, data: bytes, magic: bytes) -> None:
+        check_refused_or_decoded(magic + data)
+
+
+def check_refused_or_decoded(data: bytes) -> None:
+    try:
+        found: NDArray[np.uint8] = decode_image(data, COLOUR)
+    except OfframpError:
+        return
+    assert found.shape == COLOUR.pixel_shape
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
+    )
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
