@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +14,6 @@ from offramp.errors import ConfigError
 
 _START_S = 60.0
 _STOP_S = 15.0
-_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _READY = re.compile(r"event=ready .*\baddress=(\S+)")
 
 
@@ -94,11 +91,10 @@ def node_process(
         ConfigError: it does not start.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "offramp.cli.child", module, *arguments],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )
     node = NodeProcess(name, process, show)
     try:
@@ -108,8 +104,3 @@ def node_process(
         node.terminate()
         node.wait()
         node.close()
-
-
-def _end_with_parent() -> None:
-    # Runs in the child before its program: the kernel sends it SIGTERM when this process ends, even by kill -9.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
