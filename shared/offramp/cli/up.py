@@ -41,7 +41,9 @@ def up(
     files = _photos(photos)
     console = Console(soft_wrap=True)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        # Whoever started this under nohup means it to outlive the terminal.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
     def show(line: str) -> None:
         if "event=answered" not in line:
