@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError
 from offramp.node import Node
@@ -40,7 +41,7 @@ def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
 
 def _fastapi(node: Node, policy: Policy) -> FastAPI:
     manifest = node.tier.manifest
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Offramp edge node",
         description=f"Early-exit inference with bundle `{manifest.bundle_id}`.",
         docs_url="/docs",

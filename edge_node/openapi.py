@@ -29,7 +29,7 @@ def add_predict(app: FastAPI, path: str) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = derive()
-            schema["paths"][path] = {"post": _operation()}
+            schema["paths"] = {path: {"post": _operation()}, **schema["paths"]}
             schema["components"].setdefault("schemas", {}).update(_models())
             app.openapi_schema = schema
         return app.openapi_schema

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import math
+import re
 import socket
 import struct
 import zlib
@@ -113,7 +114,13 @@ class TestWhatItTakes:
         schema = (await client.get("/openapi.json")).json()
         assert set(schema["paths"]) == {"/v1/predict", "/v1/policy", "/v1/bundle", "/healthz", "/readyz"}
         assert schema["components"]["schemas"]["Prediction"]["examples"]
-        assert (await client.get("/docs")).status_code == 200
+
+    async def test_the_api_page_needs_no_other_host(self, client: httpx.AsyncClient) -> None:
+        page = (await client.get("/docs")).text
+        addresses = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+        assert addresses and not [address for address in addresses if "//" in address]
+        for address in addresses:
+            assert (await client.get(address)).status_code == 200
 
     async def test_every_reference_of_the_openapi_page_leads_somewhere(
         self, client: httpx.AsyncClient

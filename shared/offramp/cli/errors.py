@@ -16,6 +16,7 @@ P = ParamSpec("P")
 
 _EXTRA_OF = {
     "fastapi": "edge",
+    "fastapi_offline": "edge",
     "uvicorn": "edge",
     "multipart": "edge",
     "python_multipart": "edge",
