@@ -29,10 +29,13 @@ class Upstream(TierServiceServicer):
     def __init__(self, bundle_id: str, reply: Reply) -> None:
         self.bundle_id = bundle_id
         self.calls = 0
+        self.codecs: list[pb.Codec] = [pb.CODEC_FLOAT32]
         self._reply = reply
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
-        return pb.DescribeResponse(bundle_id=self.bundle_id, tier="cloud", first_block=2, last_block=3)
+        return pb.DescribeResponse(
+            bundle_id=self.bundle_id, tier="cloud", first_block=2, last_block=3, codecs=self.codecs
+        )
 
     async def Infer(self, request: pb.InferRequest, context: Any) -> pb.InferResponse:
         self.calls += 1
@@ -195,6 +198,23 @@ async def test_an_upstream_that_does_not_run_the_split_point_is_refused_at_start
         with pytest.raises(ConfigError, match=r"hands over at block 2, but cloud .* runs blocks 3 to 3"):
             async with offloader(tiny_bundle, address):
                 pass
+
+
+async def test_an_upstream_that_does_not_know_the_codec_is_refused_at_start(tiny_bundle: Bundle) -> None:
+    upstream = Upstream(tiny_bundle.manifest.bundle_id, never)
+    upstream.codecs = [pb.CODEC_FLOAT16]
+    async with serving(upstream) as address:
+        with pytest.raises(ConfigError, match="does not decode"):
+            async with offloader(tiny_bundle, address):
+                pass
+
+
+async def test_bytes_sent_in_vain_are_counted(tiny_bundle: Bundle) -> None:
+    upstream = Upstream(tiny_bundle.manifest.bundle_id, never)
+    async with serving(upstream) as address, offloader(tiny_bundle, address) as client:
+        with pytest.raises(OffloadError) as caught:
+            await resume(client, timeout_s=0.05)
+    assert caught.value.uplink_bytes > 4 * 8 * 4 * 4, "the feature alone, as float32"
 
 
 async def test_nobody_at_the_address_is_no_error_at_start(tiny_bundle: Bundle) -> None:

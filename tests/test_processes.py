@@ -70,6 +70,10 @@ class TestStartingWrong:
         result = run_node(module, "--bundle", str(tiny_bundle.directory), "--blocks", "2-2")
         check_one_clear_line(result, "unanswered", "--upstream")
 
+    def test_an_upstream_that_would_never_be_asked(self, module: str, tiny_bundle: Bundle) -> None:
+        arguments = ["--bundle", str(tiny_bundle.directory), "--blocks", "1-3", "--upstream", "localhost:1"]
+        check_one_clear_line(run_node(module, *arguments), "would never be asked")
+
     def test_blocks_that_are_no_range(self, module: str, tiny_bundle: Bundle) -> None:
         result = run_node(module, "--bundle", str(tiny_bundle.directory), "--blocks", "3-2")
         check_one_clear_line(result, "--blocks", "'3-2' is not a range")

@@ -59,8 +59,9 @@ class OffloadReason(StrEnum):
 
 
 class OffloadError(OfframpError):
-    """The upstream did not answer, and no local exit can stand in for it, or the caller decides so."""
+    """The upstream did not answer; `uplink_bytes` is what was sent to it in vain."""
 
-    def __init__(self, message: str, reason: OffloadReason) -> None:
+    def __init__(self, message: str, reason: OffloadReason, *, uplink_bytes: int = 0) -> None:
         super().__init__(message)
         self.reason = reason
+        self.uplink_bytes = uplink_bytes

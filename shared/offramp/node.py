@@ -134,7 +134,8 @@ class Node:
                 finished = _finished(resumed)
                 times.extend(resumed.times)
             except OffloadError as error:
-                finished = [self._degraded(handover, error) for handover in handovers]
+                share = _share(error.uplink_bytes, len(handovers))
+                finished = [self._degraded(handover, error, share) for handover in handovers]
             samples.update(zip(undecided, finished, strict=True))
             offload_ms = _ms(before, time.perf_counter())
         return Batch([samples[at] for at in range(len(outcomes))], _ms(started, loaded), times, offload_ms)
@@ -159,10 +160,10 @@ class Node:
         limit = self._offload_timeout_s if timeout_s is None else min(timeout_s, self._offload_timeout_s)
         return await self.upstream.resume(handovers, thetas=thetas, request_ids=request_ids, timeout_s=limit)
 
-    def _degraded(self, handover: Handover, error: OffloadError) -> Classified:
+    def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:
         if handover.surest is None:
             raise error
-        return Classified(handover.surest, self.name, str(error), offloaded=False, uplink_bytes=0)
+        return Classified(handover.surest, self.name, str(error), offloaded=False, uplink_bytes=uplink_bytes)
 
     def close(self) -> None:
         """Let the workers finish what they have begun."""
@@ -170,11 +171,15 @@ class Node:
 
 
 def _finished(resumed: Resumed) -> list[Classified]:
-    share = -(-resumed.uplink_bytes // len(resumed.answers))
+    share = _share(resumed.uplink_bytes, len(resumed.answers))
     return [
         Classified(a.answer, a.tier, a.degraded_reason, offloaded=True, uplink_bytes=share)
         for a in resumed.answers
     ]
+
+
+def _share(total_bytes: int, count: int) -> int:
+    return -(-total_bytes // count)
 
 
 def _ms(start: float, stop: float) -> float:

@@ -18,7 +18,8 @@ def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[in
     """First and last block of a node's tier.
 
     Raises:
-        ConfigError: beyond the bundle's blocks, or an end without an upstream that leaves samples unanswered.
+        ConfigError: beyond the bundle's blocks, an end that leaves samples unanswered for want of an upstream,
+            or an upstream that would never be asked.
     """
     first, last = default
     if settings.blocks:
@@ -32,6 +33,11 @@ def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[in
         raise ConfigError(
             f"blocks {first}-{last} of {count} leave hard samples unanswered; give --upstream HOST:PORT, "
             f"or --blocks {first}-{count}"
+        )
+    if last == count and settings.upstream:
+        raise ConfigError(
+            f"blocks {first}-{last} reach the end of the network, so upstream {settings.upstream} would never be "
+            f"asked; leave --upstream out, or give --blocks {first}-LAST with LAST below {count}"
         )
     return first, last
 
@@ -51,7 +57,7 @@ async def running_node(
     tier = Tier(manifest, load_blocks(bundle, first, last, threads=settings.threads), start=first)
     async with AsyncExitStack() as stack:
         upstream = None
-        if settings.upstream and not tier.is_last:
+        if settings.upstream:
             upstream = await stack.enter_async_context(
                 GrpcOffloader(
                     UpstreamSettings(target=settings.upstream),

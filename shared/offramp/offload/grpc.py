@@ -19,7 +19,7 @@ from offramp.offload.breaker import Breaker
 from offramp.offload.offloader import Resumed, TierTime, UpstreamAnswer, UpstreamState
 from offramp.telemetry import line
 from offramp.tier import Answer, Handover
-from offramp.wire.codec import encode_feature
+from offramp.wire.codec import codec_number, encode_feature
 from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME, probabilities_from_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
@@ -145,16 +145,19 @@ class GrpcOffloader:
             thetas=thetas,
             feature=encode_feature(np.stack([handover.feature for handover in handovers]), self._codec),
         )
+        uplink_bytes = request.ByteSize() + _BYTES_OF_FRAMING
         try:
             response = await self._call(request, timeout_s)
             answers = self._answers(response, request_ids)
         except OffloadError as error:
+            if error.reason is not OffloadReason.UNREACHABLE:
+                error.uplink_bytes = uplink_bytes
             if self._breaker.failed(error):
                 self._open(error)
             raise
         self._breaker.succeeded()
         times = [TierTime(time.tier, time.queue_ms, time.compute_ms) for time in response.times]
-        return Resumed(answers, times, request.ByteSize() + _BYTES_OF_FRAMING)
+        return Resumed(answers, times, uplink_bytes)
 
     async def _call(self, request: pb.InferRequest, timeout_s: float) -> pb.InferResponse:
         try:
@@ -226,6 +229,12 @@ class GrpcOffloader:
                 f"{self._tier} hands over at block {self._split_point}, but {found.tier} at "
                 f"{self._settings.target} runs blocks {found.first_block} to {found.last_block}; "
                 "give one of them other --blocks"
+            )
+
+        if codec_number(self._codec) not in found.codecs:
+            raise ConfigError(
+                f"{self._tier} sends features as {self._codec}, which {found.tier} at {self._settings.target} "
+                "does not decode; deploy the same version of Offramp to both tiers"
             )
 
     def _translate(self, error: grpc.aio.AioRpcError, timeout_s: float) -> OffloadError:

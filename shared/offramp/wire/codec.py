@@ -26,6 +26,11 @@ _BY_NUMBER = {number: (name, dtype) for name, (number, dtype) in _CODECS.items()
 SUPPORTED_CODECS: tuple[pb.Codec, ...] = tuple(number for number, _ in _CODECS.values())
 
 
+def codec_number(codec: Codec) -> pb.Codec:
+    """The number under which a codec travels."""
+    return _CODECS[codec][0]
+
+
 def encode_feature(feature: NDArray[np.float32], codec: Codec) -> pb.FeatureTensor:
     """Encode features (B, …), one sample or many. float32 is exact; float16 rounds and clips at ±65504."""
     number, dtype = _CODECS[codec]
