@@ -100,6 +100,27 @@ class TestFromPhotosToABundle:
         result = offramp("calibrate", trained / "bundle", "--data", trained / "photos", "--max-cost", "0.01")
         check_refused(result, "the least these exits cost")
 
+    def test_a_guarantee_is_certified(self, trained: Path) -> None:
+        arguments = ("calibrate", trained / "bundle", "--data", trained / "photos", "--guarantee")
+        assert offramp(*arguments, "0.2", "--delta", "0.2", "--risk", "harm").exit_code == 0
+        point = load_bundle(trained / "bundle").manifest.operating_point
+        assert point.name == "harm-0.2" and point.certificate is not None
+        assert point.certificate.samples == 20 and point.certificate.p_value <= 0.2
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--guarantee", "0.001"], "hold out at least"),
+            (["--guarantee", "2"], "epsilon"),
+            (["--guarantee", "0.1", "--delta", "0"], "delta"),
+            (["--guarantee", "0.1", "--risk", "luck"], "risk"),
+        ],
+    )
+    def test_a_guarantee_nobody_can_give_is_refused(
+        self, trained: Path, options: list[str], says: str
+    ) -> None:
+        check_refused(offramp("calibrate", trained / "bundle", "--data", trained / "photos", *options), says)
+
     def test_two_budgets_at_once_are_refused(self, trained: Path) -> None:
         budgets = ("--max-cost", "0.5", "--max-drop", "1")
         check_refused(

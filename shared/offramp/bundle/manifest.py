@@ -12,6 +12,8 @@ FORMAT_VERSION: Literal[1] = 1
 
 Measure = Literal["max_softmax", "score_margin", "entropy"]
 Codec = Literal["float32", "float16"]
+# disagreement: the early answer is not the full network's. harm: the full network was right, the early answer is not.
+RiskName = Literal["disagreement", "harm"]
 Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -92,6 +94,18 @@ class Measured(Record):
     offload_rate: Share
 
 
+class Certificate(Record):
+    """Evidence that the risk of an operating point is at most ε with probability 1 − δ."""
+
+    risk: RiskName
+    epsilon: float = Field(gt=0, lt=1)
+    delta: float = Field(gt=0, lt=1)
+    samples: int = Field(ge=1, description="on which it was tested; others proposed the thresholds")
+    failures: int = Field(ge=0)
+    p_value: Share
+    data_fingerprint: Sha256
+
+
 class OperatingPoint(Record):
     """θ of every exit but the last, the split point and the codec, with what they were measured to do."""
 
@@ -100,6 +114,7 @@ class OperatingPoint(Record):
     split_point: int = Field(ge=2, description="first block that the next tier runs")
     codec: Codec = "float32"
     measured: Measured | None = None
+    certificate: Certificate | None = None
 
 
 class Split(Record):

@@ -6,9 +6,10 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from offramp.bundle import Bundle, load_bundle, write_manifest
 from offramp.bundle.manifest import Data, Manifest, Measure, Provenance, Split
@@ -17,6 +18,9 @@ from offramp.cli.progress import console, progress
 from offramp.cli.tables import points_table
 from offramp.data import LabelledImages, load_images, split_train
 from offramp.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from offramp.selection.guarantee import Guarantee
 
 
 @told_in_one_line
@@ -117,6 +121,19 @@ def calibrate(
         float | None,
         typer.Option(help="Most accurate point that costs at most this share of the backbone, 0 to 1."),
     ] = None,
+    guarantee: Annotated[
+        float | None,
+        typer.Option(
+            help="Also certify the cheapest point whose risk is at most this share; it is the default then."
+        ),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Chance, 0 to 1, that the guarantee may fail.")] = 0.1,
+    risk: Annotated[
+        str,
+        typer.Option(
+            help="disagreement with the full network, or harm: what it had right and an exit spoils."
+        ),
+    ] = "disagreement",
 ) -> None:
     """Choose thresholds on the validation part, which training never saw, and write them into the bundle.
 
@@ -124,16 +141,20 @@ def calibrate(
     """
     from offramp.evaluation.predictions import predict_every_exit
     from offramp.selection.calibrate import calibrate as choose
-    from offramp.selection.calibrate import check_budget
+    from offramp.selection.calibrate import certify, check_budget
 
     check_budget(max_drop=max_drop, max_cost=max_cost)
+    asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
     validation = _validation(loaded, data)
     with progress("validation images", len(validation)) as advance:
         predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
-    table = predictions.against(validation.classes_as(manifest.labels))
-    chosen = choose(manifest, table, max_drop=max_drop, max_cost=max_cost)
+    classes = validation.classes_as(manifest.labels)
+    chosen = choose(manifest, predictions.against(classes), max_drop=max_drop, max_cost=max_cost)
+    if asked:
+        fingerprint = validation.fingerprint()
+        chosen = certify(chosen, predictions, classes, asked, data_fingerprint=fingerprint)
     if chosen.provenance:
         chosen = chosen.model_copy(update={"provenance": _calibrated(chosen.provenance)})
     write_manifest(bundle, Manifest.model_validate(chosen.model_dump()))
@@ -181,6 +202,16 @@ def _weights(given: str | None, count: int) -> tuple[float, ...] | None:
             f"--exit-weights is '{given}'; write {count} numbers from 0 up, as in {','.join(['1'] * count)}"
         )
     return weights
+
+
+def _guarantee(risk: str, epsilon: float, delta: float) -> Guarantee:
+    from offramp.selection.guarantee import Guarantee
+
+    try:
+        return Guarantee.model_validate({"risk": risk, "epsilon": epsilon, "delta": delta})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"guarantee: {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
 
 
 def _measure(name: str) -> Measure:

@@ -36,11 +36,12 @@ def split_train(images: LabelledImages, split: Split) -> TrainValidation:
             f"{split.validation} validation samples asked for, but there are only {len(images)} in all; "
             "hold out fewer"
         )
-    order = _order(len(images), split.seed)
+    order = hashed_order(len(images), split.seed)
     held_out, rest = np.sort(order[: split.validation]), np.sort(order[split.validation :])
     return TrainValidation(train=images.take(rest), validation=images.take(held_out))
 
 
-def _order(count: int, seed: int) -> NDArray[np.int64]:
+def hashed_order(count: int, seed: int) -> NDArray[np.int64]:
+    """Positions 0 to count - 1 in an order that only the seed decides."""
     keys = [hashlib.sha256(f"{seed}:{number}".encode()).digest() for number in range(count)]
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)

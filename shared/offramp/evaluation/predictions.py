@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
+from offramp.bundle.manifest import RiskName
 from offramp.evaluation.table import ExitTable
 from offramp.runtime import load_blocks
 
@@ -23,6 +24,16 @@ class ExitPredictions:
     def against(self, classes_N: NDArray[np.int64]) -> ExitTable:
         """The same, told right from wrong."""
         return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis])
+
+    def harmless(self, risk: RiskName, classes_N: NDArray[np.int64]) -> ExitTable:
+        """The same, told by whether leaving there does what `risk` counts; the last exit never does.
+
+        Disagreement needs no labels: `classes_N` is not looked at.
+        """
+        if risk == "disagreement":
+            return self.against(self.class_index[:, -1])
+        right = self.against(classes_N)
+        return ExitTable(self.confidence, right.correct | ~right.correct[:, -1:])
 
 
 def predict_every_exit(

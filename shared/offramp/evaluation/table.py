@@ -32,6 +32,10 @@ class ExitTable:
         """E, the last exit included."""
         return int(self.confidence.shape[1])
 
+    def take(self, index: NDArray[np.int64]) -> ExitTable:
+        """The samples at these positions."""
+        return ExitTable(self.confidence[index], self.correct[index])
+
     def exit_taken(self, thetas: Sequence[float]) -> NDArray[np.int64]:
         """Index (N,), from 0, of the exit at which each sample leaves: the first that is sure enough."""
         stops = self.confidence >= np.array([*thetas, 0.0], dtype=np.float32)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from offramp.bundle import Manifest, OperatingPoint
+from offramp.bundle.manifest import Certificate
+from offramp.data.split import hashed_order
 from offramp.errors import ConfigError
+from offramp.evaluation.predictions import ExitPredictions
 from offramp.evaluation.report import measured
 from offramp.evaluation.table import ExitTable
+from offramp.selection.guarantee import Guarantee, choose_guaranteed
 from offramp.selection.thresholds import search_thresholds
 
 # Percentage points below the full network: from "costs nothing" to "as cheap as can be justified".
@@ -54,6 +61,53 @@ def calibrate(
     return manifest.model_copy(
         update={"operating_points": _by_cost(points), "default_operating_point": default}
     )
+
+
+def certify(
+    manifest: Manifest,
+    predictions: ExitPredictions,
+    classes_N: NDArray[np.int64],
+    guarantee: Guarantee,
+    *,
+    data_fingerprint: str,
+) -> Manifest:
+    """Add the cheapest operating point that keeps a guarantee, with its certificate, and make it the default.
+
+    Args:
+        manifest: of the bundle that made the predictions, calibrated or not.
+        predictions: of the held-out samples; one half proposes thresholds, the other tests them.
+        classes_N: the true classes, in the bundle's numbering; the risk 'disagreement' does without.
+        guarantee: ε, δ and the risk.
+        data_fingerprint: of the held-out samples, for the certificate.
+
+    Raises:
+        ConfigError: too few samples for any thresholds to pass.
+    """
+    harmless, right = predictions.harmless(guarantee.risk, classes_N), predictions.against(classes_N)
+    order = hashed_order(harmless.num_samples, seed=0)
+    middle = len(order) // 2
+    proposing, testing = harmless.take(order[:middle]), harmless.take(order[middle:])
+    chosen = choose_guaranteed(proposing, testing, manifest.exit_macs, guarantee)
+    certificate = Certificate(
+        risk=guarantee.risk,
+        epsilon=guarantee.epsilon,
+        delta=guarantee.delta,
+        samples=chosen.samples,
+        failures=chosen.failures,
+        p_value=chosen.p_value,
+        data_fingerprint=data_fingerprint,
+    )
+    name = f"{guarantee.risk}-{guarantee.epsilon:g}"
+    point = OperatingPoint(
+        name=name,
+        thetas=chosen.thetas,
+        split_point=manifest.operating_point.split_point,
+        codec=manifest.operating_point.codec,
+        certificate=certificate,
+    )
+    others = [other for other in manifest.operating_points if other.name != name]
+    points = _by_cost([*others, measured(manifest, right, point)])
+    return manifest.model_copy(update={"operating_points": points, "default_operating_point": name})
 
 
 def check_budget(*, max_drop: float | None, max_cost: float | None) -> None:

@@ -66,6 +66,14 @@ class ThresholdGrid:
         scale = self.macs_mean.max() * self.accuracy.size
         return self._choice(np.where(allowed, self.accuracy - self.macs_mean / scale, -np.inf).argmax())
 
+    def path(self) -> Sequence[Choice]:
+        """The Pareto front: from the most accurate combination to the cheapest, each the cheapest of its accuracy."""
+        accuracy, macs = self.accuracy.ravel(), self.macs_mean.ravel()
+        order = np.lexsort((macs, -accuracy))
+        cheapest_so_far = np.minimum.accumulate(macs[order])
+        is_new = np.r_[True, cheapest_so_far[1:] < cheapest_so_far[:-1]]
+        return [self._choice(flat) for flat in order[is_new]]
+
     def _choice(self, flat: np.intp) -> Choice:
         at = np.unravel_index(flat, self.accuracy.shape)
         thetas = tuple(float(axis[i]) for axis, i in zip(self.candidates, at, strict=True))
