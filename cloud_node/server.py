@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 
@@ -50,7 +51,7 @@ class CloudServer:
             socket.create_server((settings.host, settings.port)).close()
             self.port: int = self._server.add_insecure_port(wanted)
         except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
             raise ConfigError(
                 f"cannot listen on {wanted}: {reason}; choose another --port or --host"
             ) from error

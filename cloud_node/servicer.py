@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -41,6 +42,8 @@ _STATUS: tuple[tuple[type[OfframpError], grpc.StatusCode], ...] = (
 # Left of a call's deadline for the way back, when this node asks an upstream of its own.
 _WAY_BACK_S = 0.05
 
+_LONGEST_ID = 100
+
 
 class TierServicer(TierServiceServicer):
     """Serves one node's tier."""
@@ -66,6 +69,7 @@ class TierServicer(TierServiceServicer):
         async with _translated(context):
             self._check(request)
             batch = await self._classify(request, context)
+            _check_finite(batch)
         for request_id, sample in zip(request.request_ids, batch.samples, strict=True):
             _log.info(_log_line(request_id, sample, batch))
         return _response(request, batch)
@@ -82,6 +86,9 @@ class TierServicer(TierServiceServicer):
             raise RequestError(
                 f"{len(request.request_ids)} samples in one call, expected 1 to {self._max_samples}; send fewer"
             )
+        longest = max(map(len, request.request_ids))
+        if longest > _LONGEST_ID:
+            raise RequestError(f"request id of {longest} characters, expected at most {_LONGEST_ID}")
         if not tier.start <= request.next_block <= tier.stop:
             raise RequestError(
                 f"next_block is {request.next_block}, but {self._node.name} runs blocks {tier.start} to {tier.stop}"
@@ -104,6 +111,13 @@ class TierServicer(TierServiceServicer):
             request_ids=request.request_ids,
             first_block=request.next_block,
             timeout_s=None if remaining_s is None else max(remaining_s - _WAY_BACK_S, 0.001),
+        )
+
+
+def _check_finite(batch: Batch) -> None:
+    if not all(math.isfinite(sample.answer.confidence) for sample in batch.samples):
+        raise FeatureError(
+            "feature leads to an answer that is no number: its values are beyond any block's output"
         )
 
 

@@ -9,11 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from offramp.bundle import Manifest
-from offramp.errors import ConfigError, OfframpError
+from offramp.errors import ConfigError, OfframpError, TooLargeError
 from offramp.node import Node
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edge_node.body import LimitedBody
 from edge_node.errors import Refusal, refusal_for
 from edge_node.openapi import add_predict
 from edge_node.policy import Policy
@@ -22,6 +23,7 @@ from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
 
 PREDICT_PATH = "/v1/predict"
+_MAX_BYTES = 65_536  # of every body that carries no image
 
 
 def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
@@ -33,10 +35,23 @@ def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
             await predict(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] not in {"GET", "HEAD"}:
+            await _with_limit(rest, scope, receive, send, timeout_s=settings.body_timeout_s)
         else:
             await rest(scope, receive, send)
 
     return app
+
+
+async def _with_limit(rest: ASGIApp, scope: Scope, receive: Receive, send: Send, *, timeout_s: float) -> None:
+    body = LimitedBody(scope, receive, max_bytes=_MAX_BYTES, timeout_s=timeout_s)
+    try:
+        body.check_length()
+    except TooLargeError as error:
+        await body.drain()
+        await _json(refusal_for(error))(scope, receive, send)
+    else:
+        await rest(scope, body.receive, send)
 
 
 def _fastapi(node: Node, policy: Policy) -> FastAPI:

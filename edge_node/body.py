@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -38,10 +39,11 @@ class ImagesAsJson(BaseModel):
 class LimitedBody:
     """A request's body as it arrives, never more of it than the node accepts."""
 
-    def __init__(self, scope: Scope, receive: Receive, settings: EdgeSettings) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> None:
         self.headers = Headers(scope=scope)
         self._receive = receive
-        self._settings = settings
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._received = 0
         self._complete = False
 
@@ -53,11 +55,10 @@ class LimitedBody:
             RequestError: the client went away.
         """
         message = await self._next()
-        if self._received > self._settings.max_body_bytes:
+        if self._received > self._max_bytes:
             # A chunked body tells no length beforehand.
             raise TooLargeError(
-                f"body of more than {self._settings.max_body_bytes} bytes, the most this node takes; "
-                "send a smaller image"
+                f"body of more than {self._max_bytes} bytes, the most this path takes; send a smaller image"
             )
         return message
 
@@ -68,10 +69,9 @@ class LimitedBody:
             TooLargeError: it does.
         """
         length = self.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._settings.max_body_bytes:
+        if length.isdecimal() and int(length) > self._max_bytes:
             raise TooLargeError(
-                f"body of {length} bytes, the most this node takes is {self._settings.max_body_bytes}; "
-                "send a smaller image"
+                f"body of {length} bytes, the most this path takes is {self._max_bytes}; send a smaller image"
             )
 
     async def drain(self) -> bool:
@@ -82,7 +82,7 @@ class LimitedBody:
         if self.headers.get("expect", "").lower() == "100-continue" and not self._received:
             return False
         with suppress(RequestError, TimeoutError):
-            async with asyncio.timeout(self._settings.body_timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 while not self._complete and self._received <= _DRAINED_BYTES:
                     await self._next()
         return self._complete
@@ -110,17 +110,21 @@ async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -
     body.check_length()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            if content_type == "multipart/form-data":
-                images = await _from_multipart(scope, body.receive, settings)
-            else:
-                images = _from_body(await _read_all(body.receive), content_type)
+            data = await _read_all(body.receive)
     except TimeoutError as error:
         raise SlowBodyError(
             f"the body did not arrive within {settings.body_timeout_s:g} s; send it again, faster or smaller"
         ) from error
-    if not 1 <= len(images) <= settings.max_images:
-        kind = TooLargeError if images else RequestError
-        raise kind(f"{len(images)} images in one request, expected 1 to {settings.max_images}; split them up")
+    if content_type == "multipart/form-data":
+        images = await _from_multipart(scope, data, body.headers["content-type"], settings)
+    else:
+        images = _from_body(data, content_type)
+    if not images:
+        raise RequestError(f"0 images in the request, expected 1 to {settings.max_images}; send at least one")
+    if len(images) > settings.max_images:
+        raise TooLargeError(
+            f"{len(images)} images in one request, expected 1 to {settings.max_images}; split them up"
+        )
     return images
 
 
@@ -161,17 +165,31 @@ def _from_json(body: bytes) -> Sequence[bytes]:
 
 def _from_base64(text: str, number: int) -> bytes:
     encoded = text.partition(",")[2] if text.startswith("data:") else text
+    # Line breaks as mail has them, and the alphabet that URLs use, are base64 too.
+    plain = "".join(encoded.split()).replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(encoded, validate=True)
+        return base64.b64decode(plain, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(f"JSON: image {number} is not base64: {error}; encode the file's bytes") from error
 
 
-async def _from_multipart(scope: Scope, receive: Receive, settings: EdgeSettings) -> Sequence[bytes]:
+async def _from_multipart(
+    scope: Scope, data: bytes, content_type: str, settings: EdgeSettings
+) -> Sequence[bytes]:
+    _, options = parse_options_header(content_type)
+    if not data.rstrip().endswith(b"--" + options.get(b"boundary", b"") + b"--"):
+        # The parser would leave the last part out and say nothing.
+        raise RequestError("multipart: the body ends before its last boundary; send it again, whole")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": data, "more_body": False}
+
     try:
         async with Request(scope, receive).form(max_files=settings.max_images, max_fields=0) as form:
             parts = [part for _, part in form.multi_items()]
             return [await part.read() for part in parts if isinstance(part, UploadFile)]
+    except (UnicodeError, LookupError) as error:
+        raise RequestError(f"multipart: {error}; leave the charset out of the content type") from error
     except (HTTPException, MultiPartException) as error:
         text = error.detail if isinstance(error, HTTPException) else error.message
         kind = TooLargeError if "Too many files" in text else RequestError

@@ -41,7 +41,10 @@ class Predict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes a response."""
-        body = LimitedBody(scope, receive, self._settings)
+        settings = self._settings
+        body = LimitedBody(
+            scope, receive, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+        )
         try:
             answer = await self._answer(scope, body)
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 
@@ -21,8 +22,9 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise ConfigError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port or --host"
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another --port or --host"
         ) from error
 
 
@@ -34,6 +36,7 @@ def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
         access_log=False,
         log_level="warning",  # its greetings and farewells; ours say the same and more
         lifespan="off",
+        ws="none",
         server_header=False,
         date_header=False,
         timeout_keep_alive=30,

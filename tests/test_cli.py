@@ -88,6 +88,22 @@ class TestFromPhotosToABundle:
     def test_other_data_than_it_was_trained_on_is_refused(self, trained: Path) -> None:
         check_refused(offramp("calibrate", trained / "bundle", "--data", SAMPLES), "not the data")
 
+    def test_what_it_was_trained_on_is_no_test(self, trained: Path) -> None:
+        result = offramp("evaluate", trained / "bundle", "--data", trained / "photos" / "train")
+        check_refused(result, "trained on", "--part validation")
+
+    def test_the_held_out_part_can_be_evaluated(self, trained: Path) -> None:
+        arguments = (
+            "evaluate",
+            trained / "bundle",
+            "--data",
+            trained / "photos",
+            "--part",
+            "validation",
+            "--json",
+        )
+        assert json.loads(offramp(*arguments).stdout)["samples"] == 40
+
     def test_a_budget_of_cost_is_kept(self, trained: Path) -> None:
         result = offramp("calibrate", trained / "bundle", "--data", trained / "photos", "--max-cost", "0.5")
         assert result.exit_code == 0, result.output
@@ -166,6 +182,7 @@ class TestEvaluate:
             (["--data", SAMPLES, "--point", "nowhere"], "no operating point 'nowhere'"),
             (["--data", SAMPLES, "--point", "full", "--thetas", "0.5"], "exclude each other"),
             (["--data", SAMPLES, "--part", "dev"], "part is 'dev'"),
+            (["--data", SAMPLES, "--predictions", "/nowhere/x.csv"], "cannot be written"),
         ],
     )
     def test_what_does_not_fit_is_one_clear_line(self, arguments: list[str | Path], says: str) -> None:
@@ -216,6 +233,17 @@ class TestUp:
             assert process.stdout is not None
             process.stdout.close()
         assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+    def test_it_says_when_the_cloud_node_ends_and_ends_with_the_edge_node(self) -> None:
+        process = start_up()
+        assert process.stdout is not None
+        with process.stdout:
+            shown = read_until(process, "serving until Ctrl-C")
+            edge, cloud = (int(pid) for pid in re.findall(r"pid (\d+)", shown))
+            os.kill(cloud, signal.SIGKILL)
+            assert "offramp cloud --bundle" in read_until(process, "the cloud node ended")
+            os.kill(edge, signal.SIGKILL)
+            assert process.wait(20) == 2
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
     def test_however_it_ends_the_nodes_end_too(self, number: signal.Signals) -> None:

@@ -83,6 +83,8 @@ async def test_it_describes_itself(stub: Any, tiny_bundle: Bundle) -> None:
     assert pb.CODEC_FLOAT32 in found.codecs
 
 
+HUGE = np.full(256, 3e38, "<f4").tobytes()
+
 INVALID: dict[str, tuple[Callable[[Bundle], pb.InferRequest], str]] = {
     "no samples": (lambda b: request(b, request_ids=[]), "0 samples"),
     "more ids than samples": (lambda b: request(b, request_ids=["a", "b", "c"]), "shape"),
@@ -103,6 +105,11 @@ INVALID: dict[str, tuple[Callable[[Bundle], pb.InferRequest], str]] = {
         "needs 512 bytes",
     ),
     "NaN": (lambda b: request(b, feature=tensor(payload=b"\xff" * 1024)), "NaN"),
+    "beyond any output": (
+        lambda b: request(b, feature=tensor(payload=np.full(256, 3e38, "<f4").tobytes())),
+        "no number",
+    ),
+    "endless id": (lambda b: request(b, request_ids=["a" * 5000, "b"]), "5000 characters"),
     "no feature": (lambda b: request(b, feature=pb.FeatureTensor()), "codec 0"),
 }
 

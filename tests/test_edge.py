@@ -64,6 +64,12 @@ async def check_refused(response: httpx.Response, status: int, *says: str) -> No
         assert text in body["error"], body["error"]
 
 
+CUT_OFF = (
+    b'--x\r\ncontent-disposition: form-data; name="a"; filename="a.png"\r\n\r\nwhole\r\n'
+    b'--x\r\ncontent-disposition: form-data; name="b"; filename="b.png"\r\n\r\nhal'
+)
+
+
 class TestWhatItTakes:
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
     @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -86,6 +92,8 @@ class TestWhatItTakes:
             await client.post("/v1/predict", json={"image": text}),
             await client.post("/v1/predict", json={"image": f"data:image/png;base64,{text}"}),
             await client.post("/v1/predict", json={"images": [text]}),
+            await client.post("/v1/predict", json={"image": text[:20] + "\r\n" + text[20:]}),
+            await client.post("/v1/predict", json={"image": text.replace("+", "-").replace("/", "_")}),
         ]
         assert {response.status_code for response in responses} == {200}
         assert len({response.json()["confidence"] for response in responses}) == 1
@@ -151,6 +159,9 @@ class TestWhatItRefuses:
             (b"\xff\xfe", "application/json", 400, "JSON"),
             (b"--x\r\n", "multipart/form-data", 400, "multipart"),
             (b"rubbish", "multipart/form-data; boundary=x", 400, "multipart"),
+            (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "0 images"),
+            (CUT_OFF + b"\r\n--x--", "multipart/form-data; boundary=x; charset=undefined", 400, "charset"),
+            (CUT_OFF, "multipart/form-data; boundary=x", 400, "ends before its last boundary"),
         ],
     )
     async def test_a_body_that_is_no_image(
@@ -269,6 +280,7 @@ class TestPolicy:
             ('{"thetas": [0.5, 0.5], "operating_point": "full"}', "expected either"),
             ('{"operating_point": "nowhere"}', "no operating point 'nowhere'"),
             ('{"theta": [0.5, 0.5]}', "theta"),
+            ('{"operating_point": "\\ud800"}', "\\ud800"),
             ("[]", "body"),
             ("{", "body"),
             ("", "body"),
@@ -282,6 +294,13 @@ class TestPolicy:
         response = await client.put("/v1/policy", content=body, headers=headers)
         await check_refused(response, 422, says)
         assert (await client.get("/v1/policy")).json() == before
+
+    async def test_a_change_that_is_far_too_long_is_not_read(self, client: httpx.AsyncClient) -> None:
+        await check_refused(await client.put("/v1/policy", content=b"[" * 20_000_000), 413, "65536")
+
+    async def test_what_a_stranger_sent_is_not_sent_back_whole(self, client: httpx.AsyncClient) -> None:
+        response = await client.put("/v1/policy", json={"operating_point": "x" * 60_000})
+        assert response.status_code == 422 and len(response.content) < 1000
 
     async def test_a_change_that_is_not_sent_as_json_says_so(self, client: httpx.AsyncClient) -> None:
         headers = {"content-type": "application/x-www-form-urlencoded"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from offramp.bundle import Preprocessing
 from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
 from offramp.images import ImageLimits, decode_image, resize_pixels
-from PIL import Image
+from PIL import Image, ImageOps
 
 COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))
@@ -87,6 +87,26 @@ def test_a_photo_taken_upright_stands_upright() -> None:
     exif[0x0112] = 6  # turn by 90 degrees clockwise to view
     found = decode_image(encoded(wide, "PNG", exif=exif), COLOUR)
     assert found[0].mean() > 250 and found[-1].mean() < 5, "what was left is now on top"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone_as_pillow_does(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise((8, 6)), exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).resize((8, 6), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decode_image(data, COLOUR), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "notes", [b"", b"rubbish", b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x01\0\0\0", b"MM\0*\xff\xff\xff\xff"]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_notes_do_not_spoil_a_photo(kind: str, notes: bytes) -> None:
+    data = encoded(noise((40, 30)), kind, exif=b"Exif\0\0" + notes)
+    np.testing.assert_array_equal(
+        decode_image(data, COLOUR), decode_image(encoded(noise((40, 30)), kind), COLOUR)
+    )
 
 
 def test_a_large_jpeg_is_shrunk_without_a_shift() -> None:

@@ -74,6 +74,16 @@ class TestStartingWrong:
         arguments = ["--bundle", str(tiny_bundle.directory), "--blocks", "1-3", "--upstream", "localhost:1"]
         check_one_clear_line(run_node(module, *arguments), "would never be asked")
 
+    @pytest.mark.parametrize(
+        "upstream", ["localhost", "localhost:99999999", "http://localhost:1", "a:b:c", ":1"]
+    )
+    def test_an_upstream_that_is_no_address(self, module: str, tiny_bundle: Bundle, upstream: str) -> None:
+        arguments = ["--bundle", str(tiny_bundle.directory), "--upstream", upstream]
+        check_one_clear_line(run_node(module, *arguments), "write HOST:PORT")
+
+    def test_an_empty_host(self, module: str, tiny_bundle: Bundle) -> None:
+        check_one_clear_line(run_node(module, "--bundle", str(tiny_bundle.directory), "--host", ""), "--host")
+
     def test_blocks_that_are_no_range(self, module: str, tiny_bundle: Bundle) -> None:
         result = run_node(module, "--bundle", str(tiny_bundle.directory), "--blocks", "3-2")
         check_one_clear_line(result, "--blocks", "'3-2' is not a range")

@@ -8,9 +8,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+_LONGEST = 600
+
 
 class OfframpError(Exception):
-    """Base of every fault that Offramp names; its text is meant for a person."""
+    """Base of every fault that Offramp names; its text is meant for a person.
+
+    It may quote what a stranger sent, so it is kept short and free of what cannot be encoded.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = (
+            message
+            if len(message) <= _LONGEST
+            else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
+        )
+        super().__init__(shown.encode("utf-8", "backslashreplace").decode())
 
 
 class ConfigError(OfframpError):

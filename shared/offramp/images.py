@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from offramp.bundle.manifest import Preprocessing
-from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
+from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+
+# What brings a photo upright, by its EXIF orientation.
+_TURNS: Mapping[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +75,9 @@ def decode_image(
         ) from error
     except Image.DecompressionBombError as error:
         raise TooLargeError(f"image refused: {error}; send a smaller one") from error
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
-        # Pillow's decoders raise any of these on damaged data.
+    except OfframpError:
+        raise
+    except Exception as error:
         raise RequestError(
             f"image of {len(data)} bytes cannot be decoded: {error}; send it again, whole"
         ) from error
@@ -89,12 +102,19 @@ def _check_header(size: tuple[int, int], limits: ImageLimits) -> None:
 
 
 def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    upright = ImageOps.exif_transpose(image)
-    converted = _to_mode(upright, preprocessing.mode)
+    converted = _to_mode(_upright(image), preprocessing.mode)
     size = (preprocessing.width, preprocessing.height)
     if converted.size != size:
         converted = converted.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(converted, dtype=np.uint8).reshape(preprocessing.pixel_shape)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # noqa: BLE001 - a photo whose notes are damaged is still a photo
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

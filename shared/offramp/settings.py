@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,9 +20,21 @@ _log = logging.getLogger("offramp.settings")
 
 
 def _block_range(text: str) -> str:
-    first, dash, last = text.partition("-")
-    if not (first.isdecimal() and dash and last.isdecimal() and 1 <= int(first) <= int(last)):
+    found = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"blocks '{text}' is not a range; write FIRST-LAST, as in 1-2, both included")
+    return text
+
+
+def _target(text: str) -> str:
+    addresses = re.sub(r"^(dns:///|dns:|ipv4:|ipv6:)", "", text).split(",")
+    ports = [
+        re.fullmatch(r"[^\s/:]+:([0-9]{1,5})|\[[0-9a-fA-F:.]+\]:([0-9]{1,5})", each) for each in addresses
+    ]
+    if not all(port and 1 <= int(port[1] or port[2]) <= 65535 for port in ports):
+        raise ValueError(
+            f"upstream '{text}' is no address; write HOST:PORT, or dns:///NAME:PORT for several replicas"
+        )
     return text
 
 
@@ -31,16 +44,15 @@ class NodeSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     bundle: Path
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(ge=0, le=65535)
     tier: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
     blocks: Annotated[str, AfterValidator(_block_range)] | None = None
-    upstream: str | None = None
+    upstream: Annotated[str, AfterValidator(_target)] | None = None
     offload_timeout_s: float = Field(default=1.0, gt=0)
-    workers: int = Field(default=os.cpu_count() or 1, ge=1)
-    threads: int = Field(default=1, ge=1)
+    workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
+    threads: int = Field(default=1, ge=1, le=256)
     max_pending: int = Field(default=256, ge=1)
-    drain_s: float = Field(default=0.5, ge=0)
     grace_s: float = Field(default=5.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

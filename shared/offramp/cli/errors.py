@@ -39,6 +39,8 @@ def told_in_one_line(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except OfframpError as error:
             _say(error)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
         except ModuleNotFoundError as error:
             extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
             if extra is None:

@@ -16,7 +16,7 @@ from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import report_table
 from offramp.data import LabelledImages, load_images, split_train
-from offramp.errors import ConfigError, RequestError
+from offramp.errors import ConfigError, DataError, RequestError
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.report import report
 from offramp.images import decode_image
@@ -59,6 +59,8 @@ def evaluate(
     if limit is not None and limit < len(images):
         images = images.take(np.linspace(0, len(images) - 1, limit).astype(np.int64))
     name, chosen = _thetas(manifest, point, thetas)
+    if predictions and not predictions.parent.is_dir():
+        raise ConfigError(f"{predictions} cannot be written: {predictions.parent} is no directory")
     with progress("images", len(images)) as advance:
         found = predict_every_exit(loaded, images.pixels, advance=advance)
     table = found.against(images.classes_as(manifest.labels))
@@ -110,7 +112,13 @@ def predict(
 def _part(manifest: Manifest, data: Path, part: str) -> LabelledImages:
     match part:
         case "test":
-            return load_images(data, "test", manifest.preprocessing)
+            images = load_images(data, "test", manifest.preprocessing)
+            if manifest.provenance and images.fingerprint() == manifest.provenance.data.fingerprint:
+                raise DataError(
+                    f"{data} is what this bundle was trained on; give a test part it has never seen, "
+                    "or --part validation"
+                )
+            return images
         case "validation" if manifest.provenance:
             images = load_images(data, "train", manifest.preprocessing)
             return split_train(images, manifest.provenance.data.split).validation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
-from offramp.cli.processes import node_process
+from offramp.cli.processes import NodeProcess, node_process
 from offramp.cli.progress import progress
 from offramp.errors import ConfigError, DataError
 
@@ -40,10 +41,12 @@ def up(
     load_bundle(bundle)
     files = _photos(photos)
     console = Console(soft_wrap=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Whoever started this under nohup means it to outlive the terminal.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    # A shell starts a script's background job with SIGINT ignored; who sends it all the same means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    # Whoever started this under nohup means it to outlive the terminal.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
 
     def show(line: str) -> None:
         if "event=answered" not in line:
@@ -64,14 +67,30 @@ def up(
         ):
             seen = _classify(f"http://{edge.address}", files)
             console.print(_summary(seen))
-            console.print(f"edge   http://{edge.address}   API page: http://{edge.address}/docs")
-            console.print(f"cloud  {cloud.address}   (gRPC)")
+            console.print(
+                f"edge   http://{edge.address}   API page: http://{edge.address}/docs   pid {edge.pid}"
+            )
+            console.print(f"cloud  {cloud.address}   gRPC   pid {cloud.pid}")
             console.print(f"try    curl --data-binary @{files[0]} http://{edge.address}/v1/predict")
             if not once:
                 console.print("serving until Ctrl-C")
-                signal.pause()
+                _watch(edge, cloud, console, restart=f"offramp cloud --bundle {bundle} --port {_port(cloud)}")
     except KeyboardInterrupt:
         console.print("stopped")
+
+
+def _watch(edge: NodeProcess, cloud: NodeProcess, console: Console, *, restart: str) -> None:
+    cloud_runs = True
+    while edge.is_running:
+        if cloud_runs and not cloud.is_running:
+            cloud_runs = False
+            console.print(f"the cloud node ended: the edge answers degraded; start it again with: {restart}")
+        time.sleep(0.2)
+    raise ConfigError("the edge node ended by itself; what it said last is above")
+
+
+def _port(node: NodeProcess) -> str:
+    return node.address.rpartition(":")[2]
 
 
 @dataclass(frozen=True)

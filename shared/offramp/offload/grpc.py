@@ -62,6 +62,11 @@ _CHANNEL_OPTIONS = [
 _BYTES_OF_FRAMING = 5  # gRPC's prefix to each message: a flag and the length
 
 
+def _detail(error: OffloadError) -> str:
+    cause = error.__cause__
+    return f"{error}: {cause.details()}" if isinstance(cause, grpc.aio.AioRpcError) else str(error)
+
+
 class UpstreamSettings(Record):
     """How an upstream is asked."""
 
@@ -191,7 +196,9 @@ class GrpcOffloader:
 
     def _open(self, error: OffloadError) -> None:
         self._breaker.hold_open(error)
-        _log.warning(line("upstream_lost", upstream=self._settings.target, reason=error.reason, detail=error))
+        _log.warning(
+            line("upstream_lost", upstream=self._settings.target, reason=error.reason, detail=_detail(error))
+        )
         if not self._probing or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_well())
 
@@ -244,7 +251,7 @@ class GrpcOffloader:
             case OffloadReason.LATE:
                 text = f"{target} did not answer within {timeout_s * 1000:.0f} ms"
             case OffloadReason.UNREACHABLE:
-                text = f"{target} cannot be reached: {error.details()}"
+                text = f"{target} cannot be reached"
             case _:
                 text = f"{target} refused: {error.code().name}: {error.details()}"
         return OffloadError(text, reason)
