@@ -106,6 +106,11 @@ async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -
         SlowBodyError: the body did not arrive in time.
         RequestError: the client went away, or the body is not what its content type says.
     """
+    if upgrade := body.headers.get("upgrade"):
+        # The server's parser drops the body of a request that offers to change the protocol.
+        raise RequestError(
+            f"request offers 'upgrade: {upgrade}', which this node does not do; send it as plain HTTP/1.1"
+        )
     content_type = body.headers.get("content-type", "").partition(";")[0].strip().lower()
     body.check_length()
     try:

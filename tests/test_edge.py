@@ -229,6 +229,11 @@ class TestWhatItRefuses:
         await check_refused(await client.get("/v2/predict"), 404, "/v2/predict")
         await check_refused(await client.post("/v1/bundle"), 405)
 
+    async def test_an_offer_to_change_the_protocol(self, client: httpx.AsyncClient, image: bytes) -> None:
+        headers = {"connection": "upgrade", "upgrade": "h2c"}
+        response = await client.post("/v1/predict", content=image, headers=headers)
+        await check_refused(response, 400, "upgrade: h2c", "plain HTTP/1.1")
+
     async def test_a_body_that_does_not_arrive(self, client: httpx.AsyncClient) -> None:
         head = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc"
         assert b"408" in await asyncio.to_thread(raw_exchange, client, head)
