@@ -1,0 +1,1 @@
+"""Every figure the project claims, each printed by one command."""
