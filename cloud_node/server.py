@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import math
 import signal
 import socket
 
@@ -14,14 +14,18 @@ from grpc_health.v1.health import aio as health  # type: ignore[attr-defined] # 
 from grpc_reflection.v1alpha import reflection
 from offramp.errors import ConfigError
 from offramp.node import Node
-from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME
+from offramp.settings import reason_of
+from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
 
+# Health checks and descriptions that may be open beside the calls that run blocks.
+_SPARE_CALLS = 256
+_BYTES_BESIDE_A_FEATURE = 256  # of one sample in a call: its id and framing
+
 _OPTIONS = (
-    *MESSAGE_OPTIONS,
     # Without this two nodes would share a port and answer each other's calls.
     ("grpc.so_reuseport", 0),
 )
@@ -37,7 +41,10 @@ class CloudServer:
             ConfigError: the port is taken.
         """
         self._settings = settings
-        self._server = grpc.aio.server(options=_OPTIONS)
+        limit = ("grpc.max_receive_message_length", _largest_call(node, settings.max_samples))
+        self._server = grpc.aio.server(
+            options=(*_OPTIONS, limit), maximum_concurrent_rpcs=settings.max_pending + _SPARE_CALLS
+        )
         self._health = health.HealthServicer()
         servicer = TierServicer(node, max_samples=settings.max_samples)
         add_TierServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call] # generated
@@ -51,7 +58,7 @@ class CloudServer:
             socket.create_server((settings.host, settings.port)).close()
             self.port: int = self._server.add_insecure_port(wanted)
         except (OSError, RuntimeError) as error:
-            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
+            reason = reason_of(error) if isinstance(error, OSError) else error
             raise ConfigError(
                 f"cannot listen on {wanted}: {reason}; choose another --port or --host"
             ) from error
@@ -67,6 +74,12 @@ class CloudServer:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_s)
         await self._server.stop(self._settings.grace_s)
+
+
+def _largest_call(node: Node, max_samples: int) -> int:
+    tier = node.tier
+    values = max(math.prod(block.input.shape) for block in tier.manifest.blocks[tier.start - 1 : tier.stop])
+    return min(MAX_MESSAGE_BYTES, max_samples * (4 * values + _BYTES_BESIDE_A_FEATURE))
 
 
 async def until_told_to_stop() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -99,18 +101,19 @@ class TierServicer(TierServiceServicer):
     async def _classify(self, request: pb.InferRequest, context: Context) -> Batch:
         manifest = self._node.tier.manifest
         thetas = checked_thetas(request.thetas, manifest)
-        feature = decode_feature(
+        decode = partial(
+            decode_feature,
             request.feature,
             sample_shape=manifest.blocks[request.next_block - 1].input.shape,
             num_samples=len(request.request_ids),
         )
         remaining_s = context.time_remaining()
         return await self._node.classify(
-            lambda: feature,
+            decode,
             thetas=thetas,
             request_ids=request.request_ids,
             first_block=request.next_block,
-            timeout_s=None if remaining_s is None else max(remaining_s - _WAY_BACK_S, 0.001),
+            deadline=None if remaining_s is None else time.monotonic() + remaining_s - _WAY_BACK_S,
         )
 
 
@@ -131,6 +134,9 @@ async def _translated(context: Context) -> AsyncIterator[None]:
                 _log.warning(line("refused", status=status.name, detail=error))
                 await context.abort(status, str(error))
         raise
+    except Exception:  # noqa: BLE001 - whatever happens, the caller gets a status and nothing of our insides
+        _log.exception("a call failed for a reason this node does not know")
+        await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says how")
 
 
 def _response(request: pb.InferRequest, batch: Batch) -> pb.InferResponse:

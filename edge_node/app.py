@@ -9,12 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from offramp.bundle import Manifest
-from offramp.errors import ConfigError, OfframpError, TooLargeError
+from offramp.errors import ConfigError, OfframpError, RequestError
 from offramp.node import Node
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge_node.body import LimitedBody
+from edge_node.body import LimitedBody, replayed
 from edge_node.errors import Refusal, refusal_for
 from edge_node.openapi import add_predict
 from edge_node.policy import Policy
@@ -46,12 +46,12 @@ def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
 async def _with_limit(rest: ASGIApp, scope: Scope, receive: Receive, send: Send, *, timeout_s: float) -> None:
     body = LimitedBody(scope, receive, max_bytes=_MAX_BYTES, timeout_s=timeout_s)
     try:
-        body.check_length()
-    except TooLargeError as error:
+        data = await body.read()
+    except RequestError as error:
         await body.drain()
         await _json(refusal_for(error))(scope, receive, send)
     else:
-        await rest(scope, body.receive, send)
+        await rest(scope, replayed(data), send)
 
 
 def _fastapi(node: Node, policy: Policy) -> FastAPI:

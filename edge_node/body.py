@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
+from offramp.errors import OverloadError, RequestError, TooLargeError, UnsupportedMediaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
@@ -36,6 +36,29 @@ class ImagesAsJson(BaseModel):
     images: list[str] | None = Field(default=None)
 
 
+class BodyBudget:
+    """How many bytes of bodies are held at the same time, over all requests."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+
+    @contextmanager
+    def reserved(self, body: LimitedBody) -> Iterator[None]:
+        """Hold as much as a body may become, before any of it is read.
+
+        Raises:
+            OverloadError: other bodies hold it all.
+        """
+        wanted = body.expected_bytes
+        if wanted > self._left:
+            raise OverloadError("other requests fill this node's memory for bodies; try again later")
+        self._left -= wanted
+        try:
+            yield
+        finally:
+            self._left += wanted
+
+
 class LimitedBody:
     """A request's body as it arrives, never more of it than the node accepts."""
 
@@ -47,13 +70,33 @@ class LimitedBody:
         self._received = 0
         self._complete = False
 
-    async def receive(self) -> Message:
-        """The next part, as ASGI has it.
+    @property
+    def expected_bytes(self) -> int:
+        """What the body says it is long, or the most it may be where it says nothing."""
+        length = self.headers.get("content-length", "")
+        return min(int(length), self._max_bytes) if length.isdecimal() else self._max_bytes
+
+    async def read(self) -> bytes:
+        """The whole body.
 
         Raises:
-            TooLargeError: the parts so far are more than the node accepts.
+            TooLargeError: it is more than this path takes.
+            SlowBodyError: it did not arrive in time.
             RequestError: the client went away.
         """
+        self.check_length()
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not self._complete:
+                    chunks.append((await self._limited()).get("body", b""))
+        except TimeoutError as error:
+            raise SlowBodyError(
+                f"the body did not arrive within {self._timeout_s:g} s; send it again, faster or smaller"
+            ) from error
+        return b"".join(chunks)
+
+    async def _limited(self) -> Message:
         message = await self._next()
         if self._received > self._max_bytes:
             # A chunked body tells no length beforehand.
@@ -112,14 +155,7 @@ async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -
             f"request offers 'upgrade: {upgrade}', which this node does not do; send it as plain HTTP/1.1"
         )
     content_type = body.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body.check_length()
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            data = await _read_all(body.receive)
-    except TimeoutError as error:
-        raise SlowBodyError(
-            f"the body did not arrive within {settings.body_timeout_s:g} s; send it again, faster or smaller"
-        ) from error
+    data = await body.read()
     if content_type == "multipart/form-data":
         images = await _from_multipart(scope, data, body.headers["content-type"], settings)
     else:
@@ -131,15 +167,6 @@ async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -
             f"{len(images)} images in one request, expected 1 to {settings.max_images}; split them up"
         )
     return images
-
-
-async def _read_all(receive: Receive) -> bytes:
-    chunks, more = [], True
-    while more:
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(chunks)
 
 
 def _from_body(body: bytes, content_type: str) -> Sequence[bytes]:
@@ -178,6 +205,15 @@ def _from_base64(text: str, number: int) -> bytes:
         raise RequestError(f"JSON: image {number} is not base64: {error}; encode the file's bytes") from error
 
 
+def replayed(data: bytes) -> Receive:
+    """A body that was read already, for whoever wants to read it the ASGI way."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    return receive
+
+
 async def _from_multipart(
     scope: Scope, data: bytes, content_type: str, settings: EdgeSettings
 ) -> Sequence[bytes]:
@@ -186,11 +222,8 @@ async def _from_multipart(
         # The parser would leave the last part out and say nothing.
         raise RequestError("multipart: the body ends before its last boundary; send it again, whole")
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": data, "more_body": False}
-
     try:
-        async with Request(scope, receive).form(max_files=settings.max_images, max_fields=0) as form:
+        async with Request(scope, replayed(data)).form(max_files=settings.max_images, max_fields=0) as form:
             parts = [part for _, part in form.multi_items()]
             return [await part.read() for part in parts if isinstance(part, UploadFile)]
     except (UnicodeError, LookupError) as error:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from functools import partial
 from urllib.parse import parse_qsl
 
-import numpy as np
-from numpy.typing import NDArray
-from offramp.errors import RequestError
-from offramp.images import ImageLimits, decode_image
+from offramp.errors import OverloadError, RequestError
+from offramp.images import ImageLimits, decode_images
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
 from starlette.types import Receive, Scope, Send
 
-from edge_node.body import LimitedBody, read_images
+from edge_node.body import BodyBudget, LimitedBody, read_images
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
@@ -36,6 +35,7 @@ class Predict:
         self._node = node
         self._policy = policy
         self._settings = settings
+        self._budget = BodyBudget(settings.max_buffered_bytes)
         self._limits = ImageLimits(max_pixels=settings.max_pixels)
         self._exit_names = exit_names(node.tier.manifest.num_exits)
 
@@ -47,6 +47,10 @@ class Predict:
         )
         try:
             answer = await self._answer(scope, body)
+        except asyncio.CancelledError:
+            refusal = refusal_for(OverloadError("this node is stopping; ask again"))
+            await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
             refusal = refusal_for(error)
             drained = not isinstance(error, SlowBodyError) and await body.drain()
@@ -62,29 +66,23 @@ class Predict:
                 f"{scope['method']} {scope['path']}: this path takes POST with an image as its body"
             )
         with_probabilities = _wants_probabilities(scope["query_string"])
+        with self._budget.reserved(body):
+            return await self._classify(scope, body, started, with_probabilities)
+
+    async def _classify(
+        self, scope: Scope, body: LimitedBody, started: float, with_probabilities: bool
+    ) -> dict[str, object]:
         images = await read_images(scope, body, self._settings)
         request_ids = _request_ids(scope, len(images))
         thetas = self._policy.state.thetas
-        batch = await self._node.classify(
-            lambda: self._decode(images), thetas=thetas, request_ids=request_ids
-        )
+        preprocessing = self._node.tier.manifest.preprocessing
+        load = partial(decode_images, images, preprocessing, limits=self._limits)
+        batch = await self._node.classify(load, thetas=thetas, request_ids=request_ids)
         predictions = []
         for request_id, sample in zip(request_ids, batch.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
             predictions.append(self._prediction(request_id, sample, batch, total_ms, with_probabilities))
         return predictions[0] if len(predictions) == 1 else {"predictions": predictions}
-
-    def _decode(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
-        preprocessing = self._node.tier.manifest.preprocessing
-        if len(images) == 1:
-            return decode_image(images[0], preprocessing, limits=self._limits)[np.newaxis]
-        decoded = []
-        for number, image in enumerate(images, start=1):
-            try:
-                decoded.append(decode_image(image, preprocessing, limits=self._limits))
-            except RequestError as error:
-                raise type(error)(f"image {number} of {len(images)}: {error}") from error
-        return np.stack(decoded)
 
     def _prediction(
         self, request_id: str, sample: Classified, batch: Batch, total_ms: float, with_probabilities: bool

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 
 import uvicorn
 from offramp.errors import ConfigError
+from offramp.settings import reason_of
 from starlette.types import ASGIApp
 
 from edge_node.settings import EdgeSettings
@@ -22,7 +22,7 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
+        reason = reason_of(error)
         raise ConfigError(
             f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another --port or --host"
         ) from error

@@ -16,5 +16,6 @@ class EdgeSettings(NodeSettings):
     tier: str = Field(default="edge", pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
     max_body_bytes: int = Field(default=10_000_000, ge=1)
     max_images: int = Field(default=64, ge=1)
-    max_pixels: int = Field(default=50_000_000, ge=1)
+    max_pixels: int = Field(default=25_000_000, ge=1)
+    max_buffered_bytes: int = Field(default=256_000_000, ge=1)
     body_timeout_s: float = Field(default=30.0, gt=0)

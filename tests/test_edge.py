@@ -238,9 +238,7 @@ class TestWhatItRefuses:
         head = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc"
         assert b"408" in await asyncio.to_thread(raw_exchange, client, head)
 
-    async def test_half_a_header_then_silence_does_no_harm(
-        self, client: httpx.AsyncClient, image: bytes
-    ) -> None:
+    async def test_half_a_header_does_no_harm(self, client: httpx.AsyncClient, image: bytes) -> None:
         sock = socket.create_connection((client.base_url.host, client.base_url.port or 80))
         sock.sendall(b"POST /v1/pre")
         sock.close()
@@ -319,3 +317,21 @@ async def test_a_full_queue_is_503_with_retry_after(tiny_bundle: Bundle, image: 
     refused = [response for response in responses if response.status_code == 503]
     assert {response.status_code for response in responses} == {200, 503}
     assert refused[0].headers["retry-after"] == "1" and refused[0].json()["code"] == "overloaded"
+
+
+async def test_bodies_together_stay_within_the_memory_that_is_set_aside(
+    tiny_bundle: Bundle, image: bytes
+) -> None:
+    async with running_edge(tiny_bundle, blocks="1-3", max_buffered_bytes=3 * len(image)) as client:
+        responses = await asyncio.gather(*(client.post("/v1/predict", content=image) for _ in range(40)))
+        assert {response.status_code for response in responses} == {200, 503}
+        assert (await client.post("/v1/predict", content=image)).status_code == 200, "all of it is given back"
+
+
+async def test_images_of_one_request_share_one_limit_of_pixels(tiny_bundle: Bundle) -> None:
+    photo = encoded(Image.new("RGB", (1000, 1000)), "PNG")
+    async with running_edge(tiny_bundle, blocks="1-3", max_pixels=2_500_000) as client:
+        fits = await client.post("/v1/predict", files=[("a", ("a.png", photo))] * 2)
+        response = await client.post("/v1/predict", files=[("a", ("a.png", photo))] * 3)
+    assert fits.status_code == 200
+    await check_refused(response, 413, "image 3 of 3", "2500000 pixels in one request")

@@ -111,3 +111,4 @@ def test_graphs_that_differ_from_the_network_are_refused(tmp_path: Path) -> None
     eecs = {number: network.eec_behind(number) or nn.Identity() for number in (1, 2, 3)}
     with pytest.raises(BundleError, match="differ from the network by"):
         exported(EarlyExitNetwork(blocks, eecs), tmp_path / "b")
+    assert not (tmp_path / "b").exists(), "what is refused is not left to be served"

@@ -157,7 +157,7 @@ class TestWhatIsRefused:
             decode_image(encoded(noise(size)), COLOUR)
 
     def test_limits_are_the_callers(self) -> None:
-        with pytest.raises(TooLargeError, match="8 x 6 pixels is more than 47"):
+        with pytest.raises(TooLargeError, match="8 x 6 pixels makes more than 47"):
             decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_pixels=47))
 
     @given(

@@ -15,6 +15,7 @@ from offramp.errors import BundleMismatchError, ConfigError, OffloadError, Offlo
 from offramp.offload.breaker import Breaker
 from offramp.offload.grpc import GrpcOffloader, UpstreamSettings
 from offramp.tier import Handover
+from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer, add_TierServiceServicer_to_server
 
@@ -124,6 +125,8 @@ async def test_a_silent_cloud_is_an_error_and_not_an_answer(tiny_bundle: Bundle)
         ([answer(probabilities=b"\xff" * 16)], "probabilities"),
         ([answer(exit_number=9)], "exit 9"),
         ([answer(exit_number=0)], "exit 0"),
+        ([answer(confidence=float("nan"))], "confidence nan"),
+        ([answer(confidence=1.5)], "confidence 1.5"),
     ],
 )
 async def test_nonsense_is_not_taken_for_an_answer(
@@ -148,7 +151,7 @@ async def test_only_an_unavailable_upstream_is_asked_again(tiny_bundle: Bundle) 
         assert upstream.calls == calls
 
 
-async def test_after_three_failures_a_dead_cloud_is_left_alone_until_a_probe_finds_it(
+async def test_after_three_failures_a_hung_cloud_is_left_alone_until_a_probe_is_answered(
     tiny_bundle: Bundle,
 ) -> None:
     upstream = Upstream(tiny_bundle.manifest.bundle_id, never)
@@ -240,6 +243,34 @@ async def test_the_bytes_are_those_of_the_message(tiny_bundle: Bundle) -> None:
     assert resumed.uplink_bytes == seen[0] + 5, "gRPC puts five bytes before each message"
 
 
+async def test_a_reply_that_is_no_message_does_not_end_the_probing(tiny_bundle: Bundle) -> None:
+    replies = iter([b"\xff\xff rubbish"] * 3)
+    good = pb.DescribeResponse(
+        bundle_id=tiny_bundle.manifest.bundle_id,
+        tier="c",
+        first_block=2,
+        last_block=3,
+        codecs=[pb.CODEC_FLOAT32],
+    )
+
+    async def describe(request: bytes, context: Any) -> bytes:
+        return next(replies, good.SerializeToString())
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(describe)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(SERVICE_NAME, {"Describe": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with offloader(tiny_bundle, f"127.0.0.1:{port}") as client:
+        assert "no message" in (client.state.reason or "")
+        async with asyncio.timeout(5):
+            while not client.state.up:
+                await asyncio.sleep(0.01)
+    await server.stop(None)
+
+
 def error(reason: OffloadReason) -> OffloadError:
     return OffloadError("on purpose", reason)
 
@@ -251,6 +282,16 @@ def test_a_breaker_opens_after_so_many_failures_in_a_row() -> None:
     assert not breaker.failed(error(OffloadReason.LATE))
     assert breaker.failed(error(OffloadReason.UNREACHABLE))
     assert breaker.cause is not None
+
+
+def test_after_a_loss_one_failure_opens_a_breaker_again_until_a_call_succeeds() -> None:
+    breaker = Breaker(failures=3)
+    breaker.hold_open(error(OffloadReason.LATE))
+    breaker.probed()
+    assert breaker.cause is None and breaker.failed(error(OffloadReason.LATE))
+    breaker.probed()
+    breaker.succeeded()
+    assert not breaker.failed(error(OffloadReason.LATE))
 
 
 def test_a_refusal_does_not_open_a_breaker() -> None:

@@ -136,7 +136,7 @@ async def test_killing_the_cloud_under_load_loses_no_request_and_the_edge_recove
     assert recovered_s < 5
 
 
-async def test_stopping_the_cloud_politely_under_load_degrades_no_accepted_call(
+async def test_stopping_the_cloud_politely_under_load_loses_no_request(
     tiny_bundle: Bundle, tiny_pixels: Pixels
 ) -> None:
     with cloud(tiny_bundle) as first, edge(tiny_bundle, first.address) as node:

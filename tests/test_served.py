@@ -37,7 +37,7 @@ def evaluated(bundle: Path, data: Path, limit: int, tmp_path: Path) -> tuple[lis
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     return [row["image"] for row in rows], [(r["label"], int(r["exit"]), r["confidence"]) for r in rows]
 
 

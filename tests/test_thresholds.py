@@ -66,6 +66,21 @@ def test_the_most_accurate_point_within_a_cost_is_found(max_macs: float) -> None
     assert found.accuracy == pytest.approx(max(choice.accuracy for choice in allowed))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_not_one_sample_is_given_away_for_a_lower_cost(seed: int) -> None:
+    table = table_of(5000, 2, seed)
+    grid = search_thresholds(table, costs(2))
+    allowed = grid.accuracy[grid.macs_mean <= 250]
+    assert grid.surest(max_macs=250).accuracy == allowed.max()
+
+
+def test_confidences_that_tie_are_not_cut_apart_nor_hit() -> None:
+    confidence = np.repeat(np.array([0.25, 0.5, 0.99999994], np.float32), 100)[:, np.newaxis]
+    table = ExitTable(np.hstack([confidence, confidence]), np.ones((300, 2), bool))
+    (candidates,) = search_thresholds(table, costs(2)).candidates
+    assert not np.isin(candidates[(candidates > 0) & (candidates < 1)], [0.5, 0.99999994]).any()
+
+
 def test_what_no_thresholds_can_do_is_said_with_the_nearest() -> None:
     grid = search_thresholds(table_of(100, 3), costs(3), steps=11)
     with pytest.raises(ConfigError, match="the least these exits cost is 100"):

@@ -79,9 +79,8 @@ def export_bundle(
         default_operating_point=_FULL,
         provenance=provenance,
     )
-    bundle = write_bundle(directory, manifest, graphs)
-    _prove(bundle, network, measure)
-    return bundle
+    _prove(Bundle(directory, manifest, graphs), network, measure)
+    return write_bundle(directory, manifest, graphs)
 
 
 class _ExportedBlock(nn.Module):
@@ -204,13 +203,15 @@ def _prove(bundle: Bundle, network: EarlyExitNetwork, measure: Measure) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, *preprocessing.pixel_shape), dtype=np.uint8)
     with torch.no_grad():
         logits_by_exit = network(Normalise(preprocessing)(torch.from_numpy(pixels)))
-        expected = [confidence(logits_BK, measure=measure)[0].numpy() for logits_BK in logits_by_exit]
+        expected = [
+            part.numpy() for logits_BK in logits_by_exit for part in confidence(logits_BK, measure=measure)
+        ]
     batch: NDArray[Any] = pixels
-    found = []
+    found: list[NDArray[Any]] = []
     for block in load_blocks(bundle, 1, len(bundle.manifest.blocks)):
         output = block.run(batch)
-        if output.probabilities is not None:
-            found.append(output.probabilities)
+        if output.probabilities is not None and output.confidence is not None:
+            found += [output.probabilities, output.confidence]
         if output.feature is not None:
             batch = output.feature
     difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from offramp.bundle.manifest import Preprocessing
-from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
+from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+
+# Pillow warns of what may be a bomb; `ImageLimits` is stricter and refuses it.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# It also warns of damaged notes (EXIF), which do not matter: see `_upright`.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # What brings a photo upright, by its EXIF orientation.
 _TURNS: Mapping[Any, Image.Transpose] = {
@@ -31,9 +36,9 @@ _TURNS: Mapping[Any, Image.Transpose] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What an image may claim to be before it is decoded; checked on the header alone."""
+    """What the images of one request may claim to be, together, before any is decoded; their headers tell."""
 
-    max_pixels: int = 50_000_000
+    max_pixels: int = 25_000_000
     max_aspect_ratio: float = 20.0
 
 
@@ -43,44 +48,40 @@ DEFAULT_LIMITS = ImageLimits()
 def decode_image(
     data: bytes, preprocessing: Preprocessing, *, limits: ImageLimits = DEFAULT_LIMITS
 ) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG or WebP and bring it to the bundle's size and mode.
+    """Decode one image: uint8 pixels (H, W, C). See `decode_images`."""
+    pixels: NDArray[np.uint8] = decode_images([data], preprocessing, limits=limits)[0]
+    return pixels
+
+
+def decode_images(
+    images: Sequence[bytes], preprocessing: Preprocessing, *, limits: ImageLimits = DEFAULT_LIMITS
+) -> NDArray[np.uint8]:
+    """Decode JPEG, PNG or WebP images and bring them to the bundle's size and mode.
 
     EXIF orientation is applied, transparency is laid over black, and the image is stretched (not cropped)
     to (H, W) with an antialiased bilinear filter. An image of that size already is not resampled.
 
     Returns:
-        uint8 pixels (H, W, C).
+        uint8 pixels (B, H, W, C).
 
     Raises:
-        UnsupportedMediaError: the bytes are not a JPEG, PNG or WebP.
-        TooLargeError: the header claims more pixels than `limits` allow.
+        UnsupportedMediaError: the bytes of one are not a JPEG, PNG or WebP.
+        TooLargeError: the headers claim more pixels in sum than `limits` allow.
         RequestError: empty, truncated or damaged data, or an aspect ratio beyond `limits`.
     """
-    if not data:
-        raise RequestError("image of 0 bytes; send the contents of a JPEG, PNG or WebP file")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of a possible bomb; the limits below refuse it before anything is decoded.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_header(image.size, limits)
-            # libjpeg decodes a large photo at 1/2, 1/4 or 1/8 of its size: no need to unpack what is dropped.
-            image.draft(None, (2 * preprocessing.width, 2 * preprocessing.height))
-            image.load()
-            return _fit(image, preprocessing)
-    except UnidentifiedImageError as error:
-        raise UnsupportedMediaError(
-            f"{len(data)} bytes that begin with {data[:8].hex(' ')} are not an image this node reads; "
-            "send a JPEG, PNG or WebP"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise TooLargeError(f"image refused: {error}; send a smaller one") from error
-    except OfframpError:
-        raise
-    except Exception as error:
-        raise RequestError(
-            f"image of {len(data)} bytes cannot be decoded: {error}; send it again, whole"
-        ) from error
+    decoded, pixels_left = [], limits.max_pixels
+    for number, data in enumerate(images, start=1):
+        try:
+            image = _open(data)
+            pixels_left -= image.width * image.height
+            _check_header(image.size, pixels_left, limits)
+            _load(image, len(data), preprocessing)
+        except RequestError as error:
+            if len(images) == 1:
+                raise
+            raise type(error)(f"image {number} of {len(images)}: {error}") from error
+        decoded.append(_fit(image, preprocessing))
+    return np.stack(decoded)
 
 
 def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -88,11 +89,28 @@ def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> ND
     return _fit(Image.fromarray(pixels), preprocessing)
 
 
-def _check_header(size: tuple[int, int], limits: ImageLimits) -> None:
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise RequestError("image of 0 bytes; send the contents of a JPEG, PNG or WebP file")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnsupportedMediaError(
+            f"{len(data)} bytes that begin with {data[:8].hex(' ')} are not an image this node reads; "
+            "send a JPEG, PNG or WebP"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeError(f"image refused: {error}; send a smaller one") from error
+    except Exception as error:
+        raise _damaged(len(data), error) from error
+
+
+def _check_header(size: tuple[int, int], pixels_left: int, limits: ImageLimits) -> None:
     width, height = size
-    if width * height > limits.max_pixels:
+    if pixels_left < 0:
         raise TooLargeError(
-            f"image of {width} x {height} pixels is more than {limits.max_pixels} pixels; send a smaller one"
+            f"image of {width} x {height} pixels makes more than {limits.max_pixels} pixels in one request; "
+            "send smaller images, or fewer"
         )
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise RequestError(
@@ -101,12 +119,31 @@ def _check_header(size: tuple[int, int], limits: ImageLimits) -> None:
         )
 
 
+def _load(image: Image.Image, size: int, preprocessing: Preprocessing) -> None:
+    try:
+        # libjpeg decodes a large photo at 1/2, 1/4 or 1/8 of its size: no need to unpack what is dropped.
+        image.draft(None, (2 * preprocessing.width, 2 * preprocessing.height))
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _damaged(size, error) from error
+
+
+def _damaged(size: int, error: Exception) -> RequestError:
+    # On damaged data Pillow's decoders raise whatever they stumble over.
+    return RequestError(f"image of {size} bytes cannot be decoded: {error}; send it again, whole")
+
+
 def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    converted = _to_mode(_upright(image), preprocessing.mode)
+    plain = _plain(_upright(image))
     size = (preprocessing.width, preprocessing.height)
-    if converted.size != size:
-        converted = converted.resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(converted, dtype=np.uint8).reshape(preprocessing.pixel_shape)
+    if plain.size != size:
+        # Before anything else is made of it: a large image is held in memory once.
+        plain = plain.resize(size, Image.Resampling.BILINEAR)
+    if plain.mode == "RGBA":
+        plain = Image.alpha_composite(Image.new("RGBA", size, (0, 0, 0, 255)), plain)
+    return np.asarray(plain.convert(preprocessing.mode), dtype=np.uint8).reshape(preprocessing.pixel_shape)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -117,18 +154,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bits(image)
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in one of the modes that can be resized: L, RGB, RGBA."""
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips at 255, which turns a 16-bit photo white.
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
-    return image.convert(mode)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255, which turns a 16-bit photo white.
-    values: NDArray[Any] = np.asarray(image, dtype=np.float64)
-    return Image.fromarray((values / 65535 * 255).clip(0, 255).round().astype(np.uint8))
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")

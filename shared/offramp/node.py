@@ -15,7 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from offramp.errors import OffloadError, OverloadError
+from offramp.errors import OffloadError, OffloadReason, OverloadError
 from offramp.offload import Offloader, Resumed, TierTime
 from offramp.tier import Answer, Handover, Outcome, Tier
 
@@ -79,7 +79,7 @@ class Node:
         thetas: Sequence[float],
         request_ids: Sequence[str],
         first_block: int | None = None,
-        timeout_s: float | None = None,
+        deadline: float | None = None,
     ) -> Batch:
         """Answer a batch of samples.
 
@@ -88,7 +88,7 @@ class Node:
             thetas: θ of every exit of the bundle but the last.
             request_ids: one for each sample.
             first_block: where to begin; the tier's first block unless given.
-            timeout_s: time that is left for an offload, if less than the node's own deadline.
+            deadline: moment, as `time.monotonic` counts, by which an offload has to be back.
 
         Raises:
             OverloadError: the queue is full; nothing was done.
@@ -100,7 +100,7 @@ class Node:
             )
         self._pending += 1
         try:
-            return await self._classify(load, thetas, request_ids, first_block, timeout_s)
+            return await self._classify(load, thetas, request_ids, first_block, deadline)
         finally:
             self._pending -= 1
 
@@ -110,7 +110,7 @@ class Node:
         thetas: Sequence[float],
         request_ids: Sequence[str],
         first_block: int | None,
-        timeout_s: float | None,
+        deadline: float | None,
     ) -> Batch:
         submitted = time.perf_counter()
         outcomes, started, loaded, done = await asyncio.get_running_loop().run_in_executor(
@@ -129,7 +129,7 @@ class Node:
             handovers = [outcome for outcome in outcomes if isinstance(outcome, Handover)]
             try:
                 resumed = await self._resume(
-                    handovers, thetas, [request_ids[at] for at in undecided], timeout_s
+                    handovers, thetas, [request_ids[at] for at in undecided], deadline
                 )
                 finished = _finished(resumed)
                 times.extend(resumed.times)
@@ -154,10 +154,14 @@ class Node:
         handovers: Sequence[Handover],
         thetas: Sequence[float],
         request_ids: Sequence[str],
-        timeout_s: float | None,
+        deadline: float | None,
     ) -> Resumed:
         assert self.upstream is not None, "a tier that is not the last has an upstream"
-        limit = self._offload_timeout_s if timeout_s is None else min(timeout_s, self._offload_timeout_s)
+        limit = self._offload_timeout_s
+        if deadline is not None:
+            limit = min(limit, deadline - time.monotonic())
+        if limit <= 0:
+            raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
         return await self.upstream.resume(handovers, thetas=thetas, request_ids=request_ids, timeout_s=limit)
 
     def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:
@@ -166,8 +170,8 @@ class Node:
         return Classified(handover.surest, self.name, str(error), offloaded=False, uplink_bytes=uplink_bytes)
 
     def close(self) -> None:
-        """Let the workers finish what they have begun."""
-        self._workers.shutdown(wait=True)
+        """Let the workers finish what they have begun; what waits for one is cancelled."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
 
 
 def _finished(resumed: Resumed) -> list[Classified]:

@@ -84,3 +84,8 @@ def _check_names(prefix: str, known: set[str], environment: Mapping[str, str]) -
             raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
         # Other programs use such names too (CLOUD_SDK_VERSION): say so, but start.
         _log.warning(line("ignored", variable=name, detail="no setting of this node"))
+
+
+def reason_of(error: OSError) -> str:
+    """Why a port could not be taken, without what Python adds to it."""
+    return str(error.strerror).partition(" (while")[0]

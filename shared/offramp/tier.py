@@ -88,11 +88,6 @@ class Tier:
         self._blocks = blocks
         self._exit_numbers = [block.exit.number if block.exit else None for block in manifest.blocks]
 
-    @property
-    def is_last(self) -> bool:
-        """Whether this tier ends with the last exit, which always answers."""
-        return self.stop == len(self.manifest.blocks)
-
     def run(
         self, batch: NDArray[Any], thetas: Sequence[float], *, first_block: int | None = None
     ) -> list[Outcome]:

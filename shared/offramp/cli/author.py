@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from offramp.bundle import Bundle, load_bundle, write_manifest
+from offramp.bundle import load_bundle, write_manifest
 from offramp.bundle.manifest import Data, Manifest, Measure, Provenance, Split
 from offramp.cli.errors import told_in_one_line
+from offramp.cli.held_out import held_out
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import points_table
-from offramp.data import LabelledImages, load_images, split_train
-from offramp.errors import ConfigError, DataError
+from offramp.data import LabelledImages, load_images
+from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.selection.guarantee import Guarantee
@@ -147,7 +148,7 @@ def calibrate(
     asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
-    validation = _validation(loaded, data)
+    validation = held_out(manifest, data, bundle)
     with progress("validation images", len(validation)) as advance:
         predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
     classes = validation.classes_as(manifest.labels)
@@ -159,22 +160,6 @@ def calibrate(
         chosen = chosen.model_copy(update={"provenance": _calibrated(chosen.provenance)})
     write_manifest(bundle, Manifest.model_validate(chosen.model_dump()))
     console.print(points_table(chosen))
-
-
-def _validation(bundle: Bundle, data: Path) -> LabelledImages:
-    manifest = bundle.manifest
-    if manifest.provenance is None:
-        raise ConfigError(
-            f"{bundle.directory} does not say which samples trained it, so none can be held out"
-        )
-    origin = manifest.provenance.data
-    images = load_images(data, "train", manifest.preprocessing)
-    if images.fingerprint() != origin.fingerprint:
-        raise DataError(
-            f"{data} is not the data this bundle was trained on ({origin.name}, {origin.samples} samples): "
-            "thresholds would be chosen on samples it may have been trained on; give the same data"
-        )
-    return split_train(images, origin.split).validation
 
 
 def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:

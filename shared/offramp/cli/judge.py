@@ -13,9 +13,10 @@ from rich.table import Table
 
 from offramp.bundle import Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
+from offramp.cli.held_out import held_out
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import report_table
-from offramp.data import LabelledImages, load_images, split_train
+from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError, DataError, RequestError
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.report import report
@@ -55,7 +56,7 @@ def evaluate(
     """
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
-    images = _part(manifest, data, part)
+    images = _part(manifest, data, part, bundle)
     if limit is not None and limit < len(images):
         images = images.take(np.linspace(0, len(images) - 1, limit).astype(np.int64))
     name, chosen = _thetas(manifest, point, thetas)
@@ -109,7 +110,7 @@ def predict(
     Console().print(table)
 
 
-def _part(manifest: Manifest, data: Path, part: str) -> LabelledImages:
+def _part(manifest: Manifest, data: Path, part: str, bundle: Path) -> LabelledImages:
     match part:
         case "test":
             images = load_images(data, "test", manifest.preprocessing)
@@ -119,9 +120,8 @@ def _part(manifest: Manifest, data: Path, part: str) -> LabelledImages:
                     "or --part validation"
                 )
             return images
-        case "validation" if manifest.provenance:
-            images = load_images(data, "train", manifest.preprocessing)
-            return split_train(images, manifest.provenance.data.split).validation
+        case "validation":
+            return held_out(manifest, data, bundle)
         case _:
             raise ConfigError(f"part is '{part}'; expected test or validation")
 

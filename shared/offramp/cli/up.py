@@ -72,6 +72,10 @@ def up(
             )
             console.print(f"cloud  {cloud.address}   gRPC   pid {cloud.pid}")
             console.print(f"try    curl --data-binary @{files[0]} http://{edge.address}/v1/predict")
+            if degraded := sum(one.degraded for one in seen):
+                raise ConfigError(
+                    f"{degraded} answers were degraded although both nodes run; the lines above say why"
+                )
             if not once:
                 console.print("serving until Ctrl-C")
                 _watch(edge, cloud, console, restart=f"offramp cloud --bundle {bundle} --port {_port(cloud)}")

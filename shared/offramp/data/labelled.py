@@ -35,10 +35,6 @@ class LabelledImages:
         sources = tuple(self.sources[i] for i in index)
         return LabelledImages(self.pixels[index], self.classes[index], self.labels, sources)
 
-    def first(self, count: int | None) -> LabelledImages:
-        """The first `count` samples; all of them where `count` is None."""
-        return self if count is None else self.take(np.arange(min(count, len(self))))
-
     def fingerprint(self) -> str:
         """SHA-256 over all pixels and classes: two sets that differ in one bit differ here."""
         digest = hashlib.sha256(self.pixels.tobytes())

@@ -15,6 +15,7 @@ class Breaker:
         self._limit = failures
         self._in_a_row = 0
         self._cause: OffloadError | None = None
+        self.is_on_trial = False
 
     @property
     def cause(self) -> OffloadError | None:
@@ -22,8 +23,14 @@ class Breaker:
         return self._cause
 
     def succeeded(self) -> None:
-        """A call or a probe was answered."""
+        """A call was answered."""
         self._in_a_row = 0
+        self._cause = None
+        self.is_on_trial = False
+
+    def probed(self) -> None:
+        """A probe was answered: calls are tried again, and after a loss the first that fails opens it at once."""
+        self.is_on_trial = self._cause is not None
         self._cause = None
 
     def failed(self, error: OffloadError) -> bool:
@@ -32,11 +39,13 @@ class Breaker:
             return False
         self._in_a_row += 1
         # A node with another bundle refuses every call: one is enough to know.
-        if self._in_a_row < self._limit and error.reason is not OffloadReason.MISMATCH:
+        at_once = self.is_on_trial or error.reason is OffloadReason.MISMATCH
+        if self._in_a_row < self._limit and not at_once:
             return False
         self._cause = error
         return True
 
     def hold_open(self, error: OffloadError) -> None:
-        """A probe failed: the upstream is still not to be asked."""
+        """The upstream is still not to be asked."""
+        self._in_a_row = 0
         self._cause = error

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import numpy as np
@@ -67,12 +67,16 @@ def _detail(error: OffloadError) -> str:
     return f"{error}: {cause.details()}" if isinstance(cause, grpc.aio.AioRpcError) else str(error)
 
 
+AnyMessage = TypeVar("AnyMessage")
+
+
 class UpstreamSettings(Record):
     """How an upstream is asked."""
 
     target: str = Field(min_length=1, description="HOST:PORT, or dns:///NAME:PORT for several replicas")
     failures_to_open: int = Field(default=3, ge=1)
     probe_interval_s: float = Field(default=0.5, gt=0)
+    probe_interval_max_s: float = Field(default=4.0, gt=0)
     probe_timeout_s: float = Field(default=2.0, gt=0)
 
 
@@ -98,6 +102,7 @@ class GrpcOffloader:
         self._codec = codec
         self._breaker = Breaker(failures=settings.failures_to_open)
         self._probing: asyncio.Task[None] | None = None
+        self._probe_delay_s = settings.probe_interval_s
 
     async def __aenter__(self) -> Self:
         """Connect and ask the upstream what it serves.
@@ -169,6 +174,15 @@ class GrpcOffloader:
             response: pb.InferResponse = await self._stub.Infer(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, timeout_s) from error
+        return self._readable(response)
+
+    def _readable(self, response: AnyMessage | None) -> AnyMessage:
+        # grpc.aio gives None for bytes it cannot decode.
+        if response is None:
+            raise OffloadError(
+                f"{self._settings.target} answered with bytes that are no message; it is not an Offramp node",
+                OffloadReason.REFUSED,
+            )
         return response
 
     def _answers(self, response: pb.InferResponse, request_ids: Sequence[str]) -> list[UpstreamAnswer]:
@@ -184,17 +198,24 @@ class GrpcOffloader:
     def _answer(self, message: pb.Answer) -> UpstreamAnswer:
         manifest = self._manifest
         probabilities_K = probabilities_from_bytes(message.probabilities, len(manifest.labels))
-        if probabilities_K is None or not 1 <= message.exit_number <= manifest.num_exits:
+        if (
+            probabilities_K is None
+            or not 1 <= message.exit_number <= manifest.num_exits
+            or not 0 <= message.confidence <= 1
+        ):
             raise OffloadError(
-                f"{self._settings.target} answered with {len(message.probabilities)} bytes of probabilities at "
-                f"exit {message.exit_number}; expected {len(manifest.labels)} float32 at exit 1 to "
-                f"{manifest.num_exits}",
+                f"{self._settings.target} answered with {len(message.probabilities)} bytes of probabilities, "
+                f"confidence {message.confidence:g}, exit {message.exit_number}; expected "
+                f"{len(manifest.labels)} float32, 0 to 1, and 1 to {manifest.num_exits}",
                 OffloadReason.REFUSED,
             )
         answer = Answer(probabilities_K, message.confidence, message.exit_number)
         return UpstreamAnswer(answer, message.tier, message.degraded_reason or None)
 
     def _open(self, error: OffloadError) -> None:
+        # An upstream that answers probes but not calls is asked more and more rarely.
+        twice = min(2 * self._probe_delay_s, self._settings.probe_interval_max_s)
+        self._probe_delay_s = twice if self._breaker.is_on_trial else self._settings.probe_interval_s
         self._breaker.hold_open(error)
         _log.warning(
             line("upstream_lost", upstream=self._settings.target, reason=error.reason, detail=_detail(error))
@@ -204,13 +225,15 @@ class GrpcOffloader:
 
     async def _probe_until_well(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.probe_interval_s)
+            await asyncio.sleep(self._probe_delay_s)
             try:
                 await self._probe()
             except OffloadError as error:
                 self._breaker.hold_open(error)
             except (BundleMismatchError, ConfigError) as error:
                 self._breaker.hold_open(OffloadError(str(error), OffloadReason.MISMATCH))
+            except Exception:  # noqa: BLE001 - the probe is what brings the upstream back: it must not end
+                _log.exception(line("probe_failed", upstream=self._settings.target))
             else:
                 _log.info(line("upstream_found", upstream=self._settings.target))
                 return
@@ -221,8 +244,8 @@ class GrpcOffloader:
             found: pb.DescribeResponse = await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, timeout_s) from error
-        self._check(found)
-        self._breaker.succeeded()
+        self._check(self._readable(found))
+        self._breaker.probed()
 
     def _check(self, found: pb.DescribeResponse) -> None:
         mine = self._manifest.bundle_id

@@ -29,7 +29,7 @@ def calibrate(
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
 
     Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
-    the full network ('drop-0', 'drop-0.1', …), as far as they differ. All lie on the Pareto front.
+    the full network ('drop-0', 'drop-0.1', …), as far as they differ. All but 'full' lie on the Pareto front.
 
     Args:
         manifest: of the bundle that made the predictions.
@@ -53,9 +53,9 @@ def calibrate(
         thetas_by_name[default] = grid.cheapest(max_drop=drop).thetas
     for drop in _LADDER:
         thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
-    split_point = manifest.operating_point.split_point
+    kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
     points = [
-        measured(manifest, table, OperatingPoint(name=name, thetas=thetas, split_point=split_point))
+        measured(manifest, table, OperatingPoint(name=name, thetas=thetas, **kept))
         for name, thetas in _distinct(thetas_by_name, keep=default).items()
     ]
     return manifest.model_copy(

@@ -49,7 +49,7 @@ class ThresholdGrid:
                 f"no thresholds reach {100 * self.full_accuracy - max_drop:.2f} %; the best these exits reach is "
                 f"{100 * self.accuracy.max():.2f} %"
             )
-        return self._choice(np.where(allowed, self.macs_mean - 1e-3 * self.accuracy, np.inf).argmin())
+        return self._best(allowed, self.macs_mean, -self.accuracy)
 
     def surest(self, *, max_macs: float) -> Choice:
         """The most accurate combination that costs at most `max_macs` multiplications on average.
@@ -63,8 +63,7 @@ class ThresholdGrid:
                 f"no thresholds cost at most {max_macs:.0f} multiplications; the least these exits cost is "
                 f"{self.macs_mean.min():.0f}"
             )
-        scale = self.macs_mean.max() * self.accuracy.size
-        return self._choice(np.where(allowed, self.accuracy - self.macs_mean / scale, -np.inf).argmax())
+        return self._best(allowed, -self.accuracy, self.macs_mean)
 
     def path(self) -> Sequence[Choice]:
         """The Pareto front: from the most accurate combination to the cheapest, each the cheapest of its accuracy."""
@@ -73,6 +72,14 @@ class ThresholdGrid:
         cheapest_so_far = np.minimum.accumulate(macs[order])
         is_new = np.r_[True, cheapest_so_far[1:] < cheapest_so_far[:-1]]
         return [self._choice(flat) for flat in order[is_new]]
+
+    def _best(
+        self, allowed: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]
+    ) -> Choice:
+        """The allowed combination with the least `first`, and among those alike the least `second`."""
+        least = np.where(allowed, first, np.inf)
+        alike = np.isclose(least, least.min(), rtol=1e-9, atol=1e-12)
+        return self._choice(np.where(alike, second, np.inf).argmin())
 
     def _choice(self, flat: np.intp) -> Choice:
         at = np.unravel_index(flat, self.accuracy.shape)
@@ -115,9 +122,12 @@ def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int 
 
 def _candidates(confidence_N: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     # Halfway between two neighbouring samples: no confidence lies on a θ, so rounding cannot tip a decision.
-    sure = np.sort(confidence_N)
-    at = np.linspace(0, len(sure) - 1, max(steps - 1, 2)).astype(np.int64)[1:]
-    between = (sure[at - 1].astype(np.float64) + sure[at]) / 2
+    quantiles = np.sort(confidence_N)[
+        np.linspace(0, len(confidence_N) - 1, max(steps - 1, 2)).astype(np.int64)[1:]
+    ]
+    values = np.unique(confidence_N)
+    at = np.searchsorted(values, quantiles)
+    between = (values[np.maximum(at - 1, 0)].astype(np.float64) + values[at]) / 2
     return np.unique(np.concatenate([[0.0, 1.0], between]).astype(np.float32))
 
 

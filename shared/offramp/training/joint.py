@@ -90,7 +90,7 @@ class JointTraining(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Accuracy of every exit over all validation samples."""
+        """Accuracy of every exit over all validation samples, in training's precision: a sign of progress only."""
         pixels_BHWC, class_B = batch
         logits_by_exit = self.network(self._normalise(pixels_BHWC))
         for number, (logits_BK, accuracy) in enumerate(

@@ -1,0 +1,28 @@
+"""The samples a bundle's training never saw, found again in the data it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offramp.bundle import Manifest
+from offramp.data import LabelledImages, load_images, split_train
+from offramp.errors import ConfigError, DataError
+
+
+def held_out(manifest: Manifest, data: Path, bundle: Path) -> LabelledImages:
+    """The validation part that training held out.
+
+    Raises:
+        ConfigError: the bundle does not say how the data was split.
+        DataError: this is not the data it was trained on.
+    """
+    if manifest.provenance is None:
+        raise ConfigError(f"{bundle} does not say which samples trained it, so none can be held out")
+    origin = manifest.provenance.data
+    images = load_images(data, "train", manifest.preprocessing)
+    if images.fingerprint() != origin.fingerprint:
+        raise DataError(
+            f"{data} is not the data this bundle was trained on ({origin.name}, {origin.samples} samples), so its "
+            "held-out samples cannot be told from those it was trained on; give the same data"
+        )
+    return split_train(images, origin.split).validation
