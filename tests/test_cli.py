@@ -223,6 +223,7 @@ class TestUp:
             shown = read_until(process, "serving until Ctrl-C")
             assert re.search(r"500 photos, \d+\.\d% right, 0 degraded", shown)
             assert "exit-1" in shown and "final" in shown
+            assert "RuntimeWarning" not in shown
             ask_as_it_says(shown)
             children = children_of(process.pid)
             assert len(children) == 2

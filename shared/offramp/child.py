@@ -1,4 +1,4 @@
-"""`python -m offramp.cli.child MODULE …`: runs a module that ends when the process that started it does.
+"""`python -m offramp.child MODULE …`: runs a module that ends when the process that started it does.
 
 However that process ends, kill -9 included: the kernel then sends SIGTERM. Asked for here, in the child's own
 program, since code between fork and exec is not safe once gRPC runs.
