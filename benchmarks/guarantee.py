@@ -15,6 +15,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.table import Table
+
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
@@ -23,8 +26,6 @@ from offramp.evaluation.predictions import predict_every_exit
 from offramp.evaluation.table import ExitTable
 from offramp.selection.guarantee import Guarantee, choose_guaranteed
 from offramp.selection.thresholds import search_thresholds
-from rich.console import Console
-from rich.table import Table
 
 
 @told_in_one_line

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 import uvloop
+
+from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.serving import block_range, running_node
 from offramp.telemetry import line, start_logging
-
-from cloud_node.settings import CloudSettings
 
 
 @told_in_one_line

@@ -12,14 +12,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined] # its stubs lack it
 from grpc_reflection.v1alpha import reflection
+
+from cloud_node.servicer import TierServicer
+from cloud_node.settings import CloudSettings
 from offramp.errors import ConfigError
 from offramp.node import Node
 from offramp.settings import reason_of
 from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
-
-from cloud_node.servicer import TierServicer
-from cloud_node.settings import CloudSettings
 
 # Health checks and descriptions that may be open beside the calls that run blocks.
 _SPARE_CALLS = 256

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
+
 from offramp.errors import (
     BundleMismatchError,
     ConfigError,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from offramp.settings import NodeSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from offramp.settings import NodeSettings
 
 
 class CloudSettings(NodeSettings):

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 import uvloop
+
+from edge_node.settings import EdgeSettings
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
 from offramp.serving import block_range, running_node
 from offramp.telemetry import line, start_logging
-
-from edge_node.settings import EdgeSettings
 
 
 @told_in_one_line

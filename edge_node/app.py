@@ -8,9 +8,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from offramp.bundle import Manifest
-from offramp.errors import ConfigError, OfframpError, RequestError
-from offramp.node import Node
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,6 +18,9 @@ from edge_node.policy import Policy
 from edge_node.predict import Predict
 from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
+from offramp.bundle import Manifest
+from offramp.errors import ConfigError, OfframpError, RequestError
+from offramp.node import Node
 
 PREDICT_PATH = "/v1/predict"
 _MAX_BYTES = 65_536  # of every body that carries no image

@@ -8,7 +8,6 @@ import binascii
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from offramp.errors import OverloadError, RequestError, TooLargeError, UnsupportedMediaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
@@ -19,6 +18,7 @@ from starlette.types import Message, Receive, Scope
 
 from edge_node.errors import SlowBodyError
 from edge_node.settings import EdgeSettings
+from offramp.errors import OverloadError, RequestError, TooLargeError, UnsupportedMediaError
 
 # What curl, requests and browsers say of a body of which nobody told them the type.
 _RAW_TYPES = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
@@ -84,7 +84,7 @@ class LimitedBody:
             SlowBodyError: it did not arrive in time.
             RequestError: the client went away.
         """
-        self.check_length()
+        self._check_length()
         chunks: list[bytes] = []
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -101,11 +101,11 @@ class LimitedBody:
         if self._received > self._max_bytes:
             # A chunked body tells no length beforehand.
             raise TooLargeError(
-                f"body of more than {self._max_bytes} bytes, the most this path takes; send a smaller image"
+                f"body of more than {self._max_bytes} bytes, the most this path takes; send less"
             )
         return message
 
-    def check_length(self) -> None:
+    def _check_length(self) -> None:
         """Refuse a body that says beforehand that it is too large.
 
         Raises:
@@ -114,7 +114,7 @@ class LimitedBody:
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise TooLargeError(
-                f"body of {length} bytes, the most this path takes is {self._max_bytes}; send a smaller image"
+                f"body of {length} bytes, the most this path takes is {self._max_bytes}; send less"
             )
 
     async def drain(self) -> bool:

@@ -11,16 +11,16 @@ import time
 from functools import partial
 from urllib.parse import parse_qsl
 
-from offramp.errors import OverloadError, RequestError
-from offramp.images import ImageLimits, decode_images
-from offramp.node import Batch, Classified, Node
-from offramp.telemetry import line
 from starlette.types import Receive, Scope, Send
 
 from edge_node.body import BodyBudget, LimitedBody, read_images
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
+from offramp.errors import OverloadError, RequestError
+from offramp.images import ImageLimits, decode_images
+from offramp.node import Batch, Classified, Node
+from offramp.telemetry import line
 
 _log = logging.getLogger("edge_node")
 

@@ -6,11 +6,11 @@ import signal
 import socket
 
 import uvicorn
-from offramp.errors import ConfigError
-from offramp.settings import reason_of
 from starlette.types import ASGIApp
 
 from edge_node.settings import EdgeSettings
+from offramp.errors import ConfigError
+from offramp.settings import reason_of
 
 
 def bound_socket(settings: EdgeSettings) -> socket.socket:

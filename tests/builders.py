@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from offramp.bundle import Manifest, OperatingPoint, Preprocessing
 from offramp.bundle.manifest import Block, Exit, Tensor, manifest_of
 from offramp.runtime import BlockOutput

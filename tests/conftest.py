@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest
 from offramp.export import export_bundle
 from offramp.networks import EarlyExitNetwork
-
 from tests.tiny import tiny_network
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from offramp.bundle import Bundle
-from offramp.serving import block_range, running_node
 from PIL import Image
 
 from cloud_node.server import CloudServer
@@ -21,6 +19,8 @@ from cloud_node.settings import CloudSettings
 from edge_node.app import edge_app
 from edge_node.server import bound_socket, http_server
 from edge_node.settings import EdgeSettings
+from offramp.bundle import Bundle
+from offramp.serving import block_range, running_node
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from offramp.bundle import Bundle, load_bundle, write_bundle, write_manifest
 from offramp.bundle.manifest import bundle_id_for
 from offramp.errors import BundleError

@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from offramp.bundle import load_bundle
-from offramp.cli import app
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from offramp.bundle import load_bundle
+from offramp.cli import app
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 

@@ -12,6 +12,9 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from cloud_node.server import CloudServer
+from cloud_node.settings import CloudSettings
 from offramp.bundle import Bundle
 from offramp.errors import ConfigError
 from offramp.runtime import load_blocks
@@ -20,9 +23,6 @@ from offramp.tier import Answer, Tier
 from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
-
-from cloud_node.server import CloudServer
-from cloud_node.settings import CloudSettings
 from tests.nodes import closed_port_address, running_cloud
 
 SHAPE = (8, 4, 4)

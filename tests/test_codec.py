@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+
 from offramp.errors import FeatureError
 from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.v1 import wire_pb2 as pb

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from offramp.bundle.manifest import Measure
 from offramp.selection.confidence import confidence
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+
 from offramp.bundle import Preprocessing
 from offramp.bundle.manifest import Split
 from offramp.data import LabelledImages, load_images, split_train
 from offramp.errors import ConfigError, DataError
-from PIL import Image
 
 GREY = Preprocessing(height=4, width=4, mode="L", mean=(0.0,), std=(1.0,))
 COLOUR = Preprocessing(height=6, width=6, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)

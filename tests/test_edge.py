@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
-from offramp.bundle import Bundle
 from PIL import Image
 
 from edge_node.schemas import Prediction
+from offramp.bundle import Bundle
 from tests.nodes import png, predict, running_edge
 
 Pixels = NDArray[np.uint8]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from offramp.bundle import Bundle, Preprocessing
 from offramp.bundle.manifest import Measure
 from offramp.errors import BundleError, ConfigError
@@ -17,8 +19,6 @@ from offramp.networks.layers import pooled_linear
 from offramp.networks.normalise import Normalise
 from offramp.runtime import load_blocks
 from offramp.selection.confidence import confidence
-from torch import nn
-
 from tests.conftest import ROOT
 from tests.tiny import tiny_network
 

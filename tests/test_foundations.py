@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from offramp.bundle import load_bundle
 
+from offramp.bundle import load_bundle
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 # Stands in for an environment without torch; CI serves in a real one.

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from offramp.errors import ConfigError
 from offramp.evaluation.predictions import ExitPredictions
 from offramp.evaluation.table import ExitTable

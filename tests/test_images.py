@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
 from offramp.bundle import Preprocessing
 from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
 from offramp.images import ImageLimits, decode_image, resize_pixels
-from PIL import Image, ImageOps
 
 COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from offramp.bundle import Manifest, OperatingPoint
-from offramp.bundle.manifest import Preprocessing
 from pydantic import ValidationError
 
+from offramp.bundle import Manifest, OperatingPoint
+from offramp.bundle.manifest import Preprocessing
 from tests.builders import manifest_with
 
 

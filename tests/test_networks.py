@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+
 from offramp.errors import ConfigError
 from offramp.networks import EarlyExitNetwork
 from offramp.networks.cost import network_cost
 from offramp.networks.recipes import RECIPES, Augmentation, recipe_named
 from offramp.training.augment import augment
 from offramp.training.joint import joint_loss
-from torch import nn
-from torch.nn import functional
-
 from tests.tiny import tiny_network
 
 

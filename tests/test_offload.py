@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+
 from offramp.bundle import Bundle
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
 from offramp.offload.breaker import Breaker
@@ -18,7 +19,6 @@ from offramp.tier import Handover
 from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer, add_TierServiceServicer_to_server
-
 from tests.nodes import closed_port_address, running_cloud
 
 Reply = Callable[[pb.InferRequest, Any], Awaitable[pb.InferResponse]]

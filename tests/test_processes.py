@@ -18,9 +18,9 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from offramp.bundle import Bundle
 from offramp.cli.processes import NodeProcess, node_process
-
 from tests.nodes import closed_port_address, png
 
 Pixels = NDArray[np.uint8]

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from offramp.bundle import load_bundle
-from offramp.cli import app
-from offramp.data import LabelledImages, load_images
 from PIL import Image
 from typer.testing import CliRunner
 
+from offramp.bundle import load_bundle
+from offramp.cli import app
+from offramp.data import LabelledImages, load_images
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import predict, running_cloud, running_edge
 

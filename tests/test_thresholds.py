@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+
 from offramp.errors import ConfigError
 from offramp.evaluation.table import ExitTable
 from offramp.selection.calibrate import calibrate
 from offramp.selection.thresholds import Choice, ThresholdGrid, search_thresholds
-
 from tests.builders import manifest_with
 
 

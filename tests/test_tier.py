@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from offramp.bundle import Bundle
 from offramp.errors import ConfigError
 from offramp.runtime import load_blocks
 from offramp.tier import Answer, DecisionFunction, Handover, Outcome, Tier, checked_thetas
-
 from tests.builders import ScriptedBlock, manifest_with, samples
 
 Confidences = Sequence[float] | None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from offramp.bundle.manifest import Data, Provenance, Split
 from offramp.data import LabelledImages
 from offramp.errors import ConfigError, DataError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from offramp.networks import EarlyExitNetwork
 from offramp.networks.layers import pooled_linear
-from torch import nn
 
 
 def tiny_network(num_classes: int = 4) -> EarlyExitNetwork:
