@@ -81,6 +81,15 @@ def test_the_surest_answer_may_be_that_of_a_deeper_exit() -> None:
     assert outcomes[0].surest.exit_number == 2
 
 
+@pytest.mark.parametrize(("first", "second", "expected"), [(float("nan"), 0.1, 2), (0.1, float("nan"), 1)])
+def test_a_confidence_that_is_no_number_is_never_the_surest(
+    first: float, second: float, expected: int
+) -> None:
+    outcomes, _ = run([first], [second], thetas=(0.8, 0.8), of=3)
+    assert isinstance(outcomes[0], Handover) and outcomes[0].surest is not None
+    assert outcomes[0].surest.exit_number == expected
+
+
 def test_a_tier_without_an_exit_hands_over_without_an_answer() -> None:
     outcomes, _ = run(None, thetas=(), of=2)
     assert isinstance(outcomes[0], Handover) and outcomes[0].surest is None
@@ -107,7 +116,7 @@ def test_it_can_begin_in_the_middle_of_its_range() -> None:
 
 def test_no_samples_give_no_outcomes_and_run_nothing() -> None:
     outcomes, blocks = run([0.5], [0.5], thetas=(0.5,), count=0)
-    assert outcomes == [] and blocks[1].seen == []
+    assert outcomes == [] and [block.seen for block in blocks] == [[], []]
 
 
 @pytest.mark.parametrize("split", [2, 3])
@@ -143,3 +152,7 @@ def test_a_split_network_equals_the_whole(
 def test_thetas_that_do_not_fit_are_refused(thetas: Sequence[float], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         checked_thetas(thetas, manifest_with([True] * 3))
+
+
+def test_thetas_may_reach_both_ends() -> None:
+    assert checked_thetas((0, 1), manifest_with([True] * 3)) == (0.0, 1.0)

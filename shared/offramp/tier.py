@@ -103,6 +103,8 @@ class Tier:
         Returns:
             One outcome for each sample, in order.
         """
+        if not len(batch):
+            return []
         outcomes: dict[int, Outcome] = {}
         surest: dict[int, Answer] = {}
         samples = np.arange(len(batch))  # which sample each row of `batch` is
@@ -116,8 +118,8 @@ class Tier:
                     sample = int(samples[row])
                     if stops_B[row]:
                         outcomes[sample] = answer
-                    elif sample not in surest or answer.confidence > surest[sample].confidence:
-                        surest[sample] = answer
+                    else:
+                        surest[sample] = _surer(answer, surest.get(sample))
             if stops_B.all():
                 break
             assert output.feature is not None
@@ -132,6 +134,13 @@ class Tier:
         if exit_number == self.manifest.num_exits:
             return np.ones(len(output.confidence), dtype=np.bool_)
         return DecisionFunction(thetas[exit_number - 1]).stops(output.confidence)
+
+
+def _surer(answer: Answer, best: Answer | None) -> Answer:
+    # NaN compares as neither more nor less: it must not keep its place against a number.
+    if best is None or math.isnan(best.confidence) or answer.confidence > best.confidence:
+        return answer
+    return best
 
 
 def _answers(output: BlockOutput, exit_number: int) -> Iterator[Answer]:
