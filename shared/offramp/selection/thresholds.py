@@ -127,7 +127,8 @@ def _candidates(confidence_N: NDArray[np.float32], steps: int) -> NDArray[np.flo
     ]
     values = np.unique(confidence_N)
     at = np.searchsorted(values, quantiles)
-    between = (values[np.maximum(at - 1, 0)].astype(np.float64) + values[at]) / 2
+    at = at[at > 0]  # below the lowest lies 0, which is a candidate anyway
+    between = (values[at - 1].astype(np.float64) + values[at]) / 2
     return np.unique(np.concatenate([[0.0, 1.0], between]).astype(np.float32))
 
 
