@@ -55,9 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def zipped(folder: Path) -> Path:
+def zipped(folder: Path, compression: int = zipfile.ZIP_STORED) -> Path:
     path = folder.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for file in sorted(folder.rglob("*.*")):
             archive.write(file, file.relative_to(folder))
     return path
@@ -71,7 +71,10 @@ class TestIdx:
         assert len(test) == 4 and test.sources[3] == "test/00003"
 
     def test_images_are_brought_to_the_networks_size_and_mode(self, idx_files: Path) -> None:
-        assert load_images(idx_files, "train", COLOUR).pixels.shape == (10, 6, 6, 3)
+        larger = Preprocessing(height=6, width=5, mode="L", mean=(0.0,), std=(1.0,))
+        coloured = Preprocessing(height=4, width=4, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
+        assert load_images(idx_files, "train", larger).pixels.shape == (10, 6, 5, 1)
+        assert load_images(idx_files, "train", coloured).pixels.shape == (10, 4, 4, 3)
 
     @pytest.mark.parametrize(
         ("content", "says"),
@@ -84,6 +87,7 @@ class TestIdx:
             (b"\0\0\x08\x03\0\0", "fetch it again"),
             (gzip.compress(idx(pixels(10)))[:-9], "cannot be read"),
             (idx(pixels(9)), "9 train images, but 10 labels"),
+            (idx(np.zeros((10, 0, 4), np.uint8)), "no pixel"),
         ],
     )
     def test_a_damaged_file_is_named(self, idx_files: Path, content: bytes, says: str) -> None:
@@ -95,6 +99,13 @@ class TestIdx:
         (idx_files / "t10k-labels-idx1-ubyte").unlink()
         with pytest.raises(DataError, match="t10k-labels"):
             load_images(idx_files, "test", GREY)
+
+    @pytest.mark.parametrize("preprocessing", [GREY, COLOUR])
+    def test_no_images_are_refused(self, idx_files: Path, preprocessing: Preprocessing) -> None:
+        (idx_files / "train-images-idx3-ubyte.gz").write_bytes(idx(pixels(0)))
+        (idx_files / "train-labels-idx1-ubyte").write_bytes(idx(classes(0)))
+        with pytest.raises(DataError, match=r"train images of shape \(0, 4, 4\)"):
+            load_images(idx_files, "train", preprocessing)
 
     def test_mnist(self, mnist: Path) -> None:
         preprocessing = Preprocessing(height=28, width=28, mode="L", mean=(0.0,), std=(1.0,))
@@ -128,6 +139,18 @@ class TestImageFolder:
         (folder / "train" / "bee" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
         with pytest.raises(DataError, match=r"bee.1\.png"):
             load_images(folder, "train", COLOUR)
+
+    @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    @pytest.mark.parametrize("into", [0, 50])  # its header, its contents
+    def test_a_damaged_file_within_a_zip_is_named(self, folder: Path, compression: int, into: int) -> None:
+        path = zipped(folder, compression)
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo("train/cat/2.png")
+        data = bytearray(path.read_bytes())
+        data[member.header_offset + into] ^= 0xFF
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"photos\.zip/train/cat/2\.png cannot be read"):
+            load_images(path, "train", COLOUR)
 
     def test_one_class_is_too_few(self, folder: Path) -> None:
         with pytest.raises(DataError, match="0 sub-folders with images"):

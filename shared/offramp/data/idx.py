@@ -32,12 +32,14 @@ def load_idx(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledIm
     """Read one part of an MNIST-like directory, gzipped or not.
 
     Raises:
-        DataError: a file is missing or damaged, or images and labels differ in number.
+        DataError: a file is missing, empty or damaged, or images and labels differ in number.
     """
     pixels = read_idx(_find(path, f"{_PREFIX[part]}-images*idx3-ubyte*"), dimensions=3)
     classes = read_idx(_find(path, f"{_PREFIX[part]}-labels*idx1-ubyte*"), dimensions=1)
     if len(pixels) != len(classes):
         raise DataError(f"{path} has {len(pixels)} {part} images, but {len(classes)} labels")
+    if not pixels.size:
+        raise DataError(f"{path} holds {part} images of shape {pixels.shape}, so no pixel; fetch it again")
     if pixels.shape[1:] == (preprocessing.height, preprocessing.width) and preprocessing.mode == "L":
         fitted = pixels[..., np.newaxis]
     else:

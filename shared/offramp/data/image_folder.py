@@ -72,6 +72,11 @@ def _images(folder: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
 
 def _decode(file: Path | zipfile.Path, preprocessing: Preprocessing) -> np.ndarray:
     try:
-        return decode_image(file.read_bytes(), preprocessing)
+        data = file.read_bytes()
+    except Exception as error:
+        # From a damaged zip, zipfile raises whatever it stumbles over.
+        raise DataError(f"{file} cannot be read: {error}; fetch it again") from error
+    try:
+        return decode_image(data, preprocessing)
     except RequestError as error:
         raise DataError(f"{file}: {error}") from error
