@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +68,7 @@ def test_a_hidden_file_of_the_desktop_does_no_harm(copy: Path) -> None:
     assert load_bundle(copy)
 
 
-@pytest.mark.parametrize("content", ["", "{", "\x00\xff", "[]", "7", "null"])
+@pytest.mark.parametrize("content", ["", "{", "\x00\xff", "[]", "7", "null", "[" * 100_000])
 def test_a_manifest_that_is_none(copy: Path, content: str) -> None:
     (copy / "bundle.json").write_text(content, encoding="latin-1")
     check_refused(copy, "bundle.json")
@@ -111,6 +114,36 @@ def test_graphs_in_the_wrong_place_are_named_when_they_are_loaded(copy: Path, ti
 def test_a_bundle_is_never_written_over_another(copy: Path, tiny_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="not empty"):
         write_bundle(copy, tiny_bundle.manifest, tiny_bundle.graphs)
+
+
+_WRITE_ANEW = """
+import sys
+from pathlib import Path
+from offramp.bundle import Manifest, write_manifest
+write_manifest(Path(sys.argv[1]), Manifest.model_validate_json(sys.stdin.buffer.read()))
+"""
+
+
+def test_labels_are_written_alike_under_any_locale(copy: Path, tiny_bundle: Bundle) -> None:
+    changed = tiny_bundle.manifest.model_copy(update={"labels": ("Ameise", "Bär", "猫", "犬")})
+    changed = changed.model_copy(update={"bundle_id": bundle_id_for(changed)})
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run(
+        [sys.executable, "-c", _WRITE_ANEW, str(copy)],
+        input=changed.model_dump_json().encode(),
+        env={**os.environ, **ascii_only},
+        check=True,
+        timeout=60,
+    )
+    assert load_bundle(copy).manifest.labels == ("Ameise", "Bär", "猫", "犬")
+
+
+def test_a_reader_of_the_old_manifest_is_not_disturbed_by_a_new_one(copy: Path, tiny_bundle: Bundle) -> None:
+    old = (copy / "bundle.json").read_bytes()
+    with (copy / "bundle.json").open("rb") as reader:
+        begun = reader.read(100)
+        write_manifest(copy, tiny_bundle.manifest.model_copy(update={"provenance": None, "name": "other"}))
+        assert begun + reader.read() == old != (copy / "bundle.json").read_bytes()
 
 
 def test_a_replaced_manifest_leaves_no_half_file_behind(copy: Path, tiny_bundle: Bundle) -> None:

@@ -64,7 +64,7 @@ def write_bundle(directory: Path, manifest: Manifest, graphs: Mapping[int, bytes
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Replace `bundle.json` at once: a reader sees the old one or the new one, never half of one."""
     partial = directory / f".{MANIFEST_FILE}.partial"
-    partial.write_text(manifest.model_dump_json(indent=2) + "\n")
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     partial.replace(directory / MANIFEST_FILE)
 
 
@@ -76,7 +76,7 @@ def _read_manifest(directory: Path) -> Manifest:
         raise BundleError(
             f"no bundle in {directory}: {error.strerror}: {path}; make one with `offramp export`"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON: {error}; export the bundle again") from error
     found = content.get("format_version") if isinstance(content, dict) else None
     if found != FORMAT_VERSION:

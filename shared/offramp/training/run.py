@@ -200,7 +200,7 @@ def _claim(directory: Path, run: Run, *, resume: bool) -> None:
             )
         return
     directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(run.model_dump_json(indent=2) + "\n")
+    path.write_text(run.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _quiet() -> None:
