@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
@@ -19,6 +20,10 @@ from tests.tiny import tiny_network
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples" / "fashion-mnist"
 FASHION_BUNDLE = ROOT / "models" / "b-lenet-fashion"
+
+# The same examples in every run, and no stopwatch: a slow machine is no bug.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 _DATA = Path(os.environ.get("OFFRAMP_DATA", ROOT.parent / "shared" / "data"))
 _FASHION = Path("/usr/share/datasets/fashion-mnist")
