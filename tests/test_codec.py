@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from offramp.bundle.manifest import Codec
 from offramp.errors import FeatureError
 from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.v1 import wire_pb2 as pb
@@ -30,6 +31,27 @@ def test_float32_comes_out_as_it_went_in(feature: NDArray[np.float32]) -> None:
     found = decoded(encode_feature(feature, "float32"), feature.shape)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, feature)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, -3.4028235e38])
+def test_the_ends_of_float32_keep_every_bit(value: float) -> None:
+    feature = np.full((1, 2), value, dtype=np.float32)
+    assert decoded(encode_feature(feature, "float32"), (1, 2)).tobytes() == feature.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1e-8, 0.0), (2**-24, 2**-24), (1e38, 65504), (-1e38, -65504)]
+)
+def test_what_float16_cannot_hold_becomes_the_nearest_it_can(value: float, expected: float) -> None:
+    feature = np.full((1, 2), value, dtype=np.float32)
+    assert decoded(encode_feature(feature, "float16"), (1, 2)).tolist() == [[expected, expected]]
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+@pytest.mark.parametrize("count", [0, 1, 64])
+def test_a_batch_may_hold_no_sample_or_many(codec: Codec, count: int) -> None:
+    feature = np.arange(count * 6, dtype=np.float32).reshape(count, 2, 3)
+    np.testing.assert_array_equal(decoded(encode_feature(feature, codec), feature.shape), feature)
 
 
 @given(FEATURES)
@@ -68,6 +90,8 @@ GOOD: dict[str, Any] = {"codec": pb.CODEC_FLOAT32, "shape": (1, 2), "payload": b
         ({"codec": pb.CODEC_FLOAT16}, "needs 4 bytes, got 8"),
         ({"payload": np.array([0, np.nan], "<f4").tobytes()}, "NaN or infinite"),
         ({"payload": np.array([0, -np.inf], "<f4").tobytes()}, "NaN or infinite"),
+        ({"codec": pb.CODEC_FLOAT16, "payload": np.array([0, np.nan], "<f2").tobytes()}, "NaN or infinite"),
+        ({"codec": pb.CODEC_FLOAT16, "payload": np.array([np.inf, 0], "<f2").tobytes()}, "NaN or infinite"),
     ],
 )
 def test_a_malformed_feature_is_refused_and_named(changes: dict[str, Any], says: str) -> None:
