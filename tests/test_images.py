@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from offramp.bundle import Preprocessing
 from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
-from offramp.images import ImageLimits, decode_image, resize_pixels
+from offramp.images import ImageLimits, decode_image, decode_images, resize_pixels
 
 COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))
@@ -53,10 +53,14 @@ def test_any_size_becomes_the_networks(
     assert found.shape == preprocessing.pixel_shape and found.dtype == np.uint8
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_any_png_mode_is_converted(mode: str) -> None:
-    image = noise(mode=mode) if mode != "I;16" else Image.fromarray(np.full((6, 8), 30_000, np.uint16))
-    assert decode_image(encoded(image), COLOUR).shape == COLOUR.pixel_shape
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+@pytest.mark.parametrize(("preprocessing", "target"), [(COLOUR, "RGB"), (GREY, "L")])
+def test_an_opaque_png_of_any_mode_becomes_what_pillow_makes_of_it(
+    mode: str, preprocessing: Preprocessing, target: str
+) -> None:
+    image = noise().convert(mode)
+    expected = np.asarray(image.convert("RGB").convert(target))
+    np.testing.assert_array_equal(decode_image(encoded(image), preprocessing).squeeze(), expected)
 
 
 def test_a_cmyk_jpeg_is_converted() -> None:
@@ -73,6 +77,24 @@ def test_sixteen_bits_keep_their_brightness() -> None:
 def test_what_is_transparent_lies_over_black() -> None:
     hidden = Image.new("RGBA", (8, 6), (255, 255, 255, 0))
     assert decode_image(encoded(hidden), COLOUR).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_half_transparent_is_half_as_bright(mode: str) -> None:
+    veiled = Image.new("RGBA", (8, 6), (200, 200, 200, 128)).convert(mode)
+    found = decode_image(encoded(veiled), COLOUR)
+    assert found.min() >= 100 and found.max() <= 101
+
+
+def test_a_transparent_colour_of_a_photo_lies_over_black() -> None:
+    image = Image.new("RGB", (8, 6), (9, 200, 99))
+    assert decode_image(encoded(image, transparency=(9, 200, 99)), COLOUR).max() == 0
+
+
+def test_of_two_pictures_in_one_file_the_first_is_taken() -> None:
+    first, second = Image.new("RGB", (8, 6), (200, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 200))
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert decode_image(data, COLOUR)[..., 0].min() > 190
 
 
 def test_a_transparent_colour_of_a_palette_lies_over_black() -> None:
@@ -157,13 +179,25 @@ class TestWhatIsRefused:
         with pytest.raises(RequestError, match="crop it first"):
             decode_image(encoded(noise(size)), COLOUR)
 
-    def test_limits_are_the_callers(self) -> None:
+    def test_limits_are_the_callers_and_may_be_reached(self) -> None:
+        exact = ImageLimits(max_pixels=48, max_aspect_ratio=8 / 6)
+        assert decode_image(encoded(noise()), COLOUR, limits=exact).shape == COLOUR.pixel_shape
         with pytest.raises(TooLargeError, match="8 x 6 pixels makes more than 47"):
             decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_pixels=47))
+        with pytest.raises(RequestError, match=r"longer than 1\.3 times"):
+            decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_aspect_ratio=1.3))
+
+    def test_the_images_of_a_request_share_its_limit(self) -> None:
+        with pytest.raises(TooLargeError, match=r"image 2 of 2: .* more than 95 pixels in one request"):
+            decode_images([encoded(noise())] * 2, COLOUR, limits=ImageLimits(max_pixels=95))
+
+    def test_the_one_of_several_that_is_no_image_is_named(self) -> None:
+        with pytest.raises(UnsupportedMediaError, match=r"image 2 of 3: 5 bytes"):
+            decode_images([encoded(noise()), b"hello", encoded(noise())], COLOUR)
 
     @given(
         st.binary(max_size=400),
-        st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 "]),
+        st.sampled_from(_MAGIC),
     )
     def test_rubbish(self, data: bytes, magic: bytes) -> None:
         check_refused_or_decoded(magic + data)
