@@ -32,6 +32,20 @@ def test_entropy_is_one_minus_the_share_of_the_most_there_can_be() -> None:
 
 
 @pytest.mark.parametrize(
+    ("measure", "expected"),
+    [("max_softmax", 0.5), ("score_margin", 0.0), ("entropy", 1 - math.log(2) / math.log(3))],
+)
+def test_wavering_between_two_classes_of_three(measure: Measure, expected: float) -> None:
+    assert of([0.5, 0.5, 1e-30], measure) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_certainty_is_the_largest_number_below_1(measure: Measure) -> None:
+    logits_BK = torch.tensor([[0.0, 1e4, 0.0]])
+    assert float(confidence(logits_BK, measure=measure)[1]) == 1 - 2**-24
+
+
+@pytest.mark.parametrize(
     ("measure", "expected"), [("max_softmax", 0.25), ("score_margin", 0.0), ("entropy", 0.0)]
 )
 def test_knowing_nothing_is_the_least_confidence(measure: Measure, expected: float) -> None:
