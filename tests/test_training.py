@@ -112,6 +112,28 @@ def interrupt_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
     patch.setattr(JointTraining, "training_step", interrupted)
 
 
+def check_claimed(directory: Path, run: Run, *, resume: bool, says: str) -> None:
+    images = stripes()
+    written = run_of(images).model_dump_json()
+    (directory / "run.json").write_text(written)
+    with pytest.raises(ConfigError, match=says):
+        train(images, run, directory, resume=resume)
+    assert (directory / "run.json").read_text() == written
+
+
+def test_a_run_is_not_begun_over_another(tmp_path: Path) -> None:
+    check_claimed(tmp_path, run_of(stripes()), resume=False, says="already holds a run")
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 2}, {"seed": 1}, {"exit_weights": (1.0, 2.0)}])
+def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
+    check_claimed(tmp_path, run_of(stripes(), **changes), resume=True, says="other settings")
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
+    check_claimed(tmp_path, run_of(stripes(200)), resume=True, says="other settings")
+
+
 def test_a_class_without_a_label_is_refused(tmp_path: Path) -> None:
     images = stripes()
     with pytest.raises(DataError, match="class 2, but 2 labels"):
