@@ -62,6 +62,21 @@ def test_theta_1_never_stops() -> None:
     assert exits_of(run([surest], [0.1], thetas=(1.0,))[0]) == [2]
 
 
+@pytest.mark.parametrize(
+    ("thetas", "expected"),
+    [((0.4, 0.9, 0.9), 1), ((0.9, 0.4, 0.9), 2), ((0.9, 0.9, 0.4), 3), ((0.9,) * 3, 4)],
+)
+def test_every_exit_decides_by_its_own_theta(thetas: Sequence[float], expected: int) -> None:
+    assert exits_of(run([0.5], [0.5], [0.5], [0.5], thetas=thetas)[0]) == [expected]
+
+
+@pytest.mark.parametrize(("thetas", "stops"), [((0.9, 0.4), True), ((0.4, 0.9), False)])
+def test_a_tier_in_the_middle_decides_by_its_own_theta(thetas: Sequence[float], stops: bool) -> None:
+    blocks = [ScriptedBlock([0.5])]
+    outcome = Tier(manifest_with([True] * 3), blocks, start=2).run(samples(1), thetas)[0]
+    assert isinstance(outcome, Answer) == stops
+
+
 def test_a_confidence_that_equals_theta_stops() -> None:
     assert DecisionFunction(0.7).stops(np.array([0.7, 0.6999999], dtype=np.float32)).tolist() == [True, False]
 
