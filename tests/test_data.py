@@ -119,6 +119,10 @@ class TestImageFolder:
         one, other = (load_images(path, "train", COLOUR) for path in (folder, zipped(folder)))
         assert one.labels == other.labels == ("ant", "bee", "cat")
         assert one.sources == other.sources and len(one) == 12
+        assert (
+            one.sources[:2] == ("ant/0.png", "ant/1.png")
+            and one.classes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        )
         assert one.fingerprint() == other.fingerprint()
 
     def test_parts_are_kept_apart(self, folder: Path) -> None:
@@ -152,6 +156,10 @@ class TestImageFolder:
         with pytest.raises(DataError, match=r"photos\.zip/train/cat/2\.png cannot be read"):
             load_images(path, "train", COLOUR)
 
+    def test_two_classes_are_enough(self, folder: Path) -> None:
+        (folder / "test" / "bee").rename(folder.parent / "elsewhere")
+        assert load_images(folder, "test", COLOUR).labels == ("ant", "cat")
+
     def test_one_class_is_too_few(self, folder: Path) -> None:
         with pytest.raises(DataError, match="0 sub-folders with images"):
             load_images(folder / "test" / "ant", "test", COLOUR)
@@ -180,12 +188,17 @@ class TestLabelledImages:
         numbered = LabelledImages(pixels(2)[..., np.newaxis], np.array([0, 7]), None, ("a", "b"))
         assert numbered.classes_as(tuple("abcdefgh")).tolist() == [0, 7]
         with pytest.raises(DataError, match="class 7"):
-            numbered.classes_as(("a", "b"))
+            numbered.classes_as(tuple("abcdefg"))
 
     def test_one_bit_changes_the_fingerprint(self) -> None:
         images, other = self.images(), self.images()
         other.pixels[3, 2, 1] ^= 1
         assert images.fingerprint() == self.images().fingerprint() != other.fingerprint()
+
+    def test_one_class_changes_the_fingerprint(self) -> None:
+        other = self.images()
+        other.classes[5] = 0
+        assert other.fingerprint() != self.images().fingerprint()
 
     def test_taken_samples_keep_their_class_and_source(self) -> None:
         taken = self.images().take(np.array([4, 0]))
