@@ -130,6 +130,13 @@ class TestCalibrate:
             allowed = 0.0 if name == "full" else float(name.removeprefix("drop-"))
             assert accuracy >= full - allowed / 100 - 1e-9
 
+    @pytest.mark.parametrize("drop", ["0.1", "0.2", "0.5", "1", "2", "5"])
+    def test_each_step_of_the_ladder_is_the_cheapest_within_its_drop(self, drop: str) -> None:
+        manifest, table = manifest_with([True, True, True]), table_of(5000, 3)
+        found = calibrate(manifest, table).point_named(f"drop-{drop}").measured
+        cheapest = search_thresholds(table, manifest.exit_macs).cheapest(max_drop=float(drop))
+        assert found is not None and found.macs_mean == pytest.approx(cheapest.macs_mean)
+
     def test_the_default_is_what_was_asked_for(self) -> None:
         manifest, table = manifest_with([True, True, True]), table_of(1000, 3)
         assert calibrate(manifest, table).default_operating_point == "drop-0.5"
