@@ -120,6 +120,11 @@ def test_the_first_exit_that_is_sure_enough_is_taken() -> None:
     assert table.exit_taken((0.0, 1.0)).tolist() == [0, 0, 0]
 
 
+def test_a_confidence_that_equals_theta_stops_as_it_does_when_served() -> None:
+    table = ExitTable(np.array([[0.7, 0.1], [0.6999999, 0.1]], np.float32), np.ones((2, 2), bool))
+    assert table.exit_taken((0.7,)).tolist() == [0, 1]
+
+
 class TestCalibrate:
     def test_each_point_keeps_the_drop_it_is_named_for(self) -> None:
         chosen = calibrate(manifest_with([True, True, True]), table_of(1000, 3))
@@ -145,6 +150,11 @@ class TestCalibrate:
         assert cheap.default_operating_point == "cost-0.5"
         measured = cheap.operating_point.measured
         assert measured is not None and measured.macs_mean <= 0.5 * manifest.backbone_macs
+
+    def test_points_are_listed_from_the_dearest_to_the_cheapest(self) -> None:
+        points = calibrate(manifest_with([True, True, True]), table_of(1000, 3)).operating_points
+        macs = [point.measured.macs_mean for point in points if point.measured]
+        assert points[0].name == "full" and macs == sorted(macs, reverse=True)
 
     def test_no_two_points_are_the_same(self) -> None:
         chosen = calibrate(manifest_with([True, True]), table_of(50, 2))
