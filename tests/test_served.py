@@ -47,7 +47,9 @@ async def served(bundle: Path, photos: Sequence[bytes]) -> list[Decision]:
     last = len(loaded.manifest.blocks)
     async with (
         running_cloud(loaded, blocks=f"{split}-{last}") as cloud,
-        running_edge(loaded, upstream=cloud, blocks=f"1-{split - 1}", log_level="WARNING") as client,
+        running_edge(
+            loaded, upstream=cloud, blocks=f"1-{split - 1}", log_level="WARNING", offload_timeout_s=20
+        ) as client,
     ):
         gate = asyncio.Semaphore(8)
 
