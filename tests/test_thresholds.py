@@ -174,6 +174,7 @@ class TestCalibrate:
             {"max_drop": 1.0, "max_cost": 0.5},
             {"max_drop": -1.0},
             {"max_cost": 0.0},
+            {"max_cost": 1.01},
             {"max_cost": float("nan")},
         ],
     )

@@ -66,6 +66,7 @@ class NodeSettings(BaseSettings):
         prefix = str(cls.model_config["env_prefix"])
         _check_names(prefix, {f"{prefix}{name}".upper() for name in cls.model_fields}, environment)
         try:
+            # Values come from a command line; pydantic checks them here, so the types cannot be known before.
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors()[0]

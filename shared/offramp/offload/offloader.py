@@ -11,7 +11,7 @@ from offramp.tier import Answer, Handover
 
 @dataclass(frozen=True)
 class TierTime:
-    """What one tier spent on a call: waiting for a worker, then decoding and running blocks."""
+    """What one tier spent on a call: waiting for a worker, and running blocks; decoding is in neither."""
 
     tier: str
     queue_ms: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -120,8 +119,8 @@ def check_budget(*, max_drop: float | None, max_cost: float | None) -> None:
         raise ConfigError("--max-drop and --max-cost exclude each other; give one of them")
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
-    if max_cost is not None and not 0 < max_cost < math.inf:
-        raise ConfigError(f"--max-cost is {max_cost}; give a share of the backbone's cost, as in 0.5")
+    if max_cost is not None and not 0 < max_cost <= 1:
+        raise ConfigError(f"--max-cost is {max_cost}; a share of the backbone's cost lies between 0 and 1")
 
 
 def _distinct(thetas_by_name: dict[str, tuple[float, ...]], *, keep: str) -> dict[str, tuple[float, ...]]:

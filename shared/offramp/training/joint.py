@@ -99,6 +99,7 @@ class JointTraining(lightning.LightningModule):
             accuracy(logits_BK, class_B)
             self.log(f"exit_{number}", accuracy, prog_bar=True, on_epoch=True)
 
+    # Lightning takes this dictionary, but its annotation spells out a typed one.
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         """SGD with momentum; the learning rate rises for a fifth of the steps and falls to zero."""
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
