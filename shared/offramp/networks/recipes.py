@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from offramp.bundle.manifest import Preprocessing
 from offramp.errors import ConfigError
 from offramp.networks.alexnet import b_alexnet
 from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.lenet import b_lenet
+from offramp.networks.resnet import b_resnet, resnet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,28 @@ RECIPES: Mapping[str, Recipe] = {
         learning_rate=0.1,
         augmentation=Augmentation(shift=4, mirror=True, blank=8),
         split_point=3,
+        validation=5000,
+    ),
+    "b-resnet56-cifar10": Recipe(
+        build=partial(b_resnet, 56),
+        preprocessing=_COLOUR_32,
+        exit_weights=(0.5, 0.5, 1.0),
+        epochs=40,
+        batch_size=128,
+        learning_rate=0.1,
+        augmentation=Augmentation(shift=4, mirror=True, blank=8),
+        split_point=3,
+        validation=5000,
+    ),
+    "resnet20-cifar10": Recipe(
+        build=partial(resnet, 20),
+        preprocessing=_COLOUR_32,
+        exit_weights=(1.0,),
+        epochs=40,
+        batch_size=128,
+        learning_rate=0.1,
+        augmentation=Augmentation(shift=4, mirror=True, blank=8),
+        split_point=2,
         validation=5000,
     ),
 }
