@@ -12,7 +12,7 @@ from offramp.networks import EarlyExitNetwork
 from offramp.networks.cost import network_cost
 from offramp.networks.recipes import RECIPES, Augmentation, recipe_named
 from offramp.training.augment import augment
-from offramp.training.joint import joint_loss
+from offramp.training.losses import joint_loss
 from tests.tiny import tiny_network
 
 
@@ -74,18 +74,16 @@ def test_an_unknown_recipe_lists_those_there_are() -> None:
 
 
 def test_the_joint_loss_is_the_weighted_sum_of_all_exits() -> None:
-    logits_by_exit = [torch.randn(6, 4) for _ in range(3)]
+    logits_by_exit = {number: torch.randn(6, 4) for number in (1, 2, 3)}
+    weights = {1: 0.5, 2: 0.0, 3: 2.0}
     class_B = torch.tensor([0, 1, 2, 3, 0, 1])
-    expected = sum(
-        weight * functional.cross_entropy(logits_BK, class_B)
-        for weight, logits_BK in zip((0.5, 0.0, 2.0), logits_by_exit, strict=True)
-    )
-    torch.testing.assert_close(joint_loss(logits_by_exit, class_B, (0.5, 0.0, 2.0)), expected)
+    expected = sum(weights[n] * functional.cross_entropy(logits_by_exit[n], class_B) for n in weights)
+    torch.testing.assert_close(joint_loss(logits_by_exit, class_B, weights), expected)
 
 
 def test_one_weight_for_each_exit() -> None:
-    with pytest.raises(ConfigError, match="2 exit weights for 3 exits"):
-        joint_loss([torch.randn(2, 4)] * 3, torch.tensor([0, 1]), (1.0, 1.0))
+    with pytest.raises(ConfigError, match=r"weights for the exits \[1, 2\], logits of the exits \[1, 2, 3\]"):
+        joint_loss(dict.fromkeys((1, 2, 3), torch.randn(2, 4)), torch.tensor([0, 1]), {1: 1.0, 2: 1.0})
 
 
 class TestAugmentation:

@@ -14,7 +14,8 @@ from offramp.bundle.manifest import Data, Provenance, Split
 from offramp.data import LabelledImages
 from offramp.errors import ConfigError, DataError
 from offramp.networks import recipes
-from offramp.training.run import Run, load_network, load_run, train
+from offramp.training.run import Run, load_network, load_run
+from offramp.training.train import train
 
 RECIPE = "b-lenet-fashion"
 
@@ -100,16 +101,16 @@ class TestTraining:
 
 
 def interrupt_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
-    from offramp.training.joint import JointTraining
+    from offramp.training.learning import PhaseTraining
 
-    step = JointTraining.training_step
+    step = PhaseTraining.training_step
 
-    def interrupted(self: JointTraining, batch: Any, batch_index: int) -> Any:
+    def interrupted(self: PhaseTraining, batch: Any, batch_index: int) -> Any:
         if self.current_epoch == epoch:
             raise OSError("power cut")
         return step(self, batch, batch_index)
 
-    patch.setattr(JointTraining, "training_step", interrupted)
+    patch.setattr(PhaseTraining, "training_step", interrupted)
 
 
 def check_claimed(directory: Path, run: Run, *, resume: bool, says: str) -> None:

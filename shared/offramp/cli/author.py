@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -22,11 +22,12 @@ from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.selection.guarantee import Guarantee
+    from offramp.training.run import Run
 
 
 @told_in_one_line
 def train(
-    recipe: Annotated[str, typer.Argument(help="b-lenet-mnist, b-lenet-fashion or b-alexnet-cifar10.")],
+    recipe: Annotated[str, typer.Argument(help="Its name, as in b-lenet-mnist; another one lists them all.")],
     data: Annotated[Path, typer.Option(help="IDX directory, image folder, or zip of one.")],
     out: Annotated[Path, typer.Option(help="Directory of the run: settings, checkpoints, log.")],
     labels: Annotated[
@@ -39,23 +40,59 @@ def train(
         int | None,
         typer.Option(min=1, help="Samples held out to choose thresholds on; the recipe's unless given."),
     ] = None,
+    regime: Annotated[
+        str,
+        typer.Option(
+            help="joint: all exits at once. backbone: without the early exits. layer-wise: one exit after the other, "
+            "what is done stays frozen. distill: the exits learn from a trained backbone."
+        ),
+    ] = "joint",
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Run to start from: `joint` from a run of `backbone` is mixed training."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="distill: run whose last exit teaches, of any recipe; --start unless given."),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="distill: share of the teacher in the loss; 1 looks at no label."),
+    ] = 0.5,
+    temperature: Annotated[float, typer.Option(help="distill: T above 0, softens both sides.")] = 4.0,
+    frozen: Annotated[
+        bool, typer.Option("--frozen/--unfrozen", help="distill: leave the backbone as it is.")
+    ] = True,
     exit_weights: Annotated[
         str | None, typer.Option(help="Weight of each exit's loss, w1,w2,…; the recipe's unless given.")
     ] = None,
+    final_exit_weights: Annotated[
+        str | None, typer.Option(help="Weights of the last epoch, if they are to move there evenly.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate; the recipe's unless given.")
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, or GPUs; they share each batch.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines; start the command on each, with torchrun or Slurm.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and split.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
-    """Train an early-exit network jointly; needs the extra `train`.
+    """Train an early-exit network; needs the extra `train`.
 
     Example: offramp train b-lenet-mnist --data data/mnist --out runs/b-lenet-mnist
     """
     from offramp.networks.recipes import recipe_named
-    from offramp.training.run import Run, library_versions
-    from offramp.training.run import train as train_run
+    from offramp.training.run import library_versions
+    from offramp.training.train import Machines
+    from offramp.training.train import train as train_run
 
     plan = recipe_named(recipe)
     images = load_images(data, "train", plan.preprocessing)
-    run = Run(
+    run = _run(
         labels=_labels(labels, images),
         provenance=Provenance(
             commands=(_command(),),
@@ -70,9 +107,17 @@ def train(
             ),
             versions=library_versions(),
         ),
-        exit_weights=_weights(exit_weights, len(plan.exit_weights)),
+        regime=regime,
+        exit_weights=_weights("--exit-weights", exit_weights, len(plan.exit_weights)),
+        final_exit_weights=_weights("--final-exit-weights", final_exit_weights, len(plan.exit_weights)),
+        learning_rate=learning_rate,
+        start=start and str(start),
+        teacher=teacher and str(teacher),
+        alpha=alpha,
+        temperature=temperature,
+        frozen=frozen,
     )
-    train_run(images, run, out, resume=resume)
+    train_run(images, run, out, resume=resume, machines=Machines(devices, nodes))
     console.print(f"trained: {out}; next: offramp export {out} --out DIR")
 
 
@@ -175,7 +220,18 @@ def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
     return images.labels or tuple(str(number) for number in range(int(images.classes.max()) + 1))
 
 
-def _weights(given: str | None, count: int) -> tuple[float, ...] | None:
+def _run(**settings: Any) -> Run:
+    from offramp.training.run import Run
+
+    try:
+        return Run(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _weights(option: str, given: str | None, count: int) -> tuple[float, ...] | None:
     if given is None:
         return None
     try:
@@ -184,7 +240,7 @@ def _weights(given: str | None, count: int) -> tuple[float, ...] | None:
         weights = ()
     if len(weights) != count or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
         raise ConfigError(
-            f"--exit-weights is '{given}'; write {count} numbers from 0 up, as in {','.join(['1'] * count)}"
+            f"{option} is '{given}'; write {count} numbers from 0 up, as in {','.join(['1'] * count)}"
         )
     return weights
 

@@ -5,7 +5,7 @@ Shapes: B samples, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -52,6 +52,11 @@ class EarlyExitNetwork(nn.Module):
         key = str(block_number)
         return self.eecs[key] if key in self.eecs else None  # noqa: SIM401 - ModuleDict has no get
 
+    @property
+    def exit_blocks(self) -> tuple[int, ...]:
+        """Number of the block behind which each exit sits, shallow to deep."""
+        return tuple(int(number) for number in self.eecs)
+
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Run every block and every EEC, as training needs it.
 
@@ -61,10 +66,22 @@ class EarlyExitNetwork(nn.Module):
         Returns:
             Logits (B, K) of every exit, shallow to deep.
         """
-        logits_by_exit, feature = [], image_BCHW
-        for number, block in enumerate(self.blocks, start=1):
+        return list(self.logits_at(image_BCHW, range(1, self.num_exits + 1)).values())
+
+    def logits_at(self, image_BCHW: Tensor, exits: Collection[int]) -> dict[int, Tensor]:
+        """Run the EECs of some exits, and no block behind the last of them.
+
+        Args:
+            image_BCHW: normalised pixels.
+            exits: numbers of the exits, counted from 1.
+
+        Returns:
+            Logits (B, K) by exit number, shallow to deep.
+        """
+        wanted = {block: number for number, block in enumerate(self.exit_blocks, start=1) if number in exits}
+        logits_by_exit, feature = {}, image_BCHW
+        for block_number, block in enumerate(self.blocks[: max(wanted)], start=1):
             feature = block(feature)
-            eec = self.eec_behind(number)
-            if eec is not None:
-                logits_by_exit.append(eec(feature))
+            if block_number in wanted:
+                logits_by_exit[wanted[block_number]] = self.eecs[str(block_number)](feature)
         return logits_by_exit

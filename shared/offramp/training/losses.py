@@ -1,0 +1,93 @@
+"""What an exit is trained to minimise.
+
+Shapes: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from offramp.errors import ConfigError
+
+
+def joint_loss(
+    logits_by_exit: Mapping[int, Tensor],
+    class_B: Tensor,
+    weights: Mapping[int, float],
+    *,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Sum the losses of all exits, so that shallow and deep EECs are trained together.
+
+    Args:
+        logits_by_exit: logits (B, K) by exit number, as `EarlyExitNetwork.logits_at` returns them.
+        class_B: class index of each sample, 0 to K - 1.
+        weights: weight of each exit; need not sum to 1.
+        label_smoothing: share of the target that is spread over all classes.
+
+    Returns:
+        Scalar loss in nats, averaged over the batch.
+
+    Raises:
+        ConfigError: not one weight for each exit.
+
+    Source: L = Σ w_i · CE(ȳ_i, y), BranchyNet, Teerapittayanon et al. 2016, eq. 1.
+    """
+    _check_weights(logits_by_exit, weights)
+    losses = [
+        weights[number] * functional.cross_entropy(logits_BK, class_B, label_smoothing=label_smoothing)
+        for number, logits_BK in logits_by_exit.items()
+    ]
+    return torch.stack(losses).sum()
+
+
+def distillation_loss(
+    logits_by_exit: Mapping[int, Tensor],
+    teacher_BK: Tensor,
+    class_B: Tensor,
+    weights: Mapping[int, float],
+    *,
+    alpha: float,
+    temperature: float,
+) -> Tensor:
+    """Draw every exit towards the teacher's softened answer.
+
+    Args:
+        logits_by_exit: logits (B, K) by exit number.
+        teacher_BK: the teacher's logits; no gradient flows into them.
+        class_B: class index of each sample; not looked at if `alpha` is 1, so photos without labels do.
+        weights: weight of each exit.
+        alpha: share of the teacher, 0 to 1; the rest is cross-entropy with the labels.
+        temperature: T > 0 of the softmax on both sides.
+
+    Returns:
+        Scalar loss in nats, averaged over the batch.
+
+    Raises:
+        ConfigError: not one weight for each exit.
+
+    Source: (1 - α) · CE + α · T² · KL(teacher ‖ student), Hinton et al. 2015, section 2; T² keeps the gradients'
+    size whatever T is.
+    """
+    _check_weights(logits_by_exit, weights)
+    target_BK = torch.log_softmax(teacher_BK.detach().float() / temperature, dim=1)
+    total = torch.zeros((), device=teacher_BK.device)
+    for number, logits_BK in logits_by_exit.items():
+        answer_BK = torch.log_softmax(logits_BK.float() / temperature, dim=1)
+        divergence = functional.kl_div(answer_BK, target_BK, reduction="batchmean", log_target=True)
+        loss = alpha * temperature**2 * divergence
+        if alpha < 1:
+            loss = loss + (1 - alpha) * functional.cross_entropy(logits_BK, class_B)
+        total = total + weights[number] * loss
+    return total
+
+
+def _check_weights(logits_by_exit: Mapping[int, Tensor], weights: Mapping[int, float]) -> None:
+    if set(weights) != set(logits_by_exit):
+        raise ConfigError(
+            f"weights for the exits {sorted(weights)}, logits of the exits {sorted(logits_by_exit)}; give one for each"
+        )
