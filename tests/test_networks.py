@@ -11,6 +11,7 @@ from offramp.errors import ConfigError
 from offramp.networks import EarlyExitNetwork
 from offramp.networks.cost import network_cost
 from offramp.networks.recipes import RECIPES, Augmentation, recipe_named
+from offramp.networks.resnet import resnet
 from offramp.training.augment import augment
 from offramp.training.losses import joint_loss
 from tests.tiny import tiny_network
@@ -60,6 +61,54 @@ def test_leaving_at_an_exit_costs_less_than_reaching_the_next(name: str) -> None
     cost = network_cost(recipe.build(10), (channels, height, width))
     for number, eec_macs in list(cost.eecs.items())[:-1]:
         assert eec_macs < cost.blocks[number + 1], "even when this exit does not fire"
+
+
+def macs_by_formula(network: nn.Module, image_BCHW: torch.Tensor) -> int:
+    """n_in · s² · n_out · m² of every convolution and n_in · n_out of every linear layer, from what they see."""
+    total = 0
+
+    def count(layer: nn.Module, _: object, result: torch.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        total += weight.numel() * (result[0].numel() // weight.shape[0])
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    network(image_BCHW)
+    return total
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "vit" not in name])
+def test_the_whole_network_costs_what_the_formula_says(name: str) -> None:
+    recipe = recipe_named(name)
+    height, width, channels = recipe.preprocessing.pixel_shape
+    network = recipe.build(10).eval()
+    cost = network_cost(network, (channels, height, width))
+    counted = macs_by_formula(network, torch.zeros(1, channels, height, width))
+    assert sum(cost.blocks.values()) + sum(cost.eecs.values()) == counted
+
+
+def test_attention_counts_its_products() -> None:
+    # 64 tokens of width 128: queries, keys, values; weights; mixture; two linear layers of twice the width.
+    cost = network_cost(RECIPES["b-vit-cifar10"].build(10), (3, 32, 32))
+    layer = 64 * 128 * 3 * 128 + 2 * 64 * 64 * 128 + 64 * 128 * 128 + 2 * 64 * 128 * 256
+    assert cost.blocks[2] == 2 * layer
+
+
+@pytest.mark.parametrize("depth", [20, 32, 56, 110])
+def test_a_resnet_has_the_layers_of_its_name(depth: int) -> None:
+    static = RECIPES["resnet20-cifar10"].build(10) if depth == 20 else resnet(depth)
+    convolutions = [m for m in static.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) + 1 == depth
+
+
+def test_only_the_exits_that_are_asked_for_are_computed() -> None:
+    network, image_BCHW = tiny_network().eval(), torch.rand(2, 3, 8, 8)
+    network.blocks[2] = nn.Identity()  # would break its EEC
+    found = network.logits_at(image_BCHW, [2])
+    assert list(found) == [2]
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:

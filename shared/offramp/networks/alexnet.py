@@ -1,4 +1,4 @@
-"""B-AlexNet: the CIFAR AlexNet with exits after its first and second convolution.
+"""B-AlexNet: the CIFAR AlexNet with exits after its first and second convolution; GC-AlexNet: with more of them.
 
 Source: BranchyNet, Teerapittayanon et al. 2016, section IV. Batch norm stands in for local response
 normalisation, and the EECs are separable convolutions, so that each costs less than the block behind it.
@@ -38,7 +38,46 @@ def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
         separable_conv(128, 192),
         pooled_linear(192, num_classes),
     )
-    classifier = nn.Sequential(
+    return EarlyExitNetwork([block_1, block_2, block_3], {1: eec_1, 2: eec_2, 3: _classifier(num_classes)})
+
+
+def gc_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
+    """The same AlexNet with a gate behind every convolution but the last, for thresholds found gate by gate.
+
+    Gate-Classification networks put a small classifier behind each convolution. Every EEC here costs less than
+    the convolution behind it, so that asking one more gate never costs more than going on.
+    """
+    blocks = [
+        nn.Sequential(conv_norm_relu(3, 32, 5), nn.MaxPool2d(3, stride=2, padding=1)),
+        nn.Sequential(conv_norm_relu(32, 64, 5), nn.MaxPool2d(3, stride=2, padding=1)),
+        conv_norm_relu(64, 96, 3),
+        conv_norm_relu(96, 96, 3),
+        nn.Sequential(conv_norm_relu(96, 64, 3), nn.MaxPool2d(3, stride=2, padding=1)),
+    ]
+    gate_1 = nn.Sequential(
+        separable_conv(32, 64),
+        nn.MaxPool2d(2),
+        separable_conv(64, 128),
+        separable_conv(128, 128),
+        nn.MaxPool2d(2),
+        separable_conv(128, 192),
+        pooled_linear(192, num_classes),
+    )
+    gates = {1: gate_1, 2: _gate(64, num_classes), 3: _gate(96, num_classes), 4: _gate(96, num_classes)}
+    return EarlyExitNetwork(blocks, {**gates, 5: _classifier(num_classes)})
+
+
+def _gate(channels: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        separable_conv(channels, 128),
+        nn.MaxPool2d(2),
+        separable_conv(128, 192),
+        pooled_linear(192, num_classes),
+    )
+
+
+def _classifier(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Flatten(),
         nn.Linear(64 * 4 * 4, 256),
         nn.ReLU(),
@@ -48,4 +87,3 @@ def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
         nn.Dropout(0.3),
         nn.Linear(128, num_classes),
     )
-    return EarlyExitNetwork([block_1, block_2, block_3], {1: eec_1, 2: eec_2, 3: classifier})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from offramp.bundle.manifest import Preprocessing
 from offramp.errors import ConfigError
-from offramp.networks.alexnet import b_alexnet
+from offramp.networks.alexnet import b_alexnet, gc_alexnet
 from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.lenet import b_lenet
+from offramp.networks.mobilenet import b_mobilenet
 from offramp.networks.resnet import b_resnet, resnet
+from offramp.networks.vit import b_vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,64 +47,46 @@ _COLOUR_32 = Preprocessing(
     height=32, width=32, mode="RGB", mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262)
 )
 
+_LENET = Recipe(
+    build=b_lenet,
+    preprocessing=_GREY_28,
+    exit_weights=(1.0, 1.0),
+    epochs=60,
+    batch_size=128,
+    learning_rate=0.05,
+    weight_decay=1e-4,
+    augmentation=Augmentation(shift=2),
+    split_point=2,
+    validation=5000,
+)
+_ALEXNET = Recipe(
+    build=b_alexnet,
+    preprocessing=_COLOUR_32,
+    exit_weights=(0.5, 0.5, 1.0),
+    epochs=60,
+    batch_size=128,
+    learning_rate=0.1,
+    augmentation=Augmentation(shift=4, mirror=True, blank=8),
+    split_point=3,
+    validation=5000,
+)
+_RESNET = replace(_ALEXNET, epochs=40)
+
 RECIPES: Mapping[str, Recipe] = {
-    "b-lenet-mnist": Recipe(
-        build=b_lenet,
-        preprocessing=_GREY_28,
-        exit_weights=(1.0, 1.0),
-        epochs=60,
-        batch_size=128,
-        learning_rate=0.05,
-        weight_decay=1e-4,
-        augmentation=Augmentation(shift=2),
-        split_point=2,
-        validation=5000,
+    "b-lenet-mnist": _LENET,
+    "b-lenet-fashion": replace(_LENET, augmentation=Augmentation(shift=1, mirror=True)),
+    "b-alexnet-cifar10": _ALEXNET,
+    "gc-alexnet-cifar10": replace(
+        _ALEXNET, build=gc_alexnet, exit_weights=(0.5, 0.5, 0.5, 0.5, 1.0), split_point=4
     ),
-    "b-lenet-fashion": Recipe(
-        build=b_lenet,
-        preprocessing=_GREY_28,
-        exit_weights=(1.0, 1.0),
-        epochs=60,
-        batch_size=128,
-        learning_rate=0.05,
-        weight_decay=1e-4,
-        augmentation=Augmentation(shift=1, mirror=True),
-        split_point=2,
-        validation=5000,
-    ),
-    "b-alexnet-cifar10": Recipe(
-        build=b_alexnet,
-        preprocessing=_COLOUR_32,
-        exit_weights=(0.5, 0.5, 1.0),
-        epochs=60,
-        batch_size=128,
-        learning_rate=0.1,
-        augmentation=Augmentation(shift=4, mirror=True, blank=8),
-        split_point=3,
-        validation=5000,
-    ),
-    "b-resnet56-cifar10": Recipe(
-        build=partial(b_resnet, 56),
-        preprocessing=_COLOUR_32,
-        exit_weights=(0.5, 0.5, 1.0),
-        epochs=40,
-        batch_size=128,
-        learning_rate=0.1,
-        augmentation=Augmentation(shift=4, mirror=True, blank=8),
-        split_point=3,
-        validation=5000,
-    ),
-    "resnet20-cifar10": Recipe(
-        build=partial(resnet, 20),
-        preprocessing=_COLOUR_32,
-        exit_weights=(1.0,),
-        epochs=40,
-        batch_size=128,
-        learning_rate=0.1,
-        augmentation=Augmentation(shift=4, mirror=True, blank=8),
-        split_point=2,
-        validation=5000,
-    ),
+    "b-resnet20-cifar10": replace(_RESNET, build=partial(b_resnet, 20)),
+    "b-resnet32-cifar10": replace(_RESNET, build=partial(b_resnet, 32)),
+    "b-resnet56-cifar10": replace(_RESNET, build=partial(b_resnet, 56)),
+    "b-resnet110-cifar10": replace(_RESNET, build=partial(b_resnet, 110)),
+    "b-mobilenet-cifar10": replace(_RESNET, build=b_mobilenet),
+    "b-vit-cifar10": replace(_RESNET, build=b_vit, learning_rate=0.03),
+    # The static rival: no early exit at all.
+    "resnet20-cifar10": replace(_RESNET, build=partial(resnet, 20), exit_weights=(1.0,), split_point=2),
 }
 
 

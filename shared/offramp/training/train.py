@@ -254,6 +254,8 @@ def _quiet() -> None:
     # Lightning's advice on loader workers and its adverts do not fit data that lies in memory.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # What a regime leaves frozen is in eval mode on purpose.
+    warnings.filterwarnings("ignore", ".*eval mode at the start of training.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
