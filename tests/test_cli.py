@@ -56,6 +56,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_an_exit_learns_from_a_backbone_without_any_label(trained: Path, tmp_path: Path) -> None:
+    photos, run, bundle = trained / "photos" / "train", tmp_path / "run", tmp_path / "bundle"
+    teach = ("--regime", "distill", "--start", trained / "run", "--unlabelled")
+    result = offramp(
+        "train", "b-lenet-fashion", "--data", photos, "--out", run, *_SMALL, *teach, "--alpha", "1"
+    )
+    assert result.exit_code == 0, result.output
+    assert offramp("export", run, "--out", bundle).exit_code == 0
+    assert offramp("calibrate", bundle, "--data", photos, "--guarantee", "0.2").exit_code == 0
+    manifest = load_bundle(bundle).manifest
+    assert manifest.operating_point.certificate is not None
+    full = next(point for point in manifest.operating_points if point.thetas == (1.0,))
+    assert full.measured is not None
+    assert full.measured.accuracy == 1, "agreement with itself"
+
+
+def test_photos_without_labels_need_a_teacher(trained: Path, tmp_path: Path) -> None:
+    photos = trained / "photos"
+    result = offramp(
+        "train", "b-lenet-fashion", "--data", photos, "--out", tmp_path / "r", *_SMALL, "--unlabelled"
+    )
+    check_refused(result, "--regime distill --alpha 1 --start RUN")
+
+
 def train_again(trained: Path, *options: str) -> Result:
     data, run = trained / "photos", trained / "run"
     return offramp("train", "b-lenet-fashion", "--data", data, "--out", run, *_SMALL, *options)

@@ -131,6 +131,9 @@ class Data(Record):
     samples: int = Field(ge=1, description="of the training part, validation included")
     fingerprint: Sha256
     split: Split
+    labelled: bool = Field(
+        default=True, description="false: photos without classes, taught by a trained backbone"
+    )
 
 
 class Provenance(Record):

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from offramp.bundle import load_bundle, write_manifest
@@ -17,10 +19,11 @@ from offramp.cli.errors import told_in_one_line
 from offramp.cli.held_out import held_out
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import points_table
-from offramp.data import LabelledImages, load_images
+from offramp.data import LabelledImages, load_images, load_unlabelled
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from offramp.evaluation.predictions import ExitPredictions
     from offramp.selection.guarantee import Guarantee
     from offramp.training.run import Run
 
@@ -78,6 +81,10 @@ def train(
     nodes: Annotated[
         int, typer.Option(min=1, help="Machines; start the command on each, with torchrun or Slurm.")
     ] = 1,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(help="Take every photo below --data, whatever its folder; for distill with --alpha 1."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and split.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
@@ -91,9 +98,13 @@ def train(
     from offramp.training.train import train as train_run
 
     plan = recipe_named(recipe)
-    images = load_images(data, "train", plan.preprocessing)
+    if unlabelled:
+        images, names = load_unlabelled(data, plan.preprocessing), _taught_labels(regime, alpha, start)
+    else:
+        images = load_images(data, "train", plan.preprocessing)
+        names = _labels(labels, images)
     run = _run(
-        labels=_labels(labels, images),
+        labels=names,
         provenance=Provenance(
             commands=(_command(),),
             recipe=recipe,
@@ -104,6 +115,7 @@ def train(
                 samples=len(images),
                 fingerprint=images.fingerprint(),
                 split=Split(seed=seed, validation=validation or plan.validation),
+                labelled=not unlabelled,
             ),
             versions=library_versions(),
         ),
@@ -196,7 +208,7 @@ def calibrate(
     validation = held_out(manifest, data, bundle)
     with progress("validation images", len(validation)) as advance:
         predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
-    classes = validation.classes_as(manifest.labels)
+    classes = _truth(manifest, validation, predictions)
     chosen = choose(manifest, predictions.against(classes), max_drop=max_drop, max_cost=max_cost)
     if asked:
         fingerprint = validation.fingerprint()
@@ -205,6 +217,13 @@ def calibrate(
         chosen = chosen.model_copy(update={"provenance": _calibrated(chosen.provenance)})
     write_manifest(bundle, Manifest.model_validate(chosen.model_dump()))
     console.print(points_table(chosen))
+
+
+def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:
+    """Their classes; where nobody knows them, what the full network says: accuracy is agreement with it then."""
+    if manifest.provenance and not manifest.provenance.data.labelled:
+        return predictions.class_index[:, -1]
+    return images.classes_as(manifest.labels)
 
 
 def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
@@ -218,6 +237,16 @@ def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
             )
         return names
     return images.labels or tuple(str(number) for number in range(int(images.classes.max()) + 1))
+
+
+def _taught_labels(regime: str, alpha: float, start: Path | None) -> tuple[str, ...]:
+    from offramp.training.run import load_run
+
+    if regime != "distill" or alpha < 1 or start is None:
+        raise ConfigError(
+            "photos without labels can only be learned from with a teacher: --regime distill --alpha 1 --start RUN"
+        )
+    return load_run(start).labels
 
 
 def _run(**settings: Any) -> Run:

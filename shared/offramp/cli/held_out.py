@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offramp.bundle import Manifest
-from offramp.data import LabelledImages, load_images, split_train
+from offramp.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.errors import ConfigError, DataError
 
 
@@ -19,7 +19,11 @@ def held_out(manifest: Manifest, data: Path, bundle: Path) -> LabelledImages:
     if manifest.provenance is None:
         raise ConfigError(f"{bundle} does not say which samples trained it, so none can be held out")
     origin = manifest.provenance.data
-    images = load_images(data, "train", manifest.preprocessing)
+    images = (
+        load_images(data, "train", manifest.preprocessing)
+        if origin.labelled
+        else load_unlabelled(data, manifest.preprocessing)
+    )
     if images.fingerprint() != origin.fingerprint:
         raise DataError(
             f"{data} is not the data this bundle was trained on ({origin.name}, {origin.samples} samples), so its "

@@ -3,5 +3,6 @@
 from offramp.data.labelled import LabelledImages, Part
 from offramp.data.load import load_images
 from offramp.data.split import TrainValidation, split_train
+from offramp.data.unlabelled import load_unlabelled
 
-__all__ = ["LabelledImages", "Part", "TrainValidation", "load_images", "split_train"]
+__all__ = ["LabelledImages", "Part", "TrainValidation", "load_images", "load_unlabelled", "split_train"]

@@ -14,7 +14,7 @@ from offramp.data.labelled import LabelledImages, Part
 from offramp.errors import DataError, RequestError
 from offramp.images import decode_image
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _PARTS: tuple[Part, ...] = ("train", "test")
 
 
@@ -42,7 +42,7 @@ def load_image_folder(path: Path, part: Part, preprocessing: Preprocessing) -> L
         pixels, classes, sources = [], [], []
         for index, label in enumerate(labels):
             for file in files[label]:
-                pixels.append(_decode(file, preprocessing))
+                pixels.append(read_photo(file, preprocessing))
                 classes.append(index)
                 sources.append(str(PurePosixPath(label, file.name)))
     return LabelledImages(np.stack(pixels), np.array(classes, dtype=np.int64), labels, tuple(sources))
@@ -67,10 +67,15 @@ def _entries(root: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
 
 
 def _images(folder: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
-    return (file for file in folder.iterdir() if PurePosixPath(file.name).suffix.lower() in _SUFFIXES)
+    return (file for file in folder.iterdir() if PurePosixPath(file.name).suffix.lower() in PHOTO_SUFFIXES)
 
 
-def _decode(file: Path | zipfile.Path, preprocessing: Preprocessing) -> np.ndarray:
+def read_photo(file: Path | zipfile.Path, preprocessing: Preprocessing) -> np.ndarray:
+    """One file's pixels, uint8 (H, W, C).
+
+    Raises:
+        DataError: it cannot be read or is no photo.
+    """
     try:
         data = file.read_bytes()
     except Exception as error:
