@@ -92,8 +92,8 @@ def load_weights(network: EarlyExitNetwork, checkpoint: Path) -> None:
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def training_s(directory: Path) -> float:
-    """Seconds that training took, interruptions left out.
+def training_s(directory: Path) -> float | None:
+    """Seconds that training took, interruptions left out; None where a checkpoint does not say.
 
     Raises:
         ConfigError: no run there, or a phase without a checkpoint.
@@ -104,7 +104,10 @@ def training_s(directory: Path) -> float:
     total = 0.0
     for number in range(1, count + 1):
         saved = torch.load(directory / checkpoint_name(number), map_location="cpu", weights_only=True)
-        total += float(saved["callbacks"]["Timer"]["time_elapsed"]["train"])
+        timer = saved["callbacks"].get("Timer")
+        if timer is None:
+            return None
+        total += float(timer["time_elapsed"]["train"])
     return total
 
 

@@ -1,0 +1,1 @@
+"""Every recipe trained, calibrated and evaluated by the product's own commands, beside the published figures."""

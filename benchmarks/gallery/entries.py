@@ -1,0 +1,109 @@
+"""What hangs in the gallery: how each network is made, and what it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One network. Names are those of its run and of its bundle.
+
+    data: below the data directory. options: of `offramp train`. start: entry whose run it starts from.
+    calibrate: options of `offramp calibrate`; none for a static network. points: operating points that the table
+    shows; the default's if none. rival: entry with a static network. published: what the literature reports.
+    """
+
+    name: str
+    recipe: str
+    data: str
+    options: tuple[str, ...] = ()
+    start: str | None = None
+    calibrate: tuple[str, ...] = ("--max-drop", "0.5")
+    points: tuple[str, ...] = ()
+    rival: str | None = None
+    published: str = "–"
+
+
+_CIFAR = "cifar10.zip"
+_MORE = ("--epochs", "20", "--learning-rate", "0.05")
+_ON_TOP = ("--epochs", "15")
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="b-lenet-mnist",
+        recipe="b-lenet-mnist",
+        data="mnist",
+        calibrate=("--max-drop", "0.1"),
+        published="BranchyNet: 99.25 % (backbone 99.20), 5.4×, 94.3 % at exit 1",
+    ),
+    Entry(
+        name="alexnet-cifar10",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        options=("--regime", "backbone"),
+        calibrate=(),
+    ),
+    Entry(
+        name="b-alexnet-cifar10",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        points=("drop-0", "drop-0.5"),
+        rival="alexnet-cifar10",
+        published="BranchyNet: 79.19 % (backbone 78.38), 1.5×",
+    ),
+    Entry(name="resnet20-cifar10", recipe="resnet20-cifar10", data=_CIFAR, calibrate=()),
+    Entry(
+        name="b-resnet56-cifar10",
+        recipe="b-resnet56-cifar10",
+        data=_CIFAR,
+        points=("drop-0", "drop-0.5"),
+        rival="resnet20-cifar10",
+        published="BranchyNet, 110 layers: 79.17 % (backbone 80.70), 1.9×",
+    ),
+    Entry(
+        name="gc-alexnet-cifar10",
+        recipe="gc-alexnet-cifar10",
+        data=_CIFAR,
+        calibrate=("--scheme", "gates"),
+        rival="alexnet-cifar10",
+    ),
+)
+
+# The families of training on one network; `b-alexnet-cifar10` above is the joint one, from scratch.
+FAMILIES: tuple[Entry, ...] = (
+    Entry(
+        name="b-alexnet-mixed",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        options=("--regime", "joint", *_MORE),
+        start="alexnet-cifar10",
+    ),
+    Entry(
+        name="b-alexnet-layer-wise",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        options=("--regime", "layer-wise", *_ON_TOP),
+    ),
+    Entry(
+        name="b-alexnet-eecs-frozen",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        options=("--regime", "distill", "--alpha", "0", *_ON_TOP),
+        start="alexnet-cifar10",
+    ),
+    Entry(
+        name="b-alexnet-distill-frozen",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        options=("--regime", "distill", "--alpha", "0.9", *_ON_TOP),
+        start="alexnet-cifar10",
+    ),
+    Entry(
+        name="b-alexnet-distill-unfrozen",
+        recipe="b-alexnet-cifar10",
+        data=_CIFAR,
+        options=("--regime", "distill", "--unfrozen", "--alpha", "0.9", *_ON_TOP, "--learning-rate", "0.05"),
+        start="alexnet-cifar10",
+    ),
+)

@@ -1,0 +1,81 @@
+"""From an entry to its evaluations, by the commands a user would type; what is made already is kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
+from offramp.bundle import load_bundle
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data is read from and where results go."""
+
+    data: Path
+    runs: Path
+    bundles: Path
+
+    def bundle(self, entry: Entry) -> Path:
+        """An entry's bundle."""
+        return self.bundles / entry.name
+
+    def run(self, entry: Entry) -> Path:
+        """An entry's training run."""
+        return self.runs / entry.name
+
+
+def make(entry: Entry, places: Places) -> None:
+    """Train, export and calibrate, as far as that is not done; an interrupted training goes on."""
+    bundle = places.bundle(entry)
+    if entry.start:
+        make(_named(entry.start), places)
+    data = str(places.data / entry.data)
+    if not bundle.exists():
+        start = ("--start", str(places.runs / entry.start)) if entry.start else ()
+        run = str(places.run(entry))
+        _offramp("train", entry.recipe, "--data", data, *entry.options, *start, "--out", run, "--resume")
+        _offramp("export", run, "--out", str(bundle))
+    if entry.calibrate and len(load_bundle(bundle).manifest.operating_points) == 1:
+        _offramp("calibrate", str(bundle), "--data", data, *entry.calibrate)
+
+
+def evaluations(entry: Entry, places: Places) -> Sequence[dict[str, Any]]:
+    """The report of each operating point that the table shows, on the test part."""
+    bundle = places.bundle(entry)
+    if entry.rival:
+        make(_named(entry.rival), places)
+    reports = []
+    for point in entry.points or (load_bundle(bundle).manifest.default_operating_point,):
+        saved = places.runs / entry.name / f"evaluation-{point}.json"
+        if not saved.exists() or saved.stat().st_mtime < (bundle / "bundle.json").stat().st_mtime:
+            rival = ("--rival", str(places.bundles / entry.rival)) if entry.rival else ()
+            data = str(places.data / entry.data)
+            found = _offramp("evaluate", str(bundle), "--data", data, "--point", point, *rival, "--json")
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            saved.write_text(found, encoding="utf-8")
+        reports.append(json.loads(saved.read_text(encoding="utf-8")))
+    return reports
+
+
+def _named(name: str) -> Entry:
+    return next(entry for entry in (*ENTRIES, *FAMILIES) if entry.name == name)
+
+
+def _offramp(*arguments: str) -> str:
+    console.print(f"$ offramp {shlex.join(arguments)}", style="bold", highlight=False)
+    command = [sys.executable, "-m", "offramp.cli", *arguments]
+    # A path in the bundle's provenance should be as a user would type it.
+    output = subprocess.PIPE if arguments[0] == "evaluate" else None
+    return subprocess.run(command, check=True, stdout=output, text=True).stdout or ""

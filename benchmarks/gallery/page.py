@@ -1,0 +1,99 @@
+"""The gallery as tables: on a terminal, and as the Markdown page that the README shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.gallery.entries import Entry
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table before it has a form."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def as_rich(self) -> Table:
+        """For a terminal."""
+        table = Table(title=self.title)
+        for column in self.columns:
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def as_markdown(self) -> str:
+        """For a page."""
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def networks_sheet(found: Sequence[tuple[Entry, Sequence[Report]]]) -> Sheet:
+    """One row for each operating point of each network, beside what the literature reports."""
+    rows = [_network_row(entry, report) for entry, reports in found for report in reports]
+    columns = (
+        "network",
+        "point",
+        "accuracy",
+        "full network",
+        "MACs",
+        "time",
+        "left at exit 1 / 2 / …",
+        "rival alone",
+        "published",
+    )
+    return Sheet("Networks", columns, rows)
+
+
+def families_sheet(found: Sequence[tuple[Entry, Report, float | None]]) -> Sheet:
+    """One row for each way of training the same network: seconds are those of its own training."""
+    rows = [
+        (
+            entry.name,
+            " / ".join(_percent(exit["accuracy"]) for exit in report["exits"]),
+            _percent(report["accuracy"]),
+            f"{report['macs_ratio']:.2f}× fewer",
+            "–" if seconds is None else f"{seconds / 60:.0f} min",
+            entry.start or "–",
+        )
+        for entry, report, seconds in found
+    ]
+    columns = ("trained", "accuracy per exit", "at drop-0.5", "MACs", "training time", "on top of")
+    return Sheet("Families of training, on B-AlexNet", columns, rows)
+
+
+def _network_row(entry: Entry, report: Report) -> tuple[str, ...]:
+    return (
+        entry.name,
+        str(report["operating_point"]),
+        _percent(report["accuracy"]),
+        _percent(report["full_accuracy"]),
+        f"{report['macs_ratio']:.2f}× fewer",
+        _time(report),
+        " / ".join(f"{exit['rate']:.1%}" for exit in report["exits"]),
+        _rival(report.get("rival")),
+        entry.published,
+    )
+
+
+def _time(report: Report) -> str:
+    ratio = report.get("ms_ratio")
+    return "–" if ratio is None else f"{ratio:.2f}× less"
+
+
+def _rival(rival: Report | None) -> str:
+    if rival is None:
+        return "–"
+    return f"{rival['bundle'].rpartition('-')[0]}: {_percent(rival['accuracy'])}, McNemar p = {rival['mcnemar_p']:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}"
