@@ -72,6 +72,18 @@ def test_an_exit_learns_from_a_backbone_without_any_label(trained: Path, tmp_pat
     assert full.measured.accuracy == 1, "agreement with itself"
 
 
+def test_the_backbone_alone_is_a_bundle_of_one_block(trained: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    assert offramp("export", trained / "run", "--out", alone, "--static").exit_code == 0
+    manifest, whole = load_bundle(alone).manifest, load_bundle(trained / "bundle").manifest
+    assert (len(manifest.blocks), manifest.num_exits) == (1, 1)
+    assert manifest.exit_macs == (whole.backbone_macs,)
+    result = offramp("evaluate", trained / "bundle", "--data", trained / "photos", "--part", "validation")
+    assert result.exit_code == 0, result.output
+    result = offramp("evaluate", alone, "--data", trained / "photos", "--part", "validation")
+    assert result.exit_code == 0, result.output
+
+
 def test_photos_without_labels_need_a_teacher(trained: Path, tmp_path: Path) -> None:
     photos = trained / "photos"
     result = offramp(

@@ -45,7 +45,7 @@ def networks_sheet(found: Sequence[tuple[Entry, Sequence[Report]]]) -> Sheet:
         "accuracy",
         "full network",
         "MACs",
-        "time",
+        "ms",
         "left at exit 1 / 2 / …",
         "rival alone",
         "published",
@@ -77,22 +77,18 @@ def _network_row(entry: Entry, report: Report) -> tuple[str, ...]:
         _percent(report["accuracy"]),
         _percent(report["full_accuracy"]),
         f"{report['macs_ratio']:.2f}× fewer",
-        _time(report),
+        f"{report['ms_mean']:.3f}",
         " / ".join(f"{exit['rate']:.1%}" for exit in report["exits"]),
-        _rival(report.get("rival")),
+        "; ".join(_rival(rival, report) for rival in report["rivals"]) or "–",
         entry.published,
     )
 
 
-def _time(report: Report) -> str:
-    ratio = report.get("ms_ratio")
-    return "–" if ratio is None else f"{ratio:.2f}× less"
-
-
-def _rival(rival: Report | None) -> str:
-    if rival is None:
-        return "–"
-    return f"{rival['bundle'].rpartition('-')[0]}: {_percent(rival['accuracy'])}, McNemar p = {rival['mcnemar_p']:.3f}"
+def _rival(rival: Report, report: Report) -> str:
+    name = rival["bundle"].rpartition("-")[0]
+    work, time = rival["macs"] / report["macs_mean"], rival["ms"] / report["ms_mean"]
+    accuracy = f"{_percent(rival['accuracy'])} (p = {rival['mcnemar_p']:.3f})"
+    return f"{name}: {accuracy}, {work:.2f}× the MACs, {time:.2f}× the time"
 
 
 def _percent(share: float) -> str:

@@ -143,6 +143,9 @@ def export(
     measure: Annotated[
         str, typer.Option(help="Confidence: max_softmax, score_margin or entropy.")
     ] = "max_softmax",
+    static: Annotated[
+        bool, typer.Option(help="The backbone alone, without early exits: the rival to compare with.")
+    ] = False,
 ) -> None:
     """Export a trained network as a bundle that never stops early, until it is calibrated; needs the extra `train`.
 
@@ -151,18 +154,19 @@ def export(
     from offramp.export import export_bundle
     from offramp.training.run import load_network, load_run
 
-    origin = load_run(run)
+    origin, network = load_run(run), load_network(run)
     bundle = export_bundle(
-        load_network(run),
+        network.static() if static else network,
         out,
         name=name or out.resolve().name,
         labels=origin.labels,
         preprocessing=origin.recipe.preprocessing,
-        split_point=origin.recipe.split_point,
+        split_point=2 if static else origin.recipe.split_point,
         measure=_measure(measure),
         provenance=_with_command(origin.provenance),
     )
-    console.print(f"exported: {bundle.manifest.bundle_id}; next: offramp calibrate {out} --data PATH")
+    next_step = "evaluate" if static else "calibrate"
+    console.print(f"exported: {bundle.manifest.bundle_id}; next: offramp {next_step} {out} --data PATH")
 
 
 @told_in_one_line

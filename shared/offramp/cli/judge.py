@@ -8,18 +8,20 @@ from typing import Annotated, cast
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from offramp.bundle import Manifest, load_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.held_out import held_out
 from offramp.cli.progress import console, progress
-from offramp.cli.tables import report_table
+from offramp.cli.tables import quality_tables, report_table
 from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError, DataError, RequestError
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
-from offramp.evaluation.report import report
+from offramp.evaluation.report import RivalReport, report, rival_report
+from offramp.evaluation.timing import exit_ms
 from offramp.images import decode_image
 from offramp.runtime import load_blocks
 from offramp.tier import Answer, Tier, checked_thetas
@@ -43,6 +45,12 @@ def evaluate(
     ] = None,
     point: PointOption = None,
     thetas: ThetasOption = None,
+    rival: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Bundle to compare with, all its samples to its last exit; may be given several times."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -62,17 +70,23 @@ def evaluate(
     name, chosen = _thetas(manifest, point, thetas)
     if predictions and not predictions.parent.is_dir():
         raise ConfigError(f"{predictions} cannot be written: {predictions.parent} is no directory")
+    rivals = [_rival(directory, manifest) for directory in rival or []]
     with progress("images", len(images)) as advance:
         found = predict_every_exit(loaded, images.pixels, advance=advance)
     table = found.against(images.classes_as(manifest.labels))
     split_point = manifest.point_named(name or manifest.default_operating_point).split_point
-    summary = report(manifest, table, chosen, split_point=split_point, name=name)
+    spent = exit_ms(loaded, images.pixels)
+    summary = report(manifest, table, chosen, split_point=split_point, name=name, exit_ms=spent)
+    right_N = table.correct_at(table.exit_taken(chosen))
+    compared = tuple(_compare(other, images, right_N) for other in rivals)
+    summary = summary.model_copy(update={"rivals": compared})
     if predictions:
         _write_predictions(predictions, manifest, images, found, table.exit_taken(chosen))
     if as_json:
         typer.echo(summary.model_dump_json())
     else:
-        Console().print(report_table(summary))
+        for sheet in (report_table(summary), *quality_tables(summary)):
+            Console().print(sheet)
 
 
 @told_in_one_line
@@ -108,6 +122,27 @@ def predict(
             str(answer.exit_number),
         )
     Console().print(table)
+
+
+def _rival(directory: Path, manifest: Manifest) -> Bundle:
+    rival = load_bundle(directory)
+    if set(rival.manifest.labels) != set(manifest.labels):
+        raise ConfigError(
+            f"{directory} knows other classes than {manifest.bundle_id}; only networks of one task can be compared"
+        )
+    if rival.manifest.preprocessing.pixel_shape != manifest.preprocessing.pixel_shape:
+        raise ConfigError(
+            f"{directory} takes images of {rival.manifest.preprocessing.pixel_shape}, {manifest.bundle_id} of "
+            f"{manifest.preprocessing.pixel_shape}; compare networks that see the same images"
+        )
+    return rival
+
+
+def _compare(rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_]) -> RivalReport:
+    with progress(f"images, {rival.manifest.name}", len(images)) as advance:
+        found = predict_every_exit(rival, images.pixels, advance=advance)
+    correct = found.against(images.classes_as(rival.manifest.labels)).correct[:, -1]
+    return rival_report(rival.manifest, right_N, correct, ms=exit_ms(rival, images.pixels)[-1])
 
 
 def _part(manifest: Manifest, data: Path, part: str, bundle: Path) -> LabelledImages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from offramp.bundle import Manifest
@@ -48,6 +50,7 @@ def report_table(report: Report) -> Table:
         "left": "100.0%",
         "right": f"{report.accuracy:.2%}",
         "MACs": f"{report.macs_mean / 1e6:.3f} M",
+        "ms": "" if report.ms_mean is None else f"{report.ms_mean:.3f}",
     }
     for column, footer in columns.items():
         table.add_column(column, footer, justify="left" if column in ("exit", "tier") else "right")
@@ -60,5 +63,62 @@ def report_table(report: Report) -> Table:
             f"{exit.rate:.1%}",
             "-" if exit.accuracy_left is None else f"{exit.accuracy_left:.2%}",
             f"{exit.macs / 1e6:.3f} M",
+            "-" if exit.ms is None else f"{exit.ms:.3f}",
         )
     return table
+
+
+def quality_tables(report: Report) -> Sequence[Table]:
+    """What lies behind an evaluation: certainty of the figures, quality of the confidences, overthinking, rivals."""
+    return [_confidences(report), _overthinking(report), *([_rivals(report)] if report.rivals else [])]
+
+
+def _confidences(report: Report) -> Table:
+    table = Table(title="confidence: does it tell right from wrong?")
+    for column in ("exit", "accuracy, 95 %", "AUROC", "calibration error"):
+        table.add_column(column, justify="right")
+    for exit in report.exits:
+        ranks = "-" if exit.auroc is None else f"{exit.auroc:.3f}"
+        table.add_row(
+            str(exit.number), _range(exit.accuracy_interval), ranks, f"{exit.calibration_error:.3f}"
+        )
+    return table
+
+
+def _overthinking(report: Report) -> Table:
+    table = Table(title="overthinking", show_header=False)
+    found = report.overthinking
+    for text, share in (
+        ("destroyed by depth: an earlier exit right, the last one wrong", f"{found.destroyed:.2%}"),
+        ("won back here", f"{found.won_back:.2%}"),
+        ("spoilt here: the last exit right, the one taken wrong", f"{found.spoilt:.2%}"),
+        ("accuracy of an oracle that always stops in time", f"{found.oracle_accuracy:.2%}"),
+        ("its multiplications", f"{found.oracle_macs_mean / 1e6:.3f} M"),
+        ("accuracy here, 95 %", _range(report.accuracy_interval)),
+        ("p of the difference from the full network (McNemar)", f"{report.mcnemar_p:.3f}"),
+    ):
+        table.add_row(text, share)
+    return table
+
+
+def _rivals(report: Report) -> Table:
+    table = Table(title="rivals, on the same images")
+    for column in ("bundle", "accuracy, 95 %", "MACs", "ms", "right only here", "only there", "p (McNemar)"):
+        table.add_column(column, justify="left" if column == "bundle" else "right")
+    for rival in report.rivals:
+        table.add_row(
+            rival.bundle,
+            f"{rival.accuracy:.2%}, {_range(rival.accuracy_interval)}",
+            f"{rival.macs / 1e6:.3f} M, {rival.macs / report.macs_mean:.2f} x",
+            "-"
+            if rival.ms is None or not report.ms_mean
+            else f"{rival.ms:.3f}, {rival.ms / report.ms_mean:.2f} x",
+            str(rival.only_right_here),
+            str(rival.only_right_there),
+            f"{rival.mcnemar_p:.4f}",
+        )
+    return table
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2%} to {interval[1]:.2%}"

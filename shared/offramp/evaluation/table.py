@@ -42,3 +42,8 @@ class ExitTable:
         stops[:, -1] = True
         taken: NDArray[np.int64] = stops.argmax(axis=1)
         return taken
+
+    def correct_at(self, taken_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each sample's answer is right (N,) when it leaves at the exit of that index."""
+        right: NDArray[np.bool_] = self.correct[np.arange(self.num_samples), taken_N]
+        return right

@@ -57,6 +57,10 @@ class EarlyExitNetwork(nn.Module):
         """Number of the block behind which each exit sits, shallow to deep."""
         return tuple(int(number) for number in self.eecs)
 
+    def static(self) -> EarlyExitNetwork:
+        """The backbone alone, as one block with its own classifier: the rival of every early-exit figure."""
+        return EarlyExitNetwork([nn.Sequential(*self.blocks)], {1: self.eecs[str(len(self.blocks))]})
+
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Run every block and every EEC, as training needs it.
 

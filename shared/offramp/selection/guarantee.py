@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from pydantic import Field
 
 from offramp.bundle.manifest import Record, RiskName
@@ -88,7 +87,7 @@ def binomial_p_value(failures: int, samples: int, epsilon: float) -> float:
 
 
 def _test(choice: Choice, testing: ExitTable, guarantee: Guarantee) -> Guaranteed:
-    harmless_N = testing.correct[np.arange(testing.num_samples), testing.exit_taken(choice.thetas)]
+    harmless_N = testing.correct_at(testing.exit_taken(choice.thetas))
     failures = int((~harmless_N).sum())
     p_value = binomial_p_value(failures, testing.num_samples, guarantee.epsilon)
     return Guaranteed(choice.thetas, testing.num_samples, failures, p_value)

@@ -1,0 +1,71 @@
+"""How sure one may be of a share, of a difference, and of a confidence. Shapes: N samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Z_95 = 1.959964
+_BINS = 15
+
+
+def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
+    """95 % confidence interval of a share.
+
+    Source: Wilson 1927; unlike the normal interval it never leaves [0, 1] and holds near both ends.
+    """
+    share, z2 = hits / samples, _Z_95**2
+    middle = (share + z2 / (2 * samples)) / (1 + z2 / samples)
+    half = _Z_95 / (1 + z2 / samples) * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two classifiers on the same samples: where only one of them is right, and how likely that is by chance.
+
+    p_value: of both being right equally often, two-sided, exact. Source: McNemar 1947.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
+    """Compare which samples each has right."""
+    only_first, only_second = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
+    discordant, fewer = only_first + only_second, min(only_first, only_second)
+    logs = [
+        math.lgamma(discordant + 1) - math.lgamma(k + 1) - math.lgamma(discordant - k + 1)
+        for k in range(fewer + 1)
+    ]
+    tail = math.fsum(math.exp(log - discordant * math.log(2)) for log in logs)
+    return McNemar(only_first, only_second, min(1.0, 2 * tail))
+
+
+def auroc(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> float | None:
+    """Chance that a right answer is surer than a wrong one, ties counted half; None if all are right, or wrong.
+
+    This is what exiting lives on: a confidence that ranks well has good thresholds, calibrated or not.
+    """
+    right = int(correct_N.sum())
+    wrong = len(correct_N) - right
+    if not right or not wrong:
+        return None
+    _, group, counts = np.unique(confidence_N, return_inverse=True, return_counts=True)
+    mean_rank = counts.cumsum() - (counts - 1) / 2
+    return float((mean_rank[group][correct_N].sum() - right * (right + 1) / 2) / (right * wrong))
+
+
+def calibration_error(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> float:
+    """Expected calibration error over 15 bins of equal width: how far confidence lies from accuracy on average.
+
+    Source: Guo et al. 2017, eq. 3.
+    """
+    bin_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bin_N, confidence_N.astype(np.float64) - correct_N, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(confidence_N))

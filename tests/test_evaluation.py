@@ -1,0 +1,121 @@
+"""Evaluation: certainty of figures, quality of confidences, overthinking, rivals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from offramp.cli import app
+from offramp.evaluation.overthinking import overthinking
+from offramp.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
+from offramp.evaluation.table import ExitTable
+from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+def right(text: str) -> np.ndarray:
+    return np.array([letter == "r" for letter in text])
+
+
+def test_the_interval_of_a_share_is_that_of_the_textbook() -> None:
+    # Newcombe 1998, table I: 81 of 263, and 0 of 20.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_mcnemar_counts_only_where_the_two_differ() -> None:
+    found = mcnemar(right("rrrrrwww"), right("rrwwwwwr"))
+    assert (found.only_first, found.only_second) == (3, 1)
+    assert found.p_value == pytest.approx(2 * (1 + 4) / 16)
+
+
+def test_two_that_never_differ_are_no_evidence() -> None:
+    assert mcnemar(right("rrw"), right("rrw")).p_value == 1
+
+
+def test_ten_to_nothing_is_no_accident() -> None:
+    assert mcnemar(right("r" * 10), right("w" * 10)).p_value == pytest.approx(2 / 2**10)
+
+
+def test_a_confidence_that_ranks_all_right_answers_first_has_auroc_1() -> None:
+    assert auroc(floats(0.9, 0.8, 0.3, 0.2), right("rrww")) == 1
+    assert auroc(floats(0.9, 0.8, 0.3, 0.2), right("wwrr")) == 0
+
+
+def test_equal_confidences_count_half() -> None:
+    assert auroc(floats(0.5, 0.5, 0.5), right("rwr")) == 0.5
+    assert auroc(floats(0.9, 0.5, 0.5), right("rrw")) == 0.75
+
+
+def test_without_a_wrong_answer_nothing_can_be_ranked() -> None:
+    assert auroc(floats(0.9, 0.8), right("rr")) is None
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    assert calibration_error(floats(0.75, 0.75, 0.75, 0.75), right("rrrw")) == pytest.approx(0)
+    # Two bins: 0.9 said and half right, 0.1 said and none right.
+    assert calibration_error(floats(0.9, 0.9, 0.1), right("rww")) == pytest.approx((2 * 0.4 + 0.1) / 3)
+
+
+def test_overthinking_counts_what_depth_destroys_and_what_is_won_back() -> None:
+    correct = np.array([[1, 0], [1, 0], [0, 1], [0, 0], [1, 1]], dtype=bool)
+    confidence = np.array([[0.9, 0.9], [0.1, 0.9], [0.9, 0.9], [0.1, 0.9], [0.9, 0.9]], dtype=np.float32)
+    found = overthinking(ExitTable(confidence, correct), (0.5,), (10, 30))
+    assert found.destroyed == pytest.approx(2 / 5)
+    assert found.won_back == pytest.approx(1 / 5)
+    assert found.spoilt == pytest.approx(1 / 5)
+    assert found.oracle_accuracy == pytest.approx(4 / 5)
+    assert found.oracle_macs_mean == pytest.approx((10 + 10 + 30 + 30 + 10) / 5)
+
+
+def evaluated(*options: str) -> dict[str, object]:
+    result = CliRunner().invoke(
+        app, ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--json", *options]
+    )
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+def test_what_an_operating_point_wins_is_what_it_wins_back_less_what_it_spoils() -> None:
+    found = evaluated()
+    lost = found["overthinking"]
+    assert isinstance(lost, dict)
+    assert found["accuracy"] == pytest.approx(found["full_accuracy"] + lost["won_back"] - lost["spoilt"])
+
+
+def test_leaving_early_takes_less_time() -> None:
+    exits = evaluated()["exits"]
+    assert isinstance(exits, list)
+    assert 0 < exits[0]["ms"] < exits[1]["ms"]
+
+
+def test_a_bundle_is_its_own_equal_where_all_go_to_the_end() -> None:
+    rivals = evaluated("--thetas", "1", "--rival", str(FASHION_BUNDLE))["rivals"]
+    assert isinstance(rivals, list)
+    rival = rivals[0]
+    assert (rival["only_right_here"], rival["only_right_there"], rival["mcnemar_p"]) == (0, 0, 1)
+
+
+def test_a_rival_for_another_task_is_refused() -> None:
+    rival = ROOT / "models" / "b-alexnet-cifar10"
+    result = CliRunner().invoke(
+        app, ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--rival", str(rival)]
+    )
+    assert result.exit_code == 2
+    assert "knows other classes" in result.stderr
+
+
+def test_the_tables_say_how_sure_the_figures_are(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--rival", str(FASHION_BUNDLE)]
+    )
+    for text in ("AUROC", "destroyed by depth", "an oracle", "McNemar"):
+        assert text in result.output
