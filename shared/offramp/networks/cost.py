@@ -39,15 +39,16 @@ def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -
     with torch.no_grad():
         for number, block in enumerate(network.blocks, start=1):
             eec = network.eec_behind(number)
-            blocks[number], feature = _count(block, feature)
+            blocks[number], feature = count_macs(block, feature)
             shapes[number] = tuple(feature.shape[1:])
             if eec is not None:
-                eecs[number], _ = _count(eec, feature)
+                eecs[number], _ = count_macs(eec, feature)
     network.train(was_training)
     return NetworkCost(blocks=blocks, eecs=eecs, feature_shapes=shapes)
 
 
-def _count(module: nn.Module, feature: torch.Tensor) -> tuple[int, torch.Tensor]:
+def count_macs(module: nn.Module, feature: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Run a module on a feature: its multiplications, and what it returns."""
     with FlopCounterMode(display=False) as counter:
         result = module(feature)
     # torch counts a multiplication and an addition as two operations.

@@ -6,10 +6,14 @@ Shapes: B samples, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from offramp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from offramp.networks.backbone import Origin
 
 
 class EarlyExitNetwork(nn.Module):
@@ -29,6 +33,7 @@ class EarlyExitNetwork(nn.Module):
             ConfigError: no blocks, an EEC behind a block that does not exist, or none behind the last.
         """
         super().__init__()
+        self.origin: Origin | None = None
         if not blocks:
             raise ConfigError("a network needs at least one block, got none")
         beyond = [number for number in eecs if not 1 <= number <= len(blocks)]
@@ -41,6 +46,35 @@ class EarlyExitNetwork(nn.Module):
             )
         self.blocks = nn.ModuleList(blocks)
         self.eecs = nn.ModuleDict({str(number): eecs[number] for number in sorted(eecs)})
+
+    @classmethod
+    def from_backbone(
+        cls, model: nn.Module, *, image_shape: tuple[int, int, int], exits: Sequence[float] = (0.25, 0.5)
+    ) -> EarlyExitNetwork:
+        """Cut an ordinary classifier and attach EECs, which are then to be trained.
+
+        The places where a single tensor carries everything are found in torch.export's graph, whatever the model
+        is made of. Blocks share the model's weights and learn like any module: batch norm and dropout obey
+        `train()` and `eval()`. How it was cut stands in `origin`.
+
+        Args:
+            model: normalised pixels (B, C, H, W) -> logits (B, K): a tensor, the first of a tuple, or `.logits`.
+            image_shape: (C, H, W).
+            exits: wished share of the backbone's cost before each early exit, rising, between 0 and 1. The nearest
+                place is taken; of several near ones that with the smallest feature.
+
+        Returns:
+            A network whose last exit says what the model does (at most 1e-5 off), its EECs untrained and each at
+            most half as costly as the block behind it.
+
+        Raises:
+            ConfigError: the model cannot be traced, or cannot be cut so often: the message says where and why.
+        """
+        from offramp.networks.backbone import from_backbone
+
+        network, origin = from_backbone(model, image_shape, exits)
+        network.origin = origin
+        return network
 
     @property
     def num_exits(self) -> int:

@@ -1,0 +1,150 @@
+"""From an ordinary torch classifier to an early-exit network: cut it, attach EECs, prove that it is the same.
+
+Shapes: B samples, C channels, H x W pixels, T tokens, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from offramp.errors import ConfigError
+from offramp.networks.cost import count_macs
+from offramp.networks.early_exit import EarlyExitNetwork
+from offramp.networks.graph import BackboneGraph, Cut, Logits, trace_backbone
+from offramp.networks.layers import pooled_linear, separable_conv
+from offramp.networks.vit import TokenMean
+
+_TOLERANCE = 1e-5
+_NEAR = 0.02  # of the backbone's cost: cuts this close are taken for the same place
+_LARGEST_SIDE = 8
+_EEC_SHARE = 0.5  # of the block behind an EEC, at most
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a backbone was cut.
+
+    cuts: all places where it could be. chosen: those that were taken, shallow to deep. difference: largest absolute
+    difference between the logits of the backbone and those of its blocks in a row, on random images.
+    """
+
+    cuts: tuple[Cut, ...]
+    chosen: tuple[Cut, ...]
+    difference: float
+
+
+def from_backbone(
+    model: nn.Module, image_shape: tuple[int, int, int], exits: Sequence[float]
+) -> tuple[EarlyExitNetwork, Origin]:
+    """See `EarlyExitNetwork.from_backbone`."""
+    _check_shares(exits)
+    graph = trace_backbone(model, image_shape)
+    cuts = graph.cuts()
+    if len(cuts) < len(exits):
+        raise ConfigError(_too_few(graph, cuts, len(exits)))
+    chosen = _choose(cuts, exits)
+    places = [graph.image, *(cut.node for cut in chosen), graph.logits]
+    blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
+    spent = [cut.macs for cut in chosen]
+    behind = [stop - start for start, stop in pairwise([*spent, sum(graph.macs.values())])]
+    eecs: dict[int, nn.Module] = {
+        number: _sized_eec(cut, graph.num_classes, budget=_EEC_SHARE * macs)
+        for number, (cut, macs) in enumerate(zip(chosen, behind, strict=True), start=1)
+    }
+    # The last block ends in the backbone's own logits.
+    network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
+    origin = Origin(tuple(cuts), tuple(chosen), _difference(model, network, image_shape))
+    if not origin.difference <= _TOLERANCE:
+        raise ConfigError(
+            f"the blocks in a row differ from the backbone by {origin.difference:.2e}, more than {_TOLERANCE:.0e}; "
+            "is something in it drawn at random, or does it remember the last image?"
+        )
+    return network, origin
+
+
+def _check_shares(exits: Sequence[float]) -> None:
+    if not exits or not all(0 < share < 1 for share in exits) or sorted(set(exits)) != list(exits):
+        raise ConfigError(
+            f"exits is {tuple(exits)}; give rising shares of the cost between 0 and 1, as in (0.25, 0.5)"
+        )
+
+
+def _too_few(graph: BackboneGraph, cuts: Sequence[Cut], wanted: int) -> str:
+    places = ", ".join(f"{cut.share:.0%}" for cut in cuts) or "nowhere"
+    return (
+        f"{wanted} exits asked for, but the backbone can only be cut at {places} of its cost: elsewhere more than one "
+        f"tensor is needed further on, first {', '.join(graph.crossing())}; ask for fewer exits, or join these tensors"
+    )
+
+
+def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
+    chosen: list[Cut] = []
+    for number, share in enumerate(exits):
+        left = cuts[cuts.index(chosen[-1]) + 1 :] if chosen else cuts
+        left = left[: len(left) - (len(exits) - number - 1)]  # leave one for each exit to come
+        nearest = min(abs(cut.share - share) for cut in left)
+        alike = [cut for cut in left if abs(cut.share - share) <= nearest + _NEAR]
+        # The smallest feature travels best; of equals the last has its activation behind it.
+        chosen.append(min(reversed(alike), key=lambda cut: torch.Size(cut.feature_shape).numel()))
+    return chosen
+
+
+def _sized_eec(cut: Cut, num_classes: int, *, budget: float) -> nn.Module:
+    cheapest = 0
+    for eec in _eecs(cut.feature_shape, num_classes):
+        cheapest, _ = count_macs(eec, torch.zeros(1, *cut.feature_shape))
+        if cheapest <= budget:
+            return eec
+    raise ConfigError(
+        f"at {cut.share:.0%} of the cost even the smallest EEC takes {cheapest} multiplications, but only {budget:.0f} "
+        "would pay: the block behind it is too cheap; ask for exits further apart"
+    )
+
+
+def _eecs(shape: tuple[int, ...], num_classes: int) -> Iterator[nn.Module]:
+    """EECs for a feature, from the largest to the smallest."""
+    match shape:
+        case (width,):
+            yield nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, num_classes))
+            yield nn.Linear(width, num_classes)
+        case (_, width):
+            yield TokenMean(width, num_classes, hidden=2 * width)
+            yield TokenMean(width, num_classes)
+        case (channels, height, _):
+            for width, layers in (
+                (max(4 * channels, 128), 3),
+                (max(2 * channels, 64), 2),
+                (channels, 1),
+                (channels, 0),
+            ):
+                yield _convolutional(channels, height, width, layers, num_classes)
+        case _:
+            yield nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), num_classes))
+
+
+def _convolutional(channels: int, side: int, width: int, layers: int, num_classes: int) -> nn.Module:
+    parts: list[nn.Module] = []
+    while side > _LARGEST_SIDE:
+        parts.append(nn.MaxPool2d(2))
+        side //= 2
+    for _ in range(layers):
+        parts.append(separable_conv(channels, width))
+        channels = width
+    return nn.Sequential(*parts, pooled_linear(channels, num_classes))
+
+
+def _difference(model: nn.Module, network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -> float:
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    with torch.no_grad():
+        for batch in (1, 3):
+            image_BCHW = torch.randn(batch, *image_shape, generator=generator)
+            expected = Logits(model)(image_BCHW)
+            found = network.logits_at(image_BCHW, [network.num_exits])[network.num_exits]
+            largest = max(largest, float((expected - found).abs().max()))
+    return largest
