@@ -46,16 +46,21 @@ def from_backbone(
     graph = trace_backbone(model, image_shape)
     cuts = graph.cuts()
     if len(cuts) < len(exits):
-        raise ConfigError(_too_few(graph, cuts, len(exits)))
+        raise ConfigError(f"{len(exits)} exits asked for, but {_where(graph, cuts)}; ask for fewer exits")
     chosen = _choose(cuts, exits)
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
     spent = [cut.macs for cut in chosen]
     behind = [stop - start for start, stop in pairwise([*spent, sum(graph.macs.values())])]
-    eecs: dict[int, nn.Module] = {
-        number: _sized_eec(cut, graph.num_classes, budget=_EEC_SHARE * macs)
-        for number, (cut, macs) in enumerate(zip(chosen, behind, strict=True), start=1)
-    }
+    eecs: dict[int, nn.Module] = {}
+    for number, (cut, macs) in enumerate(zip(chosen, behind, strict=True), start=1):
+        eec = _sized_eec(cut, graph.num_classes, budget=_EEC_SHARE * macs)
+        if eec is None:
+            raise ConfigError(
+                f"an exit at {cut.share:.0%} of the cost would not pay: only {macs} multiplications lie between it and "
+                f"the next; {_where(graph, cuts)}; ask for exits further apart"
+            )
+        eecs[number] = eec
     # The last block ends in the backbone's own logits.
     network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
     origin = Origin(tuple(cuts), tuple(chosen), _difference(model, network, image_shape))
@@ -74,11 +79,11 @@ def _check_shares(exits: Sequence[float]) -> None:
         )
 
 
-def _too_few(graph: BackboneGraph, cuts: Sequence[Cut], wanted: int) -> str:
-    places = ", ".join(f"{cut.share:.0%}" for cut in cuts) or "nowhere"
+def _where(graph: BackboneGraph, cuts: Sequence[Cut]) -> str:
+    places = sorted({f"{cut.share:4.0%}".strip() for cut in cuts}, key=lambda text: float(text[:-1]))
     return (
-        f"{wanted} exits asked for, but the backbone can only be cut at {places} of its cost: elsewhere more than one "
-        f"tensor is needed further on, first {', '.join(graph.crossing())}; ask for fewer exits, or join these tensors"
+        f"the backbone can only be cut at {', '.join(places) or 'no place'} of its cost; elsewhere more than one tensor "
+        f"is needed further on, as are {' and '.join(graph.crossing())}"
     )
 
 
@@ -94,16 +99,12 @@ def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
     return chosen
 
 
-def _sized_eec(cut: Cut, num_classes: int, *, budget: float) -> nn.Module:
-    cheapest = 0
+def _sized_eec(cut: Cut, num_classes: int, *, budget: float) -> nn.Module | None:
+    """The largest EEC that costs at most `budget` multiplications, if there is one."""
     for eec in _eecs(cut.feature_shape, num_classes):
-        cheapest, _ = count_macs(eec, torch.zeros(1, *cut.feature_shape))
-        if cheapest <= budget:
+        if count_macs(eec, torch.zeros(1, *cut.feature_shape))[0] <= budget:
             return eec
-    raise ConfigError(
-        f"at {cut.share:.0%} of the cost even the smallest EEC takes {cheapest} multiplications, but only {budget:.0f} "
-        "would pay: the block behind it is too cheap; ask for exits further apart"
-    )
+    return None
 
 
 def _eecs(shape: tuple[int, ...], num_classes: int) -> Iterator[nn.Module]:

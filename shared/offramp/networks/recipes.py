@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,19 +29,24 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that `offramp train` needs beside the data."""
+    """All that `offramp train` needs beside the data.
+
+    is_trained: `build` returns a backbone that is trained already, as `from_backbone` does with a model of yours:
+    `--regime distill` needs no other start then.
+    """
 
     build: Callable[[int], EarlyExitNetwork]
     preprocessing: Preprocessing
     exit_weights: tuple[float, ...]
-    epochs: int
-    batch_size: int
-    learning_rate: float
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
-    split_point: int
-    validation: int
+    split_point: int = 2
+    validation: int = 5000
+    is_trained: bool = False
 
 
 _GREY_28 = Preprocessing(height=28, width=28, mode="L", mean=(0.2,), std=(0.33,))
@@ -91,11 +98,28 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or one of yours: `module:NAME`, imported from the current directory or a package.
 
     Raises:
         ConfigError: there is none.
     """
+    if ":" in name:
+        return _imported(name)
     if name not in RECIPES:
-        raise ConfigError(f"no recipe '{name}'; there are {', '.join(RECIPES)}")
+        raise ConfigError(f"no recipe '{name}'; there are {', '.join(RECIPES)}, and your own as module:NAME")
     return RECIPES[name]
+
+
+def _imported(name: str) -> Recipe:
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the current directory, as for `python -m`
+    try:
+        recipe = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"no recipe '{name}': {error}; give module:NAME of a Recipe that can be imported from here"
+        ) from error
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"'{name}' is a {type(recipe).__name__}, expected a Recipe")
+    return recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def train(
     machines = machines or Machines()
     _check_classes(images, run)
     lightning.seed_everything(run.provenance.seed, workers=True, verbose=False)
-    network, teacher = _first_network(run), _teacher(run)
+    network = _first_network(run)
+    teacher = _teacher(run, network)
     # Lightning starts the command once more for each further process: only the first one may claim.
     rank_zero_only(_claim)(directory, run, resume=resume)
     parts = split_train(images, run.provenance.data.split)
@@ -132,6 +134,8 @@ def _train_phase(
 def _first_network(run: Run) -> EarlyExitNetwork:
     network = run.recipe.build(len(run.labels))
     if run.start is None:
+        if run.recipe.is_trained:
+            return network
         if run.regime == "distill" and run.teacher is None:
             raise ConfigError(
                 "distillation needs a trained backbone: --start RUN, made with --regime backbone; or --teacher RUN"
@@ -150,20 +154,19 @@ def _first_network(run: Run) -> EarlyExitNetwork:
     return network
 
 
-def _teacher(run: Run) -> Teacher | None:
+def _teacher(run: Run, network: EarlyExitNetwork) -> Teacher | None:
     if run.regime != "distill":
         return None
-    # A frozen backbone teaches its own EECs: its last exit is computed on the way anyway.
-    directory = run.teacher or (None if run.frozen else run.start)
-    if directory is None:
-        return Teacher(None, run.alpha, run.temperature)
-    labels = load_run(Path(directory)).labels
+    if run.teacher is None:
+        # A frozen backbone teaches its own EECs: its last exit is computed on the way anyway.
+        return Teacher(None if run.frozen else deepcopy(network), run.alpha, run.temperature)
+    labels = load_run(Path(run.teacher)).labels
     if labels != run.labels:
         raise ConfigError(
-            f"{directory} knows the classes {', '.join(labels)}, this run {', '.join(run.labels)}; "
+            f"{run.teacher} knows the classes {', '.join(labels)}, this run {', '.join(run.labels)}; "
             "a teacher needs the same"
         )
-    return Teacher(load_network(Path(directory)), run.alpha, run.temperature)
+    return Teacher(load_network(Path(run.teacher)), run.alpha, run.temperature)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
