@@ -12,7 +12,7 @@ from offramp.errors import ConfigError
 from offramp.evaluation.predictions import ExitPredictions
 from offramp.evaluation.table import ExitTable
 from offramp.selection.guarantee import Guarantee, binomial_p_value, choose_guaranteed
-from offramp.selection.thresholds import search_thresholds
+from offramp.selection.thresholds import search_grid, search_thresholds
 
 COSTS = (100, 400, 900)
 
@@ -37,8 +37,8 @@ def test_the_p_value_is_that_of_the_binomial_test(failures: int, samples: int, e
 
 
 def test_the_path_falls_in_accuracy_and_in_cost_and_nothing_beats_it() -> None:
-    grid = search_thresholds(population(200), COSTS, steps=15)
-    path = grid.path()
+    grid = search_grid(population(200), COSTS, steps=15)
+    path = grid.front().path
     for surer, cheaper in itertools.pairwise(path):
         assert surer.accuracy > cheaper.accuracy and surer.macs_mean > cheaper.macs_mean
     for accuracy, macs in zip(grid.accuracy.ravel(), grid.macs_mean.ravel(), strict=True):
@@ -66,7 +66,7 @@ def test_the_point_before_the_first_that_fails_is_taken() -> None:
     guarantee = Guarantee(epsilon=0.05)
     chosen = choose_guaranteed(proposing, testing, COSTS, guarantee)
     assert chosen.p_value <= guarantee.delta
-    path = [choice.thetas for choice in search_thresholds(proposing, COSTS).path()]
+    path = [choice.thetas for choice in search_thresholds(proposing, COSTS).path]
     following = path[path.index(chosen.thetas) + 1]
     failures = int((~testing.correct[np.arange(400), testing.exit_taken(following)]).sum())
     assert binomial_p_value(failures, 400, guarantee.epsilon) > guarantee.delta

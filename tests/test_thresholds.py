@@ -10,7 +10,9 @@ import pytest
 from offramp.errors import ConfigError
 from offramp.evaluation.table import ExitTable
 from offramp.selection.calibrate import calibrate
-from offramp.selection.thresholds import Choice, ThresholdGrid, search_thresholds
+from offramp.selection.choice import Choice
+from offramp.selection.coordinate import descend_all_prices
+from offramp.selection.thresholds import ThresholdGrid, search_grid, search_thresholds
 from tests.builders import manifest_with
 
 
@@ -40,7 +42,7 @@ def one_by_one(table: ExitTable, grid: ThresholdGrid) -> list[Choice]:
 @pytest.mark.parametrize(("exits", "steps"), [(2, 41), (3, 13), (4, 7)])
 def test_the_grid_holds_what_each_combination_does(exits: int, steps: int) -> None:
     table = table_of(300, exits)
-    grid = search_thresholds(table, costs(exits), steps=steps)
+    grid = search_grid(table, costs(exits), steps=steps)
     expected = one_by_one(table, grid)
     np.testing.assert_allclose(grid.accuracy.ravel(), [choice.accuracy for choice in expected])
     np.testing.assert_allclose(grid.macs_mean.ravel(), [choice.macs_mean for choice in expected])
@@ -49,8 +51,8 @@ def test_the_grid_holds_what_each_combination_does(exits: int, steps: int) -> No
 @pytest.mark.parametrize("max_drop", [0.0, 0.5, 3.0, 20.0])
 def test_the_cheapest_point_within_a_drop_is_found(max_drop: float) -> None:
     table = table_of(400, 3)
-    grid = search_thresholds(table, costs(3), steps=21)
-    found = grid.cheapest(max_drop=max_drop)
+    grid = search_grid(table, costs(3), steps=21)
+    found = grid.front().cheapest(max_drop=max_drop)
     allowed = [c for c in one_by_one(table, grid) if c.accuracy >= grid.full_accuracy - max_drop / 100 - 1e-9]
     assert found.accuracy >= grid.full_accuracy - max_drop / 100 - 1e-9
     assert found.macs_mean == pytest.approx(min(choice.macs_mean for choice in allowed))
@@ -59,8 +61,8 @@ def test_the_cheapest_point_within_a_drop_is_found(max_drop: float) -> None:
 @pytest.mark.parametrize("max_macs", [100, 250, 500, 900])
 def test_the_most_accurate_point_within_a_cost_is_found(max_macs: float) -> None:
     table = table_of(400, 3)
-    grid = search_thresholds(table, costs(3), steps=21)
-    found = grid.surest(max_macs=max_macs)
+    grid = search_grid(table, costs(3), steps=21)
+    found = grid.front().surest(max_macs=max_macs)
     allowed = [choice for choice in one_by_one(table, grid) if choice.macs_mean <= max_macs]
     assert found.macs_mean <= max_macs
     assert found.accuracy == pytest.approx(max(choice.accuracy for choice in allowed))
@@ -69,37 +71,37 @@ def test_the_most_accurate_point_within_a_cost_is_found(max_macs: float) -> None
 @pytest.mark.parametrize("seed", range(5))
 def test_not_one_sample_is_given_away_for_a_lower_cost(seed: int) -> None:
     table = table_of(5000, 2, seed)
-    grid = search_thresholds(table, costs(2))
+    grid = search_grid(table, costs(2))
     allowed = grid.accuracy[grid.macs_mean <= 250]
-    assert grid.surest(max_macs=250).accuracy == allowed.max()
+    assert grid.front().surest(max_macs=250).accuracy == allowed.max()
 
 
 def test_confidences_that_tie_are_not_cut_apart_nor_hit() -> None:
     confidence = np.repeat(np.array([0.25, 0.5, 0.99999994], np.float32), 100)[:, np.newaxis]
     table = ExitTable(np.hstack([confidence, confidence]), np.ones((300, 2), bool))
-    (candidates,) = search_thresholds(table, costs(2)).candidates
+    (candidates,) = search_grid(table, costs(2)).candidates
     assert not np.isin(candidates, confidence).any()
 
 
 def test_what_no_thresholds_can_do_is_said_with_the_nearest() -> None:
-    grid = search_thresholds(table_of(100, 3), costs(3), steps=11)
+    grid = search_grid(table_of(100, 3), costs(3), steps=11)
     with pytest.raises(ConfigError, match="the least these exits cost is 100"):
-        grid.surest(max_macs=99)
+        grid.front().surest(max_macs=99)
     with pytest.raises(ConfigError, match="the best these exits reach"):
-        grid.cheapest(max_drop=-50)
+        grid.front().cheapest(max_drop=-50)
 
 
 @pytest.mark.parametrize(("samples", "at_least"), [(1, 0), (2, 1), (50, 49), (500, 190)])
 def test_no_candidate_but_0_and_1_lies_on_a_confidence(samples: int, at_least: int) -> None:
     table = table_of(samples, 2)
-    (candidates,) = search_thresholds(table, costs(2)).candidates
+    (candidates,) = search_grid(table, costs(2)).candidates
     inner = candidates[(candidates > 0) & (candidates < 1)]
     assert len(inner) >= at_least
     assert not np.isin(inner, table.confidence[:, 0]).any()
 
 
 def test_a_full_grid_over_two_exits_covers_both_ends() -> None:
-    grid = search_thresholds(table_of(10_000, 3), costs(3))
+    grid = search_grid(table_of(10_000, 3), costs(3))
     assert grid.accuracy.shape == tuple(len(axis) for axis in grid.candidates)
     assert all(axis[0] == 0 and axis[-1] == 1 and len(axis) > 195 for axis in grid.candidates)
 
@@ -108,7 +110,27 @@ def test_no_samples_and_too_many_combinations_are_refused() -> None:
     with pytest.raises(ConfigError, match="got none"):
         search_thresholds(table_of(0, 2), costs(2))
     with pytest.raises(ConfigError, match="fewer steps"):
-        search_thresholds(table_of(10, 6), costs(6))
+        search_grid(table_of(10, 6), costs(6))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_drop", [0.0, 1.0, 5.0])
+def test_descending_one_theta_at_a_time_comes_close_to_the_exact_grid(seed: int, max_drop: float) -> None:
+    table = table_of(2000, 3, seed)
+    exact = search_thresholds(table, costs(3)).cheapest(max_drop=max_drop)
+    found = descend_all_prices(table, costs(3), steps=201).cheapest(max_drop=max_drop)
+    assert exact.macs_mean - 1e-6 <= found.macs_mean <= 1.06 * exact.macs_mean
+
+
+def test_many_exits_are_searched_by_descent_and_what_is_found_is_true() -> None:
+    table = table_of(3000, 7)
+    front = search_thresholds(table, costs(7))
+    for choice in front.path:
+        taken = table.exit_taken(choice.thetas)
+        assert choice.accuracy == pytest.approx(table.correct_at(taken).mean())
+        assert choice.macs_mean == pytest.approx(np.array(costs(7))[taken].mean())
+    assert front.cheapest(max_drop=0.0).macs_mean < costs(7)[-1]
+    assert front.path[-1].macs_mean == costs(7)[0]
 
 
 def test_the_first_exit_that_is_sure_enough_is_taken() -> None:

@@ -82,8 +82,8 @@ def _check_shares(exits: Sequence[float]) -> None:
 def _where(graph: BackboneGraph, cuts: Sequence[Cut]) -> str:
     places = sorted({f"{cut.share:4.0%}".strip() for cut in cuts}, key=lambda text: float(text[:-1]))
     return (
-        f"the backbone can only be cut at {', '.join(places) or 'no place'} of its cost; elsewhere more than one tensor "
-        f"is needed further on, as are {' and '.join(graph.crossing())}"
+        f"the backbone can only be cut at {', '.join(places) or 'no place'} of its cost; elsewhere more than one "
+        f"tensor is needed further on, as are {' and '.join(graph.crossing())}"
     )
 
 

@@ -16,7 +16,8 @@ from pydantic import Field
 from offramp.bundle.manifest import Record, RiskName
 from offramp.errors import ConfigError
 from offramp.evaluation.table import ExitTable
-from offramp.selection.thresholds import Choice, search_thresholds
+from offramp.selection.choice import Choice
+from offramp.selection.thresholds import search_thresholds
 
 
 class Guarantee(Record):
@@ -65,7 +66,7 @@ def choose_guaranteed(
             f"delta {guarantee.delta:g}; hold out at least {2 * guarantee.samples_needed}, half of them for the test"
         )
     passed = Guaranteed((1.0,) * (testing.num_exits - 1), testing.num_samples, 0, 0.0)
-    for choice in search_thresholds(proposing, exit_macs).path():
+    for choice in search_thresholds(proposing, exit_macs).path:
         tested = _test(choice, testing, guarantee)
         if tested.p_value > guarantee.delta:
             break

@@ -15,17 +15,11 @@ from numpy.typing import NDArray
 
 from offramp.errors import ConfigError
 from offramp.evaluation.table import ExitTable
+from offramp.selection.choice import Choice, Front, candidates_of
+from offramp.selection.coordinate import descend_all_prices
 
 _MAX_CELLS = 50_000_000
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Thresholds, and what they do on the samples they were searched on."""
-
-    thetas: tuple[float, ...]
-    accuracy: float
-    macs_mean: float
+_GRID_EXITS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,49 +31,14 @@ class ThresholdGrid:
     macs_mean: NDArray[np.float64]
     full_accuracy: float
 
-    def cheapest(self, *, max_drop: float) -> Choice:
-        """The cheapest combination that is at most `max_drop` percentage points below the full network.
-
-        Raises:
-            ConfigError: there is none (the full network itself always is one for `max_drop` ≥ 0).
-        """
-        allowed = self.accuracy >= self.full_accuracy - max_drop / 100 - 1e-12
-        if not allowed.any():
-            raise ConfigError(
-                f"no thresholds reach {100 * self.full_accuracy - max_drop:.2f} %; the best these exits reach is "
-                f"{100 * self.accuracy.max():.2f} %"
-            )
-        return self._best(allowed, self.macs_mean, -self.accuracy)
-
-    def surest(self, *, max_macs: float) -> Choice:
-        """The most accurate combination that costs at most `max_macs` multiplications on average.
-
-        Raises:
-            ConfigError: there is none; the message says what the least is.
-        """
-        allowed = self.macs_mean <= max_macs
-        if not allowed.any():
-            raise ConfigError(
-                f"no thresholds cost at most {max_macs:.0f} multiplications; the least these exits cost is "
-                f"{self.macs_mean.min():.0f}"
-            )
-        return self._best(allowed, -self.accuracy, self.macs_mean)
-
-    def path(self) -> Sequence[Choice]:
-        """The Pareto front: from the most accurate combination to the cheapest, each the cheapest of its accuracy."""
-        accuracy, macs = self.accuracy.ravel(), self.macs_mean.ravel()
+    def front(self) -> Front:
+        """The Pareto front of all combinations."""
+        # Sums in another order differ in the last bit: rounding keeps equals equal.
+        accuracy, macs = self.accuracy.ravel().round(12), self.macs_mean.ravel().round(6)
         order = np.lexsort((macs, -accuracy))
         cheapest_so_far = np.minimum.accumulate(macs[order])
         is_new = np.r_[True, cheapest_so_far[1:] < cheapest_so_far[:-1]]
-        return [self._choice(flat) for flat in order[is_new]]
-
-    def _best(
-        self, allowed: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]
-    ) -> Choice:
-        """The allowed combination with the least `first`, and among those alike the least `second`."""
-        least = np.where(allowed, first, np.inf)
-        alike = np.isclose(least, least.min(), rtol=1e-9, atol=1e-12)
-        return self._choice(np.where(alike, second, np.inf).argmin())
+        return Front([self._choice(flat) for flat in order[is_new]], self.full_accuracy)
 
     def _choice(self, flat: np.intp) -> Choice:
         at = np.unravel_index(flat, self.accuracy.shape)
@@ -87,7 +46,25 @@ class ThresholdGrid:
         return Choice(thetas, float(self.accuracy[at]), float(self.macs_mean[at]))
 
 
-def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int = 201) -> ThresholdGrid:
+def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int = 201) -> Front:
+    """Find the Pareto front of thresholds: exactly for up to two early exits, by coordinate descent for more.
+
+    Args:
+        table: of held-out samples, never of the ones a result is reported on.
+        exit_macs: multiplications of a sample that leaves at each exit, EECs on its way included.
+        steps: candidates per exit: 0, 1, and the quantiles of its confidences in between.
+
+    Raises:
+        ConfigError: no samples.
+    """
+    if not table.num_samples:
+        raise ConfigError("thresholds are searched on samples, got none")
+    if table.num_exits - 1 > _GRID_EXITS:
+        return descend_all_prices(table, exit_macs, steps=steps)
+    return search_grid(table, exit_macs, steps=steps).front()
+
+
+def search_grid(table: ExitTable, exit_macs: Sequence[int], *, steps: int = 201) -> ThresholdGrid:
     """Try every combination of `steps` candidates per early exit.
 
     Args:
@@ -105,7 +82,7 @@ def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int 
         raise ConfigError(
             f"{steps} steps for each of {early} exits are too many combinations; take fewer steps"
         )
-    candidates = [_candidates(table.confidence[:, exit], steps) for exit in range(early)]
+    candidates = [candidates_of(table.confidence[:, exit], steps) for exit in range(early)]
     # A sample leaves at exit i when candidate j ≤ its confidence, so when j lies before its position there.
     positions = [
         np.searchsorted(axis, table.confidence[:, exit], side="right") for exit, axis in enumerate(candidates)
@@ -118,18 +95,6 @@ def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int 
         sums += _leaving(weights, positions, [len(axis) for axis in candidates], exit)
     accuracy, macs_mean = sums / table.num_samples
     return ThresholdGrid(candidates, accuracy, macs_mean, float(table.correct[:, -1].mean()))
-
-
-def _candidates(confidence_N: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
-    # Halfway between two neighbouring samples: no confidence lies on a θ, so rounding cannot tip a decision.
-    quantiles = np.sort(confidence_N)[
-        np.linspace(0, len(confidence_N) - 1, max(steps - 1, 2)).astype(np.int64)[1:]
-    ]
-    values = np.unique(confidence_N)
-    at = np.searchsorted(values, quantiles)
-    at = at[at > 0]  # below the lowest lies 0, which is a candidate anyway
-    between = (values[at - 1].astype(np.float64) + values[at]) / 2
-    return np.unique(np.concatenate([[0.0, 1.0], between]).astype(np.float32))
 
 
 def _leaving(

@@ -1,0 +1,84 @@
+"""What a search for thresholds finds, however it searches: the Pareto front, and the best of it under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Thresholds, and what they do on the samples they were searched on."""
+
+    thetas: tuple[float, ...]
+    accuracy: float
+    macs_mean: float
+
+
+@dataclass(frozen=True)
+class Front:
+    """The Pareto front: from the most accurate choice to the cheapest, each the cheapest of its accuracy.
+
+    full_accuracy: of the last exit on the same samples.
+    """
+
+    path: Sequence[Choice]
+    full_accuracy: float
+
+    @classmethod
+    def of(cls, choices: Iterable[Choice], full_accuracy: float) -> Front:
+        """Leave out every choice that another one beats in both."""
+        best: list[Choice] = []
+        for choice in sorted(choices, key=lambda choice: (-choice.accuracy, choice.macs_mean)):
+            if not best or choice.macs_mean < best[-1].macs_mean:
+                best.append(choice)
+        return cls(best, full_accuracy)
+
+    def cheapest(self, *, max_drop: float) -> Choice:
+        """The cheapest choice that is at most `max_drop` percentage points below the full network.
+
+        Raises:
+            ConfigError: there is none (the full network itself always is one for `max_drop` ≥ 0).
+        """
+        least = self.full_accuracy - max_drop / 100 - 1e-12
+        allowed = [choice for choice in self.path if choice.accuracy >= least]
+        if not allowed:
+            raise ConfigError(
+                f"no thresholds reach {100 * self.full_accuracy - max_drop:.2f} %; the best these exits reach is "
+                f"{100 * self.path[0].accuracy:.2f} %"
+            )
+        return allowed[-1]
+
+    def surest(self, *, max_macs: float) -> Choice:
+        """The most accurate choice that costs at most `max_macs` multiplications on average.
+
+        Raises:
+            ConfigError: there is none; the message says what the least is.
+        """
+        allowed = [choice for choice in self.path if choice.macs_mean <= max_macs]
+        if not allowed:
+            raise ConfigError(
+                f"no thresholds cost at most {max_macs:.0f} multiplications; the least these exits cost is "
+                f"{self.path[-1].macs_mean:.0f}"
+            )
+        return allowed[0]
+
+
+def candidates_of(confidence_N: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """Candidates for one θ: 0, 1, and quantiles of the confidences in between, `steps` in all at most.
+
+    Halfway between two neighbouring samples: no confidence lies on a θ, so rounding cannot tip a decision.
+    """
+    quantiles = np.sort(confidence_N)[
+        np.linspace(0, len(confidence_N) - 1, max(steps - 1, 2)).astype(np.int64)[1:]
+    ]
+    values = np.unique(confidence_N)
+    at = np.searchsorted(values, quantiles)
+    at = at[at > 0]  # below the lowest lies 0, which is a candidate anyway
+    between = (values[at - 1].astype(np.float64) + values[at]) / 2
+    return np.unique(np.concatenate([[0.0, 1.0], between]).astype(np.float32))
