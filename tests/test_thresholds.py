@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,6 @@ class TestCalibrate:
             {"max_cost": float("nan")},
         ],
     )
-    def test_a_budget_that_makes_no_sense_is_refused(self, budget: dict[str, float]) -> None:
+    def test_a_budget_that_makes_no_sense_is_refused(self, budget: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match="--max"):
             calibrate(manifest_with([True, True]), table_of(50, 2), **budget)

@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -24,6 +24,7 @@ from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.evaluation.predictions import ExitPredictions
+    from offramp.selection.calibrate import Scheme
     from offramp.selection.guarantee import Guarantee
     from offramp.training.run import Run
 
@@ -183,6 +184,13 @@ def calibrate(
         float | None,
         typer.Option(help="Most accurate point that costs at most this share of the backbone, 0 to 1."),
     ] = None,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="search: the best thresholds. gates: each exit by itself, spoils at most --max-drop percent of what "
+            "it accepts. quantiles: geometric exit shares within --max-cost."
+        ),
+    ] = "search",
     guarantee: Annotated[
         float | None,
         typer.Option(
@@ -205,7 +213,7 @@ def calibrate(
     from offramp.selection.calibrate import calibrate as choose
     from offramp.selection.calibrate import certify, check_budget
 
-    check_budget(max_drop=max_drop, max_cost=max_cost)
+    check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
     asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
@@ -213,7 +221,8 @@ def calibrate(
     with progress("validation images", len(validation)) as advance:
         predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
     classes = _truth(manifest, validation, predictions)
-    chosen = choose(manifest, predictions.against(classes), max_drop=max_drop, max_cost=max_cost)
+    table = predictions.against(classes)
+    chosen = choose(manifest, table, max_drop=max_drop, max_cost=max_cost, scheme=cast("Scheme", scheme))
     if asked:
         fingerprint = validation.fingerprint()
         chosen = certify(chosen, predictions, classes, asked, data_fingerprint=fingerprint)

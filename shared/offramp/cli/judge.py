@@ -19,6 +19,7 @@ from offramp.cli.progress import console, progress
 from offramp.cli.tables import quality_tables, report_table
 from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError, DataError, RequestError
+from offramp.evaluation.comparison import alternatives
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.report import RivalReport, report, rival_report
 from offramp.evaluation.timing import exit_ms
@@ -73,13 +74,15 @@ def evaluate(
     rivals = [_rival(directory, manifest) for directory in rival or []]
     with progress("images", len(images)) as advance:
         found = predict_every_exit(loaded, images.pixels, advance=advance)
-    table = found.against(images.classes_as(manifest.labels))
+    classes = images.classes_as(manifest.labels)
+    table = found.against(classes)
     split_point = manifest.point_named(name or manifest.default_operating_point).split_point
     spent = exit_ms(loaded, images.pixels)
     summary = report(manifest, table, chosen, split_point=split_point, name=name, exit_ms=spent)
     right_N = table.correct_at(table.exit_taken(chosen))
     compared = tuple(_compare(other, images, right_N) for other in rivals)
-    summary = summary.model_copy(update={"rivals": compared})
+    others = alternatives(found.probabilities, classes, manifest.exit_macs) if manifest.num_exits > 1 else ()
+    summary = summary.model_copy(update={"rivals": compared, "alternatives": others})
     if predictions:
         _write_predictions(predictions, manifest, images, found, table.exit_taken(chosen))
     if as_json:

@@ -70,7 +70,9 @@ def report_table(report: Report) -> Table:
 
 def quality_tables(report: Report) -> Sequence[Table]:
     """What lies behind an evaluation: certainty of the figures, quality of the confidences, overthinking, rivals."""
-    return [_confidences(report), _overthinking(report), *([_rivals(report)] if report.rivals else [])]
+    tables = [_confidences(report)]
+    tables += [_overthinking(report), _alternatives(report)] if report.alternatives else []
+    return [*tables, _rivals(report)] if report.rivals else tables
 
 
 def _confidences(report: Report) -> Table:
@@ -98,6 +100,20 @@ def _overthinking(report: Report) -> Table:
         ("p of the difference from the full network (McNemar)", f"{report.mcnemar_p:.3f}"),
     ):
         table.add_row(text, share)
+    return table
+
+
+def _alternatives(report: Report) -> Table:
+    table = Table(title="the same exits, used otherwise (not served)")
+    for column in ("scheme", "right", "less work"):
+        table.add_column(column, justify="left" if column == "scheme" else "right")
+    for other in report.alternatives:
+        table.add_row(
+            other.scheme, f"{other.accuracy:.2%}", f"{report.macs_backbone / other.macs_mean:.2f} x"
+        )
+    table.add_row(
+        "first exit that is sure (here)", f"{report.accuracy:.2%}", f"{report.macs_ratio:.2f} x", style="bold"
+    )
     return table
 
 

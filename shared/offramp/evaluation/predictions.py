@@ -16,10 +16,16 @@ from offramp.runtime import load_blocks
 
 @dataclass(frozen=True, eq=False)
 class ExitPredictions:
-    """confidence (N, E) in [0, 1) and predicted class (N, E) of every exit, the last one included."""
+    """confidence (N, E) in [0, 1) and probabilities (N, E, K) of every exit, the last one included."""
 
     confidence: NDArray[np.float32]
-    class_index: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def class_index(self) -> NDArray[np.int64]:
+        """Predicted class (N, E) of every exit."""
+        classes: NDArray[np.int64] = self.probabilities.argmax(axis=2)
+        return classes
 
     def against(self, classes_N: NDArray[np.int64]) -> ExitTable:
         """The same, told right from wrong."""
@@ -52,16 +58,16 @@ def predict_every_exit(
     manifest = bundle.manifest
     blocks = load_blocks(bundle, 1, len(manifest.blocks))
     confidence = np.empty((len(pixels), manifest.num_exits), dtype=np.float32)
-    class_index = np.empty((len(pixels), manifest.num_exits), dtype=np.int64)
+    probabilities = np.empty((len(pixels), manifest.num_exits, len(manifest.labels)), dtype=np.float32)
     for sample, image in enumerate(pixels):
         batch, exit = image[np.newaxis], 0
         for block in blocks:
             output = block.run(batch)
             if output.probabilities is not None and output.confidence is not None:
                 confidence[sample, exit] = output.confidence[0]
-                class_index[sample, exit] = output.probabilities[0].argmax()
+                probabilities[sample, exit] = output.probabilities[0]
                 exit += 1
             if output.feature is not None:
                 batch = output.feature
         advance(1)
-    return ExitPredictions(confidence, class_index)
+    return ExitPredictions(confidence, probabilities)

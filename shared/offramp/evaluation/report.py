@@ -10,6 +10,7 @@ from pydantic import Field
 
 from offramp.bundle import Manifest, OperatingPoint
 from offramp.bundle.manifest import Measured, Record, Share
+from offramp.evaluation.comparison import Alternative
 from offramp.evaluation.overthinking import Overthinking, overthinking
 from offramp.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.evaluation.table import ExitTable
@@ -71,6 +72,7 @@ class Report(Record):
     exits: tuple[ExitReport, ...]
     overthinking: Overthinking
     rivals: tuple[RivalReport, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,30 @@ from offramp.errors import ConfigError
 from offramp.evaluation.predictions import ExitPredictions
 from offramp.evaluation.report import measured
 from offramp.evaluation.table import ExitTable
+from offramp.selection.gates import gate_thetas
 from offramp.selection.guarantee import Guarantee, choose_guaranteed
+from offramp.selection.quantiles import quantile_thetas
 from offramp.selection.thresholds import search_thresholds
 
 # Percentage points below the full network: from "costs nothing" to "as cheap as can be justified".
 _LADDER = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _DEFAULT_DROP = 0.5
 
+Scheme = Literal["search", "gates", "quantiles"]
+
 
 def calibrate(
-    manifest: Manifest, table: ExitTable, *, max_drop: float | None = None, max_cost: float | None = None
+    manifest: Manifest,
+    table: ExitTable,
+    *,
+    max_drop: float | None = None,
+    max_cost: float | None = None,
+    scheme: Scheme = "search",
 ) -> Manifest:
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
 
     Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
-    the full network ('drop-0', 'drop-0.1', …), as far as they differ. All but 'full' lie on the Pareto front.
+    the full network ('drop-0', 'drop-0.1', …), as far as they differ. These lie on the Pareto front, but for 'full'.
 
     Args:
         manifest: of the bundle that made the predictions.
@@ -36,14 +46,25 @@ def calibrate(
         max_drop: the default is the cheapest point at most this many percentage points below the full
             network; 0.5 unless given.
         max_cost: or the most accurate point that costs at most this share of the backbone, 0 to 1.
+        scheme: how the default is found. search: the best there is. gates: each exit by itself spoils at most
+            `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
 
     Raises:
         ConfigError: both are given, or no thresholds meet what is asked for.
     """
-    check_budget(max_drop=max_drop, max_cost=max_cost)
+    check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
     grid = search_thresholds(table, manifest.exit_macs)
     thetas_by_name: dict[str, tuple[float, ...]] = {"full": (1.0,) * (manifest.num_exits - 1)}
-    if max_cost is not None:
+    if scheme == "gates":
+        tolerance = _DEFAULT_DROP if max_drop is None else max_drop
+        default = f"gates-{tolerance:g}"
+        thetas_by_name[default] = gate_thetas(table, tolerance=tolerance / 100)
+    elif scheme == "quantiles":
+        assert max_cost is not None, "check_budget asks for it"
+        default = f"quantiles-{max_cost:g}"
+        budget = max_cost * manifest.backbone_macs
+        thetas_by_name[default] = quantile_thetas(table, manifest.exit_macs, max_macs=budget)
+    elif max_cost is not None:
         default = f"cost-{max_cost:g}"
         thetas_by_name[default] = grid.surest(max_macs=max_cost * manifest.backbone_macs).thetas
     else:
@@ -109,12 +130,18 @@ def certify(
     return manifest.model_copy(update={"operating_points": points, "default_operating_point": name})
 
 
-def check_budget(*, max_drop: float | None, max_cost: float | None) -> None:
+def check_budget(*, max_drop: float | None, max_cost: float | None, scheme: str = "search") -> None:
     """Refuse a budget that makes no sense, before any work is done for it.
 
     Raises:
-        ConfigError: both are given, or one that is not a number in its range.
+        ConfigError: an unknown scheme, one without its budget, both budgets, or one that is not a number in its range.
     """
+    if scheme not in get_args(Scheme):
+        raise ConfigError(f"--scheme is '{scheme}'; expected {', '.join(get_args(Scheme))}")
+    if scheme == "gates" and max_cost is not None:
+        raise ConfigError("--scheme gates takes --max-drop, not --max-cost: a gate knows no budget")
+    if scheme == "quantiles" and max_cost is None:
+        raise ConfigError("--scheme quantiles needs --max-cost, the budget its shares are made for")
     if max_drop is not None and max_cost is not None:
         raise ConfigError("--max-drop and --max-cost exclude each other; give one of them")
     if max_drop is not None and not 0 <= max_drop <= 100:

@@ -1,0 +1,126 @@
+"""Thresholds gate by gate and from quantiles, and the schemes that are only compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offramp.errors import ConfigError
+from offramp.evaluation.comparison import alternatives, patience_taken
+from offramp.evaluation.table import ExitTable
+from offramp.selection.calibrate import calibrate
+from offramp.selection.gates import gate_thetas
+from offramp.selection.quantiles import quantile_thetas
+from tests.builders import manifest_with
+from tests.test_thresholds import costs, table_of
+
+
+def honest(samples: int, exits: int = 3) -> ExitTable:
+    """An exit is right as often as it says it is; the last one always."""
+    generator = np.random.default_rng(0)
+    confidence = generator.random((samples, exits), dtype=np.float32)
+    correct = generator.random((samples, exits)) < confidence
+    correct[:, -1] = True
+    return ExitTable(confidence, correct)
+
+
+class TestGates:
+    @pytest.mark.parametrize("tolerance", [0.05, 0.1, 0.3])
+    def test_no_gate_spoils_more_of_what_it_accepts_than_it_may(self, tolerance: float) -> None:
+        table = honest(20_000)
+        taken = table.exit_taken(gate_thetas(table, tolerance=tolerance))
+        for exit in (0, 1):
+            accepted = taken == exit
+            assert accepted.any()
+            assert (~table.correct[accepted, exit]).mean() <= tolerance
+
+    def test_a_gate_opens_as_far_as_it_may(self) -> None:
+        # Of all above θ this exit has (1 + θ) / 2 right: a tenth may be spoilt, so θ is about 0.8.
+        (theta, _) = gate_thetas(honest(20_000), tolerance=0.1)
+        assert theta == pytest.approx(0.8, abs=0.03)
+
+    def test_a_gate_must_be_surer_where_fewer_samples_speak_for_it(self) -> None:
+        assert gate_thetas(honest(300), tolerance=0.1)[0] > gate_thetas(honest(20_000), tolerance=0.1)[0]
+
+    def test_a_gate_that_cannot_be_trusted_never_opens(self) -> None:
+        table = ExitTable(np.full((500, 2), 0.9, np.float32), np.array([[False, True]] * 500))
+        assert gate_thetas(table, tolerance=0.1) == (1.0,)
+        assert gate_thetas(honest(500), tolerance=0.0) == (1.0, 1.0)
+
+    def test_what_the_full_network_has_wrong_too_is_not_spoilt(self) -> None:
+        table = ExitTable(np.full((500, 2), 0.9, np.float32), np.zeros((500, 2), bool))
+        assert gate_thetas(table, tolerance=0.1) == (0.0,)
+
+
+class TestQuantiles:
+    @pytest.mark.parametrize("max_macs", [110, 300, 600, 890])
+    def test_the_budget_is_kept_and_used(self, max_macs: float) -> None:
+        table = table_of(4000, 3)
+        thetas = quantile_thetas(table, costs(3), max_macs=max_macs)
+        spent = np.array(costs(3))[table.exit_taken(thetas)].mean()
+        assert 0.98 * max_macs <= spent <= max_macs
+
+    def test_the_shares_are_geometric(self) -> None:
+        table = table_of(20_000, 4)
+        taken = table.exit_taken(quantile_thetas(table, costs(4), max_macs=700))
+        shares = np.bincount(taken, minlength=4) / len(taken)
+        assert shares[1] / shares[0] == pytest.approx(shares[2] / shares[1], rel=0.02)
+        assert shares[2] / shares[1] == pytest.approx(shares[3] / shares[2], rel=0.02)
+
+    def test_a_budget_below_the_first_exit_is_refused_with_the_least_there_is(self) -> None:
+        with pytest.raises(ConfigError, match="the least these exits cost is 100"):
+            quantile_thetas(table_of(100, 3), costs(3), max_macs=99)
+
+    def test_confidences_that_tie_are_not_cut_apart(self) -> None:
+        table = ExitTable(np.full((100, 2), 0.5, np.float32), np.ones((100, 2), bool))
+        thetas = quantile_thetas(table, (100, 200), max_macs=150)
+        assert table.exit_taken(thetas).tolist() == [0] * 100, (
+            "half of them cannot be told from the other half"
+        )
+
+
+class TestComparison:
+    def test_patience_waits_until_so_many_exits_in_a_row_agree(self) -> None:
+        said = np.array([[1, 1, 2, 2], [1, 2, 2, 2], [1, 2, 3, 4], [1, 2, 1, 1]])
+        assert patience_taken(said, 2).tolist() == [1, 2, 3, 3]
+        assert patience_taken(said, 3).tolist() == [3, 3, 3, 3]
+
+    def test_all_exits_together_outvote_one_that_errs(self) -> None:
+        # Two samples of class 0; the last exit is wrong on both, a little and very much so.
+        probabilities = np.array(
+            [[[0.9, 0.1], [0.8, 0.2], [0.4, 0.6]], [[0.6, 0.4], [0.6, 0.4], [0.001, 0.999]]], np.float32
+        )
+        found = {a.scheme: a for a in alternatives(probabilities, np.zeros(2, np.int64), (1, 2, 4))}
+        assert found["mean of all exits"].accuracy == 0.5
+        assert found["geometric mean"].accuracy == 0.5
+        assert found["mean of all exits"].macs_mean == 4, "every exit is always asked"
+        assert found["patience, 2 agreeing exits"].accuracy == 1
+        assert found["patience, 2 agreeing exits"].macs_mean == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "default"),
+    [
+        ({"scheme": "gates", "max_drop": 20.0}, "gates-20"),
+        ({"scheme": "quantiles", "max_cost": 0.6}, "quantiles-0.6"),
+    ],
+)
+def test_a_scheme_gives_the_default_and_the_ladder_stays(asked: dict[str, Any], default: str) -> None:
+    chosen = calibrate(manifest_with([True, True, True]), honest(2000), **asked)
+    assert chosen.default_operating_point == default
+    assert {"full", "drop-1"} <= {point.name for point in chosen.operating_points}
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"scheme": "luck"}, "expected search, gates, quantiles"),
+        ({"scheme": "gates", "max_cost": 0.5}, "takes --max-drop"),
+        ({"scheme": "quantiles"}, "needs --max-cost"),
+    ],
+)
+def test_a_scheme_without_its_budget_is_refused(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        calibrate(manifest_with([True, True]), table_of(50, 2), **asked)
