@@ -144,6 +144,24 @@ class TestImageFolder:
         with pytest.raises(DataError, match=r"bee.1\.png"):
             load_images(folder, "train", COLOUR)
 
+    def test_files_that_cannot_be_read_are_counted_and_the_first_is_named(self, folder: Path) -> None:
+        for name in ("1.png", "2.png"):
+            (folder / "train" / "cat" / name).write_bytes(b"no photo")
+        with pytest.raises(
+            DataError, match=r"2 of \d+ files cannot be read, the first: .*1\.png.*--skip-unreadable"
+        ):
+            load_images(folder, "train", COLOUR)
+
+    def test_or_they_are_skipped_and_each_is_named_in_the_log(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        whole = load_images(folder, "train", COLOUR)
+        (folder / "train" / "cat" / "1.png").write_bytes(b"no photo")
+        rest = load_images(folder, "train", COLOUR, skip_unreadable=True)
+        assert set(whole.sources) - set(rest.sources) == {"cat/1.png"}
+        assert len(rest) == len(rest.classes) == len(rest.pixels) == len(whole) - 1
+        assert "1.png" in caplog.text
+
     @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     @pytest.mark.parametrize("into", [0, 50])  # its header, its contents
     def test_a_damaged_file_within_a_zip_is_named(self, folder: Path, compression: int, into: int) -> None:

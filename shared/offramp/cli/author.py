@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from offramp.bundle import load_bundle, write_manifest
 from offramp.bundle.manifest import Data, Manifest, Measure, Provenance, Split
 from offramp.cli.errors import told_in_one_line
-from offramp.cli.held_out import held_out
+from offramp.cli.held_out import SkipOption, held_out
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import points_table
 from offramp.data import LabelledImages, load_images, load_unlabelled
@@ -86,6 +86,7 @@ def train(
         bool,
         typer.Option(help="Take every photo below --data, whatever its folder; for distill with --alpha 1."),
     ] = False,
+    skip_unreadable: SkipOption = False,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and split.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
@@ -100,9 +101,12 @@ def train(
 
     plan = recipe_named(recipe)
     if unlabelled:
-        images, names = load_unlabelled(data, plan.preprocessing), _taught_labels(regime, alpha, start)
+        images, names = (
+            load_unlabelled(data, plan.preprocessing, skip_unreadable=skip_unreadable),
+            _taught_labels(regime, alpha, start),
+        )
     else:
-        images = load_images(data, "train", plan.preprocessing)
+        images = load_images(data, "train", plan.preprocessing, skip_unreadable=skip_unreadable)
         names = _labels(labels, images)
     run = _run(
         labels=names,
@@ -204,6 +208,7 @@ def calibrate(
             help="disagreement with the full network, or harm: what it had right and an exit spoils."
         ),
     ] = "disagreement",
+    skip_unreadable: SkipOption = False,
 ) -> None:
     """Choose thresholds on the validation part, which training never saw, and write them into the bundle.
 
@@ -217,7 +222,7 @@ def calibrate(
     asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
-    validation = held_out(manifest, data, bundle)
+    validation = held_out(manifest, data, bundle, skip_unreadable=skip_unreadable)
     with progress("validation images", len(validation)) as advance:
         predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
     classes = _truth(manifest, validation, predictions)

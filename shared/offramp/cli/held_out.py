@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from offramp.bundle import Manifest
 from offramp.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.errors import ConfigError, DataError
 
+SkipOption = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read.")
+]
 
-def held_out(manifest: Manifest, data: Path, bundle: Path) -> LabelledImages:
+
+def held_out(
+    manifest: Manifest, data: Path, bundle: Path, *, skip_unreadable: bool = False
+) -> LabelledImages:
     """The validation part that training held out.
 
     Raises:
@@ -19,11 +28,10 @@ def held_out(manifest: Manifest, data: Path, bundle: Path) -> LabelledImages:
     if manifest.provenance is None:
         raise ConfigError(f"{bundle} does not say which samples trained it, so none can be held out")
     origin = manifest.provenance.data
-    images = (
-        load_images(data, "train", manifest.preprocessing)
-        if origin.labelled
-        else load_unlabelled(data, manifest.preprocessing)
-    )
+    if origin.labelled:
+        images = load_images(data, "train", manifest.preprocessing, skip_unreadable=skip_unreadable)
+    else:
+        images = load_unlabelled(data, manifest.preprocessing, skip_unreadable=skip_unreadable)
     if images.fingerprint() != origin.fingerprint:
         raise DataError(
             f"{data} is not the data this bundle was trained on ({origin.name}, {origin.samples} samples), so its "

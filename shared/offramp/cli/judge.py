@@ -14,7 +14,7 @@ from rich.table import Table
 
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
-from offramp.cli.held_out import held_out
+from offramp.cli.held_out import SkipOption, held_out
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import quality_tables, report_table
 from offramp.data import LabelledImages, load_images
@@ -41,6 +41,7 @@ def evaluate(
     part: Annotated[
         str, typer.Option(help="test, or validation: the part thresholds are chosen on.")
     ] = "test",
+    skip_unreadable: SkipOption = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many images, drawn evenly over the part.")
     ] = None,
@@ -65,7 +66,7 @@ def evaluate(
     """
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
-    images = _part(manifest, data, part, bundle)
+    images = _part(manifest, data, part, bundle, skip_unreadable=skip_unreadable)
     if limit is not None and limit < len(images):
         images = images.take(np.linspace(0, len(images) - 1, limit).astype(np.int64))
     name, chosen = _thetas(manifest, point, thetas)
@@ -148,10 +149,12 @@ def _compare(rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_]) 
     return rival_report(rival.manifest, right_N, correct, ms=exit_ms(rival, images.pixels)[-1])
 
 
-def _part(manifest: Manifest, data: Path, part: str, bundle: Path) -> LabelledImages:
+def _part(
+    manifest: Manifest, data: Path, part: str, bundle: Path, *, skip_unreadable: bool
+) -> LabelledImages:
     match part:
         case "test":
-            images = load_images(data, "test", manifest.preprocessing)
+            images = load_images(data, "test", manifest.preprocessing, skip_unreadable=skip_unreadable)
             if manifest.provenance and images.fingerprint() == manifest.provenance.data.fingerprint:
                 raise DataError(
                     f"{data} is what this bundle was trained on; give a test part it has never seen, "
@@ -159,7 +162,7 @@ def _part(manifest: Manifest, data: Path, part: str, bundle: Path) -> LabelledIm
                 )
             return images
         case "validation":
-            return held_out(manifest, data, bundle)
+            return held_out(manifest, data, bundle, skip_unreadable=skip_unreadable)
         case _:
             raise ConfigError(f"part is '{part}'; expected test or validation")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -18,13 +19,19 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _PARTS: tuple[Part, ...] = ("train", "test")
 
 
-def load_image_folder(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledImages:
+_log = logging.getLogger(__name__)
+
+
+def load_image_folder(
+    path: Path, part: Part, preprocessing: Preprocessing, *, skip_unreadable: bool = False
+) -> LabelledImages:
     """Read one part of an image folder; classes are numbered in the order of their names.
 
     A folder without train/ and test/ is one part, whichever is asked for.
 
     Raises:
-        DataError: no images, fewer than two classes, no such part, or a file that cannot be read, named.
+        DataError: no images, fewer than two classes, no such part, or files that cannot be read, counted and named,
+            unless they are to be skipped: then the log names them.
     """
     with ExitStack() as stack:
         root: Path | zipfile.Path = path
@@ -39,13 +46,37 @@ def load_image_folder(path: Path, part: Part, preprocessing: Preprocessing) -> L
             raise DataError(
                 f"{path} has {len(labels)} sub-folders with images, expected one for each of at least two classes"
             )
-        pixels, classes, sources = [], [], []
-        for index, label in enumerate(labels):
-            for file in files[label]:
-                pixels.append(read_photo(file, preprocessing))
-                classes.append(index)
-                sources.append(str(PurePosixPath(label, file.name)))
-    return LabelledImages(np.stack(pixels), np.array(classes, dtype=np.int64), labels, tuple(sources))
+        named = [(index, file) for index, label in enumerate(labels) for file in files[label]]
+        photos = read_photos([file for _, file in named], preprocessing, skip_unreadable=skip_unreadable)
+    kept = [(pixels, *of) for pixels, of in zip(photos, named, strict=True) if pixels is not None]
+    classes = np.array([index for _, index, _ in kept], dtype=np.int64)
+    sources = tuple(str(PurePosixPath(labels[index], file.name)) for _, index, file in kept)
+    return LabelledImages(np.stack([pixels for pixels, *_ in kept]), classes, labels, sources)
+
+
+def read_photos(
+    files: Sequence[Path | zipfile.Path], preprocessing: Preprocessing, *, skip_unreadable: bool
+) -> Sequence[np.ndarray | None]:
+    """Pixels, uint8 (H, W, C), of every file; None for one that cannot be read and is to be skipped.
+
+    Raises:
+        DataError: some cannot be read, or all of them if they are to be skipped.
+    """
+    photos, errors = list[np.ndarray | None](), list[DataError]()
+    for file in files:
+        try:
+            photos.append(read_photo(file, preprocessing))
+        except DataError as error:
+            photos.append(None)
+            errors.append(error)
+    if errors and (not skip_unreadable or len(errors) == len(files)):
+        raise DataError(
+            f"{len(errors)} of {len(files)} files cannot be read, the first: {errors[0]}; repair or remove them, or "
+            "go on without them by --skip-unreadable"
+        )
+    for unreadable in errors:
+        _log.warning("event=skipped detail=%r", str(unreadable))
+    return photos
 
 
 def _part_of(root: Path | zipfile.Path, part: Part, path: Path) -> Path | zipfile.Path:

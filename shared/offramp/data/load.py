@@ -11,7 +11,9 @@ from offramp.data.labelled import LabelledImages, Part
 from offramp.errors import DataError
 
 
-def load_images(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledImages:
+def load_images(
+    path: Path, part: Part, preprocessing: Preprocessing, *, skip_unreadable: bool = False
+) -> LabelledImages:
     """Read the training or the test part of a data set, whatever its layout, at the bundle's size and mode.
 
     Raises:
@@ -21,5 +23,6 @@ def load_images(path: Path, part: Part, preprocessing: Preprocessing) -> Labelle
         raise DataError(
             f"{path} does not exist; expected a directory of IDX files, an image folder or its zip"
         )
-    load = load_idx if holds_idx(path) else load_image_folder
-    return load(path, part, preprocessing)
+    if holds_idx(path):
+        return load_idx(path, part, preprocessing)
+    return load_image_folder(path, part, preprocessing, skip_unreadable=skip_unreadable)
