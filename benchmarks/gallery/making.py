@@ -46,7 +46,7 @@ def make(entry: Entry, places: Places) -> None:
         start = ("--start", str(places.runs / entry.start)) if entry.start else ()
         run = str(places.run(entry))
         _offramp("train", entry.recipe, "--data", data, *entry.options, *start, "--out", run, "--resume")
-        _offramp("export", run, "--out", str(bundle))
+        _offramp("export", run, "--out", str(bundle), *(() if entry.calibrate else ("--static",)))
     if entry.calibrate and len(load_bundle(bundle).manifest.operating_points) == 1:
         _offramp("calibrate", str(bundle), "--data", data, *entry.calibrate)
 
