@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,35 @@ def test_the_tables_say_how_sure_the_figures_are(tmp_path: Path) -> None:
     )
     for text in ("AUROC", "destroyed by depth", "an oracle", "McNemar"):
         assert text in result.output
+
+
+class TestPage:
+    @pytest.fixture(scope="class")
+    def page(self, tmp_path_factory: pytest.TempPathFactory) -> str:
+        pytest.importorskip("matplotlib", reason="pages need the extra `report`")
+        path = tmp_path_factory.mktemp("page") / "report.html"
+        evaluated("--page", str(path), "--rival", str(FASHION_BUNDLE))
+        return path.read_text()
+
+    def test_it_needs_nothing_from_elsewhere(self, page: str) -> None:
+        asked_for = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s)>]+)", page)
+        assert all(source.startswith(("data:", "#")) for source in asked_for)
+        assert "<script" not in page
+
+    def test_it_shows_the_figures_that_json_has(self, page: str) -> None:
+        found = evaluated()
+        for share in (found["accuracy"], found["full_accuracy"]):
+            assert isinstance(share, float)
+            assert f"{100 * share:.2f} %" in page
+        assert page.count("<svg") == 3
+
+    def test_it_shows_the_photos_that_leave_first_and_last(self, page: str) -> None:
+        assert page.count("data:image/png;base64,") == 48
+        assert "exit 1, 1.00" in page
+
+    def test_a_page_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "nowhere" / "report.html"
+        options = ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--page", str(path)]
+        result = CliRunner().invoke(app, options)
+        assert result.exit_code == 2
+        assert f"{path} cannot be written" in result.stderr

@@ -10,8 +10,9 @@ class Entry:
     """One network. Names are those of its run and of its bundle.
 
     data: below the data directory. options: of `offramp train`. start: entry whose run it starts from.
-    calibrate: options of `offramp calibrate`; none for a static network, exported without early exits. points: operating points that the table
-    shows; the default's if none. rival: entry with a static network. published: what the literature reports.
+    calibrate: options of `offramp calibrate`; none for a static network, which is exported without early exits.
+    points: operating points that the table shows; the default's if none. rival: entry with a static network.
+    published: what the literature reports.
     """
 
     name: str

@@ -20,6 +20,7 @@ from offramp.cli.tables import quality_tables, report_table
 from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError, DataError, RequestError
 from offramp.evaluation.comparison import alternatives
+from offramp.evaluation.page import Evaluated, write_page
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.report import RivalReport, report, rival_report
 from offramp.evaluation.timing import exit_ms
@@ -56,6 +57,9 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write all of it, with plots and photos, to this HTML file.")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Also write each image's prediction to this CSV file.")
     ] = None,
@@ -84,6 +88,14 @@ def evaluate(
     compared = tuple(_compare(other, images, right_N) for other in rivals)
     others = alternatives(found.probabilities, classes, manifest.exit_macs) if manifest.num_exits > 1 else ()
     summary = summary.model_copy(update={"rivals": compared, "alternatives": others})
+    if page:
+        points = [
+            report(manifest, table, p.thetas, split_point=p.split_point, name=p.name)
+            for p in manifest.operating_points
+        ]
+        taken_N = table.exit_taken(chosen)
+        write_page(page, Evaluated(manifest, images, classes, table, taken_N, summary, points))
+        console.print(f"page: {page}")
     if predictions:
         _write_predictions(predictions, manifest, images, found, table.exit_taken(chosen))
     if as_json:
