@@ -122,14 +122,15 @@ def test_the_tables_say_how_sure_the_figures_are(tmp_path: Path) -> None:
         assert text in result.output
 
 
-class TestPage:
-    @pytest.fixture(scope="class")
-    def page(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        pytest.importorskip("matplotlib", reason="pages need the extra `report`")
-        path = tmp_path_factory.mktemp("page") / "report.html"
-        evaluated("--page", str(path), "--rival", str(FASHION_BUNDLE))
-        return path.read_text()
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("matplotlib", reason="pages need the extra `report`")
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    evaluated("--page", str(path), "--rival", str(FASHION_BUNDLE))
+    return path.read_text()
 
+
+class TestPage:
     def test_it_needs_nothing_from_elsewhere(self, page: str) -> None:
         asked_for = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s)>]+)", page)
         assert all(source.startswith(("data:", "#")) for source in asked_for)
