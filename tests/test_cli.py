@@ -84,6 +84,18 @@ def test_the_backbone_alone_is_a_bundle_of_one_block(trained: Path, tmp_path: Pa
     assert result.exit_code == 0, result.output
 
 
+def test_temperatures_are_fitted_on_the_samples_that_training_never_saw(
+    trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    result = offramp("export", trained / "run", "--out", out, "--temperature-from", trained / "photos")
+    assert result.exit_code == 0, result.output
+    found = [exit.temperature for exit in load_bundle(out).manifest.exits]
+    assert len(found) == 2 and 1.0 not in found
+    result = offramp("export", trained / "run", "--out", tmp_path / "other", "--temperature-from", SAMPLES)
+    check_refused(result, "is not the data this network was trained on")
+
+
 def test_photos_without_labels_need_a_teacher(trained: Path, tmp_path: Path) -> None:
     photos = trained / "photos"
     result = offramp(

@@ -13,12 +13,14 @@ from torch import nn
 from offramp.bundle import Bundle, Preprocessing
 from offramp.bundle.manifest import Measure
 from offramp.errors import BundleError, ConfigError
+from offramp.evaluation.predictions import predict_every_exit
 from offramp.export import export_bundle
 from offramp.networks import EarlyExitNetwork
 from offramp.networks.layers import pooled_linear
 from offramp.networks.normalise import Normalise
 from offramp.runtime import load_blocks
 from offramp.selection.confidence import confidence
+from offramp.selection.temperature import fit_temperature, negative_log_likelihood
 from tests.conftest import ROOT
 from tests.tiny import tiny_network
 
@@ -51,6 +53,37 @@ def test_the_graphs_compute_what_the_network_does(tmp_path: Path, measure: Measu
             np.testing.assert_allclose(output.probabilities, expected[0].numpy(), atol=1e-5)
             np.testing.assert_allclose(output.confidence, expected[1].numpy(), atol=1e-5)
             batch = output.feature
+
+
+def test_a_temperature_is_compiled_into_its_exit_alone(tmp_path: Path) -> None:
+    network = tiny_network()
+    plain, cooled = (
+        exported(network, tmp_path / "a"),
+        exported(network, tmp_path / "b", temperatures=(1, 4, 1)),
+    )
+    assert [exit.temperature for exit in cooled.manifest.exits] == [1, 4, 1]
+    pixels: Any = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    first, second = (predict_every_exit(bundle, pixels) for bundle in (plain, cooled))
+    np.testing.assert_array_equal(first.confidence[:, [0, 2]], second.confidence[:, [0, 2]])
+    assert (second.confidence[:, 1] < first.confidence[:, 1]).all()
+    np.testing.assert_array_equal(first.class_index, second.class_index)
+
+
+def test_one_temperature_for_each_exit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 temperatures for 3 exits"):
+        exported(tiny_network(), tmp_path / "b", temperatures=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_classes_is_found_again(temperature: float) -> None:
+    generator = np.random.default_rng(0)
+    logits_NK = generator.normal(0, 3, (20_000, 5)).astype(np.float32)
+    # Adding Gumbel noise draws a class with the probabilities of the softmax.
+    classes_N = (logits_NK / temperature + generator.gumbel(size=logits_NK.shape)).argmax(axis=1)
+    found = fit_temperature(logits_NK, classes_N)
+    assert found == pytest.approx(temperature, rel=0.05)
+    least = negative_log_likelihood(logits_NK, classes_N, found)
+    assert all(least <= negative_log_likelihood(logits_NK, classes_N, found * f) for f in (0.9, 1.1))
 
 
 def test_normalisation_scales_each_channel_on_its_own() -> None:

@@ -11,6 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def export_bundle(
     preprocessing: Preprocessing,
     split_point: int,
     measure: Measure = "max_softmax",
+    temperatures: Sequence[float] | None = None,
     provenance: Provenance | None = None,
 ) -> Bundle:
     """Write a bundle and prove that it computes what the network does.
@@ -57,40 +59,60 @@ def export_bundle(
         preprocessing: from pixels to what the network's first block takes.
         split_point: first block that the cloud runs.
         measure: confidence measure of all exits.
+        temperatures: T of every exit, shallow to deep; 1 unless given.
         provenance: what made the network.
 
     Raises:
-        ConfigError: an EEC that costs more than the block behind it, or other numbers of labels and classes.
+        ConfigError: an EEC that costs more than the block behind it, or other numbers of labels and classes, or of
+            temperatures and exits.
         BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
     """
     network = network.eval()
     cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
     _check_costs(cost)
     _check_labels(network, preprocessing, labels)
-    graphs = _export_graphs(network, preprocessing, cost, measure)
+    if temperatures is not None and len(temperatures) != network.num_exits:
+        raise ConfigError(
+            f"{len(temperatures)} temperatures for {network.num_exits} exits; give one for each"
+        )
+    confidences = [_Confidence(measure, t) for t in temperatures or (1.0,) * network.num_exits]
+    graphs = _export_graphs(network, preprocessing, cost, confidences)
     manifest = manifest_of(
         name=name,
         labels=tuple(labels),
         preprocessing=preprocessing,
-        blocks=_blocks(graphs, preprocessing, cost, measure),
+        blocks=_blocks(graphs, preprocessing, cost, confidences),
         operating_points=(
             OperatingPoint(name=_FULL, thetas=(1.0,) * (network.num_exits - 1), split_point=split_point),
         ),
         default_operating_point=_FULL,
         provenance=provenance,
     )
-    _prove(Bundle(directory, manifest, graphs), network, measure)
+    _prove(Bundle(directory, manifest, graphs), network, confidences)
     return write_bundle(directory, manifest, graphs)
+
+
+@dataclass(frozen=True)
+class _Confidence:
+    """How an exit says how sure it is."""
+
+    measure: Measure
+    temperature: float
+
+    def of(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
+        return confidence(logits_BK, measure=self.measure, temperature=self.temperature)
 
 
 class _ExportedBlock(nn.Module):
     """A block as its graph computes it: (feature, probabilities, confidence), or those of the three it has."""
 
-    def __init__(self, block: nn.Module, eec: nn.Module | None, measure: Measure, *, is_last: bool) -> None:
+    def __init__(
+        self, block: nn.Module, eec: nn.Module | None, confidence: _Confidence | None, *, is_last: bool
+    ) -> None:
         super().__init__()
         self.block = block
         self.eec = eec
-        self._measure = measure
+        self._confidence = confidence
         self._is_last = is_last
 
     @property
@@ -100,22 +122,26 @@ class _ExportedBlock(nn.Module):
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
         feature = self.block(batch)
         handed_on = () if self._is_last else (feature,)
-        if self.eec is None:
+        if self.eec is None or self._confidence is None:
             return handed_on
-        return (*handed_on, *confidence(self.eec(feature), measure=self._measure))
+        return (*handed_on, *self._confidence.of(self.eec(feature)))
 
 
 def _export_graphs(
-    network: EarlyExitNetwork, preprocessing: Preprocessing, cost: NetworkCost, measure: Measure
+    network: EarlyExitNetwork,
+    preprocessing: Preprocessing,
+    cost: NetworkCost,
+    confidences: Sequence[_Confidence],
 ) -> Mapping[int, bytes]:
     graphs = {}
+    behind = dict(zip(network.exit_blocks, confidences, strict=True))
     # Two samples: with one, the exporter would take the batch for a constant.
     batch = torch.zeros(2, *preprocessing.pixel_shape, dtype=torch.uint8)
     for number, block in enumerate(network.blocks, start=1):
         if number == 1:
             block = nn.Sequential(Normalise(preprocessing), block)
         exported = _ExportedBlock(
-            block, network.eec_behind(number), measure, is_last=number == len(network.blocks)
+            block, network.eec_behind(number), behind.get(number), is_last=number == len(network.blocks)
         ).eval()
         graphs[number] = _to_onnx(exported, batch)
         batch = torch.zeros(2, *cost.feature_shapes[number])
@@ -154,7 +180,10 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
 
 
 def _blocks(
-    graphs: Mapping[int, bytes], preprocessing: Preprocessing, cost: NetworkCost, measure: Measure
+    graphs: Mapping[int, bytes],
+    preprocessing: Preprocessing,
+    cost: NetworkCost,
+    confidences: Sequence[_Confidence],
 ) -> tuple[Block, ...]:
     blocks = []
     taken = TensorSpec(shape=preprocessing.pixel_shape, dtype="uint8")
@@ -170,7 +199,12 @@ def _blocks(
                 input=taken,
                 feature=feature if number < len(graphs) else None,
                 macs=cost.blocks[number],
-                exit=Exit(number=exit_number, measure=measure, temperature=1.0, macs=cost.eecs[number])
+                exit=Exit(
+                    number=exit_number,
+                    measure=confidences[exit_number - 1].measure,
+                    temperature=confidences[exit_number - 1].temperature,
+                    macs=cost.eecs[number],
+                )
                 if exit_number
                 else None,
             )
@@ -198,13 +232,15 @@ def _check_labels(network: EarlyExitNetwork, preprocessing: Preprocessing, label
                 )
 
 
-def _prove(bundle: Bundle, network: EarlyExitNetwork, measure: Measure) -> None:
+def _prove(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence[_Confidence]) -> None:
     preprocessing = bundle.manifest.preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (8, *preprocessing.pixel_shape), dtype=np.uint8)
     with torch.no_grad():
         logits_by_exit = network(Normalise(preprocessing)(torch.from_numpy(pixels)))
         expected = [
-            part.numpy() for logits_BK in logits_by_exit for part in confidence(logits_BK, measure=measure)
+            part.numpy()
+            for logits_BK, how in zip(logits_by_exit, confidences, strict=True)
+            for part in how.of(logits_BK)
         ]
     batch: NDArray[Any] = pixels
     found: list[NDArray[Any]] = []

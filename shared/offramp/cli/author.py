@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from offramp.bundle import load_bundle, write_manifest
 from offramp.bundle.manifest import Data, Manifest, Measure, Provenance, Split
 from offramp.cli.errors import told_in_one_line
-from offramp.cli.held_out import SkipOption, held_out
+from offramp.cli.held_out import SkipOption, held_out, same_held_out
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import points_table
 from offramp.data import LabelledImages, load_images, load_unlabelled
@@ -24,6 +24,7 @@ from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.evaluation.predictions import ExitPredictions
+    from offramp.networks.early_exit import EarlyExitNetwork
     from offramp.selection.calibrate import Scheme
     from offramp.selection.guarantee import Guarantee
     from offramp.training.run import Run
@@ -148,6 +149,13 @@ def export(
     measure: Annotated[
         str, typer.Option(help="Confidence: max_softmax, score_margin or entropy.")
     ] = "max_softmax",
+    temperature_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="The data it was trained on: fit a temperature for each exit on the validation part, so that it is as "
+            "sure as it is right."
+        ),
+    ] = None,
     static: Annotated[
         bool, typer.Option(help="The backbone alone, without early exits: the rival to compare with.")
     ] = False,
@@ -160,14 +168,17 @@ def export(
     from offramp.training.run import load_network, load_run
 
     origin, network = load_run(run), load_network(run)
+    network = network.static() if static else network
+    temperatures = _temperatures(network, origin, temperature_from) if temperature_from else None
     bundle = export_bundle(
-        network.static() if static else network,
+        network,
         out,
         name=name or out.resolve().name,
         labels=origin.labels,
         preprocessing=origin.recipe.preprocessing,
         split_point=2 if static else origin.recipe.split_point,
         measure=_measure(measure),
+        temperatures=temperatures,
         provenance=_with_command(origin.provenance),
     )
     next_step = "evaluate" if static else "calibrate"
@@ -235,6 +246,20 @@ def calibrate(
         chosen = chosen.model_copy(update={"provenance": _calibrated(chosen.provenance)})
     write_manifest(bundle, Manifest.model_validate(chosen.model_dump()))
     console.print(points_table(chosen))
+
+
+def _temperatures(network: EarlyExitNetwork, origin: Run, data: Path) -> list[float]:
+    from offramp.selection.temperature import fit_temperature
+    from offramp.training.logits import logits_of
+
+    images = load_images(data, "train", origin.recipe.preprocessing)
+    validation = same_held_out(images, origin.provenance.data, data)
+    classes = validation.classes_as(origin.labels)
+    found = [
+        fit_temperature(logits_NK, classes) for logits_NK in logits_of(network, validation, origin.recipe)
+    ]
+    console.print("temperatures: " + ", ".join(f"{temperature:.3f}" for temperature in found))
+    return found
 
 
 def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:

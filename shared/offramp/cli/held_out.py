@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from offramp.bundle import Manifest
+from offramp.bundle.manifest import Data
 from offramp.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.errors import ConfigError, DataError
 
@@ -32,9 +33,18 @@ def held_out(
         images = load_images(data, "train", manifest.preprocessing, skip_unreadable=skip_unreadable)
     else:
         images = load_unlabelled(data, manifest.preprocessing, skip_unreadable=skip_unreadable)
+    return same_held_out(images, origin, data)
+
+
+def same_held_out(images: LabelledImages, origin: Data, path: Path) -> LabelledImages:
+    """The validation part of a training part, once it is known to be the one that was trained on.
+
+    Raises:
+        DataError: it is another one.
+    """
     if images.fingerprint() != origin.fingerprint:
         raise DataError(
-            f"{data} is not the data this bundle was trained on ({origin.name}, {origin.samples} samples), so its "
+            f"{path} is not the data this network was trained on ({origin.name}, {origin.samples} samples), so its "
             "held-out samples cannot be told from those it was trained on; give the same data"
         )
     return split_train(images, origin.split).validation
