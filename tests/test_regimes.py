@@ -6,19 +6,22 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch.nn import functional
 
 from offramp.errors import ConfigError
+from offramp.networks.recipes import RECIPES, recipe_named
 from offramp.training.losses import distillation_loss
 from offramp.training.regimes import phases
 from offramp.training.run import load_network, training_s
 from offramp.training.train import train
-from tests.conftest import SAMPLES
+from tests.conftest import ROOT, SAMPLES
 from tests.test_training import run_of, stripes
 
 LOGITS = {1: torch.randn(5, 4, generator=torch.Generator().manual_seed(1))}
@@ -167,3 +170,34 @@ def test_a_start_of_another_recipe_is_refused(tmp_path: Path) -> None:
             start.model_copy(update={"provenance": other, "start": str(tmp_path / "lenet")}),
             tmp_path / "r",
         )
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_recipe_whose_backbone_is_trained_already_teaches_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    trained = replace(RECIPES["b-lenet-fashion"], is_trained=True)
+    monkeypatch.setitem(RECIPES, "b-lenet-fashion", trained)
+    train(stripes(), run_of(stripes(), regime="distill", frozen=frozen), tmp_path / "run")
+    lightning.seed_everything(0, verbose=False)
+    drawn = [value for name, value in trained.build(3).state_dict().items() if name.startswith("blocks.")]
+    assert same(drawn, part(tmp_path / "run", "blocks.")) == frozen
+
+
+class TestOwnRecipes:
+    def test_a_recipe_of_ones_own_is_imported_by_its_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(ROOT / "examples"))
+        assert recipe_named("own_model:RECIPE").build(3).num_exits == 3
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("nowhere_to_be_found:RECIPE", "No module named 'nowhere_to_be_found'"),
+            ("json:RECIPE", "has no attribute 'RECIPE'"),
+            ("json:loads", "is a function, expected a Recipe"),
+            (":RECIPE", "no recipe ':RECIPE'"),
+        ],
+    )
+    def test_what_is_no_recipe_is_told(self, name: str, says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            recipe_named(name)

@@ -17,6 +17,7 @@ from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
 from offramp.bundle import load_bundle
 
 console = Console(stderr=True)
+_MODELS = Path("models")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Places:
     bundles: Path
 
     def bundle(self, entry: Entry) -> Path:
-        """An entry's bundle."""
-        return self.bundles / entry.name
+        """An entry's bundle: the one that ships, if it does."""
+        shipped = _MODELS / entry.name
+        return shipped if shipped.exists() else self.bundles / entry.name
 
     def run(self, entry: Entry) -> Path:
         """An entry's training run."""
@@ -60,7 +62,7 @@ def evaluations(entry: Entry, places: Places) -> Sequence[dict[str, Any]]:
     for point in entry.points or (load_bundle(bundle).manifest.default_operating_point,):
         saved = places.runs / entry.name / f"evaluation-{point}.json"
         if not saved.exists() or saved.stat().st_mtime < (bundle / "bundle.json").stat().st_mtime:
-            rival = ("--rival", str(places.bundles / entry.rival)) if entry.rival else ()
+            rival = ("--rival", str(places.bundle(_named(entry.rival)))) if entry.rival else ()
             data = str(places.data / entry.data)
             found = _offramp("evaluate", str(bundle), "--data", data, "--point", point, *rival, "--json")
             saved.parent.mkdir(parents=True, exist_ok=True)
