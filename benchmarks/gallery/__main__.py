@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
 from benchmarks.gallery.making import Places, evaluations, make
@@ -49,12 +48,10 @@ def main(
         raise ConfigError(
             f"`offramp {error.cmd[3]} …` ended with {error.returncode}; what it said is above, run this again to go on"
         ) from error
-    for sheet in sheets:
-        Console().print(sheet.as_rich())
+    text = "# Gallery\n\n" + "\n".join(sheet.as_markdown() for sheet in sheets)
+    print(text)
     if page:
-        page.write_text(
-            "# Gallery\n\n" + "\n".join(sheet.as_markdown() for sheet in sheets), encoding="utf-8"
-        )
+        page.write_text(text, encoding="utf-8")
 
 
 def _networks(chosen: Sequence[Entry], places: Places) -> Sheet:

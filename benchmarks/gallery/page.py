@@ -1,12 +1,10 @@
-"""The gallery as tables: on a terminal, and as the Markdown page that the README shows."""
+"""The gallery as tables, in Markdown: a terminal shows them, and so does a page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from rich.table import Table
 
 from benchmarks.gallery.entries import Entry
 
@@ -21,17 +19,8 @@ class Sheet:
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
 
-    def as_rich(self) -> Table:
-        """For a terminal."""
-        table = Table(title=self.title)
-        for column in self.columns:
-            table.add_column(column)
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
     def as_markdown(self) -> str:
-        """For a page."""
+        """The table under its title."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
         return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
