@@ -16,7 +16,7 @@ import typer
 
 from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
 from benchmarks.gallery.making import Places, evaluations, make
-from benchmarks.gallery.page import Sheet, families_sheet, networks_sheet
+from benchmarks.gallery.page import Sheet, families_sheet, networks_sheet, page_of
 from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
 from offramp.training.run import training_s
@@ -48,7 +48,7 @@ def main(
         raise ConfigError(
             f"`offramp {error.cmd[3]} …` ended with {error.returncode}; what it said is above, run this again to go on"
         ) from error
-    text = "# Gallery\n\n" + "\n".join(sheet.as_markdown() for sheet in sheets)
+    text = page_of(sheets, left_out=[entry.name for entry in (*ENTRIES, *FAMILIES) if entry not in chosen])
     print(text)
     if page:
         page.write_text(text, encoding="utf-8")

@@ -25,6 +25,17 @@ class Sheet:
         return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def page_of(sheets: Sequence[Sheet], *, left_out: Sequence[str]) -> str:
+    """All sheets under one heading."""
+    intro = (
+        "# Gallery\n\nMade by `python -m benchmarks.gallery --data DIR --page FILE`: seed 0, thresholds from held-out "
+        "training samples, figures\nfrom the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image "
+        "at a time, ONNX Runtime, one thread;\nthe ratios travel, the times do not. p: McNemar, exact, two-sided.\n\n"
+    )
+    missing = f"\nNot trained yet: {', '.join(left_out)}.\n" if left_out else ""
+    return intro + "\n".join(sheet.as_markdown() for sheet in sheets) + missing
+
+
 def networks_sheet(found: Sequence[tuple[Entry, Sequence[Report]]]) -> Sheet:
     """One row for each operating point of each network, beside what the literature reports."""
     rows = [_network_row(entry, report) for entry, reports in found for report in reports]
