@@ -28,9 +28,10 @@ class Sheet:
 def page_of(sheets: Sequence[Sheet], *, left_out: Sequence[str]) -> str:
     """All sheets under one heading."""
     intro = (
-        "# Gallery\n\nMade by `python -m benchmarks.gallery --data DIR --page FILE`: seed 0, thresholds from held-out "
-        "training samples, figures\nfrom the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image "
-        "at a time, ONNX Runtime, one thread;\nthe ratios travel, the times do not. p: McNemar, exact, two-sided.\n\n"
+        "# Gallery\n\n"
+        "Made by `python -m benchmarks.gallery --data DIR --page FILE`: seed 0, thresholds from held-out training\n"
+        "samples, figures from the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image at a time,\n"
+        "ONNX Runtime, one thread; the ratios travel, the times do not. p: McNemar, exact, two-sided.\n\n"
     )
     missing = f"\nNot trained yet: {', '.join(left_out)}.\n" if left_out else ""
     return intro + "\n".join(sheet.as_markdown() for sheet in sheets) + missing
