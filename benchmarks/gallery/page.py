@@ -30,8 +30,8 @@ def page_of(sheets: Sequence[Sheet], *, left_out: Sequence[str]) -> str:
     intro = (
         "# Gallery\n\n"
         "Made by `python -m benchmarks.gallery --data DIR --page FILE`: seed 0, thresholds from held-out training\n"
-        "samples, figures from the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image at a time,\n"
-        "ONNX Runtime, one thread; the ratios travel, the times do not. p: McNemar, exact, two-sided.\n\n"
+        "samples, figures from the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image at a\n"
+        "time, ONNX Runtime, one thread; the ratios travel, the times do not. p: McNemar, exact, two-sided.\n\n"
     )
     missing = f"\nNot trained yet: {', '.join(left_out)}.\n" if left_out else ""
     return intro + "\n".join(sheet.as_markdown() for sheet in sheets) + missing
