@@ -22,15 +22,6 @@ def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
         conv_norm_relu(96, 64, 3),
         nn.MaxPool2d(3, stride=2, padding=1),
     )
-    eec_1 = nn.Sequential(
-        separable_conv(32, 64),
-        nn.MaxPool2d(2),
-        separable_conv(64, 128),
-        separable_conv(128, 128),
-        nn.MaxPool2d(2),
-        separable_conv(128, 192),
-        pooled_linear(192, num_classes),
-    )
     eec_2 = nn.Sequential(
         separable_conv(64, 128),
         separable_conv(128, 128),
@@ -38,7 +29,9 @@ def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
         separable_conv(128, 192),
         pooled_linear(192, num_classes),
     )
-    return EarlyExitNetwork([block_1, block_2, block_3], {1: eec_1, 2: eec_2, 3: _classifier(num_classes)})
+    return EarlyExitNetwork(
+        [block_1, block_2, block_3], {1: _first_eec(num_classes), 2: eec_2, 3: _classifier(num_classes)}
+    )
 
 
 def gc_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
@@ -54,7 +47,17 @@ def gc_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
         conv_norm_relu(96, 96, 3),
         nn.Sequential(conv_norm_relu(96, 64, 3), nn.MaxPool2d(3, stride=2, padding=1)),
     ]
-    gate_1 = nn.Sequential(
+    gates = {
+        1: _first_eec(num_classes),
+        2: _gate(64, num_classes),
+        3: _gate(96, num_classes),
+        4: _gate(96, num_classes),
+    }
+    return EarlyExitNetwork(blocks, {**gates, 5: _classifier(num_classes)})
+
+
+def _first_eec(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
         separable_conv(32, 64),
         nn.MaxPool2d(2),
         separable_conv(64, 128),
@@ -63,8 +66,6 @@ def gc_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
         separable_conv(128, 192),
         pooled_linear(192, num_classes),
     )
-    gates = {1: gate_1, 2: _gate(64, num_classes), 3: _gate(96, num_classes), 4: _gate(96, num_classes)}
-    return EarlyExitNetwork(blocks, {**gates, 5: _classifier(num_classes)})
 
 
 def _gate(channels: int, num_classes: int) -> nn.Sequential:
