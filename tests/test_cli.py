@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,17 @@ def test_temperatures_are_fitted_on_the_samples_that_training_never_saw(
     assert len(found) == 2 and 1.0 not in found
     result = offramp("export", trained / "run", "--out", tmp_path / "other", "--temperature-from", SAMPLES)
     check_refused(result, "is not the data this network was trained on")
+
+
+@pytest.mark.parametrize(("budget", "point"), [("--max-ms", "ms-1000"), ("--max-bytes", "bytes-1000")])
+def test_a_budget_of_time_or_of_bytes_names_the_point_that_keeps_it(
+    trained: Path, tmp_path: Path, budget: str, point: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(trained / "bundle", bundle)
+    result = offramp("calibrate", bundle, "--data", trained / "photos", budget, "1000")
+    assert result.exit_code == 0, result.output
+    assert load_bundle(bundle).manifest.default_operating_point == point
 
 
 def test_photos_without_labels_need_a_teacher(trained: Path, tmp_path: Path) -> None:

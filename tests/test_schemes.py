@@ -10,7 +10,8 @@ import pytest
 from offramp.errors import ConfigError
 from offramp.evaluation.comparison import alternatives, patience_taken
 from offramp.evaluation.table import ExitTable
-from offramp.selection.calibrate import calibrate
+from offramp.selection.budget import bytes_budget, ms_budget
+from offramp.selection.calibrate import calibrate, check_budget
 from offramp.selection.gates import gate_thetas
 from offramp.selection.quantiles import quantile_thetas
 from tests.builders import manifest_with
@@ -124,3 +125,41 @@ def test_a_scheme_gives_the_default_and_the_ladder_stays(asked: dict[str, Any], 
 def test_a_scheme_without_its_budget_is_refused(asked: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         calibrate(manifest_with([True, True]), table_of(50, 2), **asked)
+
+
+class TestBudgets:
+    def test_bytes_are_those_of_the_feature_that_goes_on(self) -> None:
+        manifest = manifest_with([True, True, True])  # split before block 2; a feature is one float32
+        assert bytes_budget(manifest, 3).exit_costs == [0, 4, 4]
+
+    def test_as_many_are_sent_as_the_budget_allows_and_no_more(self) -> None:
+        manifest, table = manifest_with([True, True, True]), honest(5000)
+        chosen = calibrate(manifest, table, budget=bytes_budget(manifest, 1.0))
+        measured = chosen.operating_point.measured
+        assert chosen.default_operating_point == "bytes-1"
+        assert measured is not None
+        assert 0.23 < measured.offload_rate <= 0.25
+
+    def test_milliseconds_count_as_measured_and_not_as_multiplications(self) -> None:
+        manifest, table = manifest_with([True, True, True]), honest(5000)
+        chosen = calibrate(manifest, table, budget=ms_budget(2.0, (1.0, 1.5, 8.0)))
+        measured = chosen.operating_point.measured
+        assert measured is not None
+        assert 1.9 < np.dot(measured.exit_rates, (1.0, 1.5, 8.0)) <= 2.0
+
+    def test_what_no_thresholds_can_keep_is_said_with_the_nearest(self) -> None:
+        with pytest.raises(ConfigError, match=r"at most 0.5 milliseconds; the least these exits cost is 1"):
+            calibrate(manifest_with([True, True]), honest(200, 2), budget=ms_budget(0.5, (1.0, 3.0)))
+
+    @pytest.mark.parametrize(
+        ("asked", "says"),
+        [
+            ({"max_ms": 1.0, "max_bytes": 1.0}, "--max-ms and --max-bytes exclude each other"),
+            ({"max_ms": -1.0}, "--max-ms is -1"),
+            ({"max_bytes": float("nan")}, "--max-bytes is nan"),
+            ({"max_ms": 1.0, "scheme": "gates"}, "--scheme gates knows no --max-ms"),
+        ],
+    )
+    def test_a_budget_that_makes_no_sense_is_refused(self, asked: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            check_budget(**{"max_drop": None, "max_cost": None, **asked})

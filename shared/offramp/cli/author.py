@@ -199,6 +199,16 @@ def calibrate(
         float | None,
         typer.Option(help="Most accurate point that costs at most this share of the backbone, 0 to 1."),
     ] = None,
+    max_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Most accurate point that computes so many milliseconds on average, measured here, one thread."
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        float | None,
+        typer.Option(help="Most accurate point that sends so many bytes of feature on average."),
+    ] = None,
     scheme: Annotated[
         str,
         typer.Option(
@@ -229,7 +239,7 @@ def calibrate(
     from offramp.selection.calibrate import calibrate as choose
     from offramp.selection.calibrate import certify, check_budget
 
-    check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
+    check_budget(max_drop=max_drop, max_cost=max_cost, max_ms=max_ms, max_bytes=max_bytes, scheme=scheme)
     asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
     loaded = load_bundle(bundle)
     manifest = loaded.manifest

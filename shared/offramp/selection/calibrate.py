@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -15,6 +16,7 @@ from offramp.errors import ConfigError
 from offramp.evaluation.predictions import ExitPredictions
 from offramp.evaluation.report import measured
 from offramp.evaluation.table import ExitTable
+from offramp.selection.budget import Budget, macs_budget
 from offramp.selection.gates import gate_thetas
 from offramp.selection.guarantee import Guarantee, choose_guaranteed
 from offramp.selection.quantiles import quantile_thetas
@@ -33,6 +35,7 @@ def calibrate(
     *,
     max_drop: float | None = None,
     max_cost: float | None = None,
+    budget: Budget | None = None,
     scheme: Scheme = "search",
 ) -> Manifest:
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
@@ -46,6 +49,7 @@ def calibrate(
         max_drop: the default is the cheapest point at most this many percentage points below the full
             network; 0.5 unless given.
         max_cost: or the most accurate point that costs at most this share of the backbone, 0 to 1.
+        budget: or the most accurate point within a limit of another kind, milliseconds or bytes.
         scheme: how the default is found. search: the best there is. gates: each exit by itself spoils at most
             `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
 
@@ -62,11 +66,13 @@ def calibrate(
     elif scheme == "quantiles":
         assert max_cost is not None, "check_budget asks for it"
         default = f"quantiles-{max_cost:g}"
-        budget = max_cost * manifest.backbone_macs
-        thetas_by_name[default] = quantile_thetas(table, manifest.exit_macs, max_macs=budget)
-    elif max_cost is not None:
-        default = f"cost-{max_cost:g}"
-        thetas_by_name[default] = grid.surest(max_macs=max_cost * manifest.backbone_macs).thetas
+        max_macs = max_cost * manifest.backbone_macs
+        thetas_by_name[default] = quantile_thetas(table, manifest.exit_macs, max_macs=max_macs)
+    elif budget or max_cost is not None:
+        asked = budget or macs_budget(manifest, max_cost or 0)
+        default = asked.name
+        front = search_thresholds(table, asked.exit_costs)
+        thetas_by_name[default] = front.surest(max_macs=asked.limit, unit=asked.unit).thetas
     else:
         drop = _DEFAULT_DROP if max_drop is None else max_drop
         default = f"drop-{drop:g}"
@@ -130,7 +136,14 @@ def certify(
     return manifest.model_copy(update={"operating_points": points, "default_operating_point": name})
 
 
-def check_budget(*, max_drop: float | None, max_cost: float | None, scheme: str = "search") -> None:
+def check_budget(
+    *,
+    max_drop: float | None,
+    max_cost: float | None,
+    max_ms: float | None = None,
+    max_bytes: float | None = None,
+    scheme: str = "search",
+) -> None:
     """Refuse a budget that makes no sense, before any work is done for it.
 
     Raises:
@@ -142,8 +155,16 @@ def check_budget(*, max_drop: float | None, max_cost: float | None, scheme: str 
         raise ConfigError("--scheme gates takes --max-drop, not --max-cost: a gate knows no budget")
     if scheme == "quantiles" and max_cost is None:
         raise ConfigError("--scheme quantiles needs --max-cost, the budget its shares are made for")
-    if max_drop is not None and max_cost is not None:
-        raise ConfigError("--max-drop and --max-cost exclude each other; give one of them")
+    limits = {"--max-drop": max_drop, "--max-cost": max_cost, "--max-ms": max_ms, "--max-bytes": max_bytes}
+    given = [name for name, limit in limits.items() if limit is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} exclude each other; give one of them")
+    if scheme != "search" and given and given[0] in ("--max-ms", "--max-bytes"):
+        raise ConfigError(f"--scheme {scheme} knows no {given[0]}; leave one of the two out")
+    for name in ("--max-ms", "--max-bytes"):
+        limit = limits[name]
+        if limit is not None and not 0 <= limit < math.inf:
+            raise ConfigError(f"{name} is {limit}; give a number from 0 up")
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
     if max_cost is not None and not 0 < max_cost <= 1:

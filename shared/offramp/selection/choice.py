@@ -54,8 +54,8 @@ class Front:
             )
         return allowed[-1]
 
-    def surest(self, *, max_macs: float) -> Choice:
-        """The most accurate choice that costs at most `max_macs` multiplications on average.
+    def surest(self, *, max_macs: float, unit: str = "multiplications") -> Choice:
+        """The most accurate choice that costs at most `max_macs` on average, or so many of another unit.
 
         Raises:
             ConfigError: there is none; the message says what the least is.
@@ -63,8 +63,8 @@ class Front:
         allowed = [choice for choice in self.path if choice.macs_mean <= max_macs]
         if not allowed:
             raise ConfigError(
-                f"no thresholds cost at most {max_macs:.0f} multiplications; the least these exits cost is "
-                f"{self.path[-1].macs_mean:.0f}"
+                f"no thresholds cost at most {max_macs:g} {unit}; the least these exits cost is "
+                f"{self.path[-1].macs_mean:g}"
             )
         return allowed[0]
 

@@ -19,7 +19,7 @@ from offramp.selection.choice import Choice, Front, candidates_of
 _PRICES = 60
 
 
-def descend_all_prices(table: ExitTable, exit_macs: Sequence[int], *, steps: int) -> Front:
+def descend_all_prices(table: ExitTable, exit_macs: Sequence[float], *, steps: int) -> Front:
     """Lower mean cost + price · error for many prices, from one that buys accuracy at any cost to one that saves.
 
     Args:

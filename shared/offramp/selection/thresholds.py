@@ -46,7 +46,7 @@ class ThresholdGrid:
         return Choice(thetas, float(self.accuracy[at]), float(self.macs_mean[at]))
 
 
-def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int = 201) -> Front:
+def search_thresholds(table: ExitTable, exit_macs: Sequence[float], *, steps: int = 201) -> Front:
     """Find the Pareto front of thresholds: exactly for up to two early exits, by coordinate descent for more.
 
     Args:
@@ -64,7 +64,7 @@ def search_thresholds(table: ExitTable, exit_macs: Sequence[int], *, steps: int 
     return search_grid(table, exit_macs, steps=steps).front()
 
 
-def search_grid(table: ExitTable, exit_macs: Sequence[int], *, steps: int = 201) -> ThresholdGrid:
+def search_grid(table: ExitTable, exit_macs: Sequence[float], *, steps: int = 201) -> ThresholdGrid:
     """Try every combination of `steps` candidates per early exit.
 
     Args:
