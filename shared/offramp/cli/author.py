@@ -248,7 +248,12 @@ def calibrate(
         predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
     classes = _truth(manifest, validation, predictions)
     table = predictions.against(classes)
-    chosen = choose(manifest, table, max_drop=max_drop, max_cost=max_cost, scheme=cast("Scheme", scheme))
+    budget = bytes_budget(manifest, max_bytes) if max_bytes is not None else None
+    if max_ms is not None:
+        budget = ms_budget(max_ms, exit_ms(loaded, validation.pixels))
+    chosen = choose(
+        manifest, table, max_drop=max_drop, max_cost=max_cost, budget=budget, scheme=cast("Scheme", scheme)
+    )
     if asked:
         fingerprint = validation.fingerprint()
         chosen = certify(chosen, predictions, classes, asked, data_fingerprint=fingerprint)
