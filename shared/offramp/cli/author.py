@@ -236,6 +236,8 @@ def calibrate(
     Example: offramp calibrate models/b-lenet-mnist --data data/mnist --max-drop 0.5
     """
     from offramp.evaluation.predictions import predict_every_exit
+    from offramp.evaluation.timing import exit_ms
+    from offramp.selection.budget import bytes_budget, ms_budget
     from offramp.selection.calibrate import calibrate as choose
     from offramp.selection.calibrate import certify, check_budget
 
