@@ -67,3 +67,8 @@ def test_a_temperature_above_1_makes_it_modest_and_leaves_the_class(measure: Mea
     plain, modest = (confidence(logits_BK, measure=measure, temperature=t) for t in (1.0, 2.0))
     assert bool((modest[1] < plain[1]).all())
     assert torch.equal(modest[0].argmax(dim=1), plain[0].argmax(dim=1))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_class_that_is_ruled_out_counts_for_nothing(measure: Measure) -> None:
+    assert of([0.7, 0.3, 0.0], measure) == pytest.approx(of([0.7, 0.3, 1e-30], measure), abs=1e-6)

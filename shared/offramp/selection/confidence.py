@@ -46,7 +46,9 @@ def _score_margin(probabilities_BK: Tensor, _: Tensor) -> Tensor:
 
 def _entropy(probabilities_BK: Tensor, log_probabilities_BK: Tensor) -> Tensor:
     # BranchyNet (eq. 2) stops below an entropy in nats; 1 - H / ln K turns that into one rule for all.
-    entropy_B = -(probabilities_BK * log_probabilities_BK).sum(dim=1)
+    # 0 · ln 0 is 0 here; left at -inf the logarithm would make it NaN.
+    finite_BK = log_probabilities_BK.clamp(min=torch.finfo(log_probabilities_BK.dtype).min)
+    entropy_B = -(probabilities_BK * finite_BK).sum(dim=1)
     return 1.0 - entropy_B / math.log(probabilities_BK.shape[1])
 
 
