@@ -54,6 +54,9 @@ class TestGates:
         table = ExitTable(np.full((500, 2), 0.9, np.float32), np.zeros((500, 2), bool))
         assert gate_thetas(table, tolerance=0.1) == (0.0,)
 
+    def test_a_gate_that_may_spoil_everything_accepts_everything(self) -> None:
+        assert gate_thetas(honest(300), tolerance=1.0)[0] == 0
+
 
 class TestQuantiles:
     @pytest.mark.parametrize("max_macs", [110, 300, 600, 890])
@@ -139,6 +142,14 @@ class TestBudgets:
         assert chosen.default_operating_point == "bytes-1"
         assert measured is not None
         assert 0.23 < measured.offload_rate <= 0.25
+
+    @pytest.mark.parametrize(
+        ("limit", "name"), [(1e6, "bytes-1000000"), (1234567, "bytes-1234567"), (1e20, "bytes-1e20")]
+    )
+    def test_large_budgets_name_a_point_too(self, limit: float, name: str) -> None:
+        manifest = manifest_with([True, True, True])
+        chosen = calibrate(manifest, honest(200), budget=bytes_budget(manifest, limit))
+        assert chosen.default_operating_point == name
 
     def test_milliseconds_count_as_measured_and_not_as_multiplications(self) -> None:
         manifest, table = manifest_with([True, True, True]), honest(5000)

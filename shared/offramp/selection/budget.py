@@ -32,7 +32,7 @@ def macs_budget(manifest: Manifest, share: float) -> Budget:
 
 def ms_budget(limit: float, exit_ms: Sequence[float]) -> Budget:
     """At most so many milliseconds of computing, as measured where the bundle was calibrated."""
-    return Budget(f"ms-{limit:g}", limit, "milliseconds", exit_ms)
+    return Budget(_name("ms", limit), limit, "milliseconds", exit_ms)
 
 
 def bytes_budget(manifest: Manifest, limit: float) -> Budget:
@@ -43,4 +43,9 @@ def bytes_budget(manifest: Manifest, limit: float) -> Budget:
     if last_block.feature is not None:
         data_bytes = math.prod(last_block.feature.shape) * _BYTES[point.codec]
     exit_bytes = [data_bytes if block >= point.split_point else 0 for block in manifest.exit_blocks]
-    return Budget(f"bytes-{limit:g}", limit, "bytes", exit_bytes)
+    return Budget(_name("bytes", limit), limit, "bytes", exit_bytes)
+
+
+def _name(unit: str, limit: float) -> str:
+    # Twelve digits keep a megabyte from being written as 1e+06; a point's name knows no plus sign.
+    return f"{unit}-{limit:.12g}".replace("+", "")

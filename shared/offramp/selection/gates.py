@@ -43,6 +43,8 @@ def gate_thetas(table: ExitTable, *, tolerance: float, delta: float = 0.05) -> t
 def _smallest(confidence_N: np.ndarray, harmless_N: np.ndarray, tolerance: float, delta: float) -> float:
     if not len(confidence_N):
         return 1.0
+    if tolerance >= 1:
+        return 0.0  # all may be spoilt
     for theta in candidates_of(confidence_N, _STEPS):
         accepted_N = confidence_N >= theta
         accepted, spoilt = int(accepted_N.sum()), int((accepted_N & ~harmless_N).sum())
