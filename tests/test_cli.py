@@ -89,12 +89,23 @@ def test_temperatures_are_fitted_on_the_samples_that_training_never_saw(
     trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
-    result = offramp("export", trained / "run", "--out", out, "--temperature-from", trained / "photos")
+    result = offramp("export", trained / "run", "--out", out, "--fit-on", trained / "photos")
     assert result.exit_code == 0, result.output
     found = [exit.temperature for exit in load_bundle(out).manifest.exits]
     assert len(found) == 2 and 1.0 not in found
-    result = offramp("export", trained / "run", "--out", tmp_path / "other", "--temperature-from", SAMPLES)
+    result = offramp("export", trained / "run", "--out", tmp_path / "other", "--fit-on", SAMPLES)
     check_refused(result, "is not the data this network was trained on")
+
+
+def test_a_confidence_is_learned_on_the_samples_that_training_never_saw(
+    trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    learned = ("export", trained / "run", "--out", out, "--measure", "learned")
+    check_refused(offramp(*learned), "--measure learned needs --fit-on DATA")
+    result = offramp(*learned, "--fit-on", trained / "photos")
+    assert result.exit_code == 0, result.output
+    assert [exit.measure for exit in load_bundle(out).manifest.exits] == ["learned", "learned"]
 
 
 @pytest.mark.parametrize(("budget", "point"), [("--max-ms", "ms-1000"), ("--max-bytes", "bytes-1000")])

@@ -19,11 +19,12 @@ from offramp.networks import EarlyExitNetwork
 from offramp.networks.layers import pooled_linear
 from offramp.networks.normalise import Normalise
 from offramp.runtime import load_blocks
-from offramp.selection.confidence import confidence
+from offramp.selection.confidence import Confidence, ConfidenceHead
 from offramp.selection.temperature import fit_temperature, negative_log_likelihood
 from tests.conftest import ROOT
 from tests.tiny import tiny_network
 
+PLAIN: list[Measure] = ["max_softmax", "score_margin", "entropy"]
 PREPROCESSING = Preprocessing(height=8, width=8, mode="RGB", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
 
@@ -37,10 +38,16 @@ def exported(network: EarlyExitNetwork, directory: Path, **changes: Any) -> Bund
     return export_bundle(network, directory, **{**fields, **changes})
 
 
-@pytest.mark.parametrize("measure", ["max_softmax", "score_margin", "entropy"])
-def test_the_graphs_compute_what_the_network_does(tmp_path: Path, measure: Measure) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(Confidence(measure) for measure in PLAIN),
+        Confidence("learned", temperature=2.0, head=ConfidenceHead((1.0, 2.0, -1.5), 0.2)),
+    ],
+)
+def test_the_graphs_compute_what_the_network_does(tmp_path: Path, how: Confidence) -> None:
     network = tiny_network()
-    bundle = exported(network, tmp_path / "b", measure=measure)
+    bundle = exported(network, tmp_path / "b", confidences=[how] * 3)
     for count in (1, 2, 7):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
         with torch.no_grad():
@@ -48,7 +55,7 @@ def test_the_graphs_compute_what_the_network_does(tmp_path: Path, measure: Measu
         batch: Any = pixels
         for block, logits_BK in zip(load_blocks(bundle, 1, 3), logits_by_exit, strict=True):
             output = block.run(batch)
-            expected = confidence(logits_BK, measure=measure)
+            expected = how.of(logits_BK)
             assert output.probabilities is not None and output.confidence is not None
             np.testing.assert_allclose(output.probabilities, expected[0].numpy(), atol=1e-5)
             np.testing.assert_allclose(output.confidence, expected[1].numpy(), atol=1e-5)
@@ -59,7 +66,7 @@ def test_a_temperature_is_compiled_into_its_exit_alone(tmp_path: Path) -> None:
     network = tiny_network()
     plain, cooled = (
         exported(network, tmp_path / "a"),
-        exported(network, tmp_path / "b", temperatures=(1, 4, 1)),
+        exported(network, tmp_path / "b", confidences=[Confidence(temperature=t) for t in (1, 4, 1)]),
     )
     assert [exit.temperature for exit in cooled.manifest.exits] == [1, 4, 1]
     pixels: Any = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -69,9 +76,9 @@ def test_a_temperature_is_compiled_into_its_exit_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.class_index, second.class_index)
 
 
-def test_one_temperature_for_each_exit(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="2 temperatures for 3 exits"):
-        exported(tiny_network(), tmp_path / "b", temperatures=(1.0, 2.0))
+def test_one_confidence_for_each_exit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 confidences for 3 exits"):
+        exported(tiny_network(), tmp_path / "b", confidences=[Confidence()] * 2)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

@@ -11,7 +11,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
-from offramp.bundle.manifest import Block, Exit, Measure, Provenance, manifest_of
+from offramp.bundle.manifest import Block, Exit, Provenance, manifest_of
 from offramp.bundle.manifest import Tensor as TensorSpec
 from offramp.errors import BundleError, ConfigError
 from offramp.networks.cost import NetworkCost, network_cost
 from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.normalise import Normalise
 from offramp.runtime import load_blocks
-from offramp.selection.confidence import confidence
+from offramp.selection.confidence import Confidence
 
 _TOLERANCE = 1e-5
 _FULL = "full"
@@ -43,8 +42,7 @@ def export_bundle(
     labels: Sequence[str],
     preprocessing: Preprocessing,
     split_point: int,
-    measure: Measure = "max_softmax",
-    temperatures: Sequence[float] | None = None,
+    confidences: Sequence[Confidence] | None = None,
     provenance: Provenance | None = None,
 ) -> Bundle:
     """Write a bundle and prove that it computes what the network does.
@@ -58,24 +56,21 @@ def export_bundle(
         labels: of the classes, in the network's order.
         preprocessing: from pixels to what the network's first block takes.
         split_point: first block that the cloud runs.
-        measure: confidence measure of all exits.
-        temperatures: T of every exit, shallow to deep; 1 unless given.
+        confidences: of every exit, shallow to deep; max softmax unless given.
         provenance: what made the network.
 
     Raises:
         ConfigError: an EEC that costs more than the block behind it, or other numbers of labels and classes, or of
-            temperatures and exits.
+            confidences and exits.
         BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
     """
     network = network.eval()
     cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
     _check_costs(cost)
     _check_labels(network, preprocessing, labels)
-    if temperatures is not None and len(temperatures) != network.num_exits:
-        raise ConfigError(
-            f"{len(temperatures)} temperatures for {network.num_exits} exits; give one for each"
-        )
-    confidences = [_Confidence(measure, t) for t in temperatures or (1.0,) * network.num_exits]
+    confidences = confidences or [Confidence()] * network.num_exits
+    if len(confidences) != network.num_exits:
+        raise ConfigError(f"{len(confidences)} confidences for {network.num_exits} exits; give one for each")
     graphs = _export_graphs(network, preprocessing, cost, confidences)
     manifest = manifest_of(
         name=name,
@@ -92,22 +87,11 @@ def export_bundle(
     return write_bundle(directory, manifest, graphs)
 
 
-@dataclass(frozen=True)
-class _Confidence:
-    """How an exit says how sure it is."""
-
-    measure: Measure
-    temperature: float
-
-    def of(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
-        return confidence(logits_BK, measure=self.measure, temperature=self.temperature)
-
-
 class _ExportedBlock(nn.Module):
     """A block as its graph computes it: (feature, probabilities, confidence), or those of the three it has."""
 
     def __init__(
-        self, block: nn.Module, eec: nn.Module | None, confidence: _Confidence | None, *, is_last: bool
+        self, block: nn.Module, eec: nn.Module | None, confidence: Confidence | None, *, is_last: bool
     ) -> None:
         super().__init__()
         self.block = block
@@ -131,7 +115,7 @@ def _export_graphs(
     network: EarlyExitNetwork,
     preprocessing: Preprocessing,
     cost: NetworkCost,
-    confidences: Sequence[_Confidence],
+    confidences: Sequence[Confidence],
 ) -> Mapping[int, bytes]:
     graphs = {}
     behind = dict(zip(network.exit_blocks, confidences, strict=True))
@@ -183,7 +167,7 @@ def _blocks(
     graphs: Mapping[int, bytes],
     preprocessing: Preprocessing,
     cost: NetworkCost,
-    confidences: Sequence[_Confidence],
+    confidences: Sequence[Confidence],
 ) -> tuple[Block, ...]:
     blocks = []
     taken = TensorSpec(shape=preprocessing.pixel_shape, dtype="uint8")
@@ -232,7 +216,7 @@ def _check_labels(network: EarlyExitNetwork, preprocessing: Preprocessing, label
                 )
 
 
-def _prove(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence[_Confidence]) -> None:
+def _prove(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence[Confidence]) -> None:
     preprocessing = bundle.manifest.preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (8, *preprocessing.pixel_shape), dtype=np.uint8)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT_VERSION: Literal[1] = 1
 
-Measure = Literal["max_softmax", "score_margin", "entropy"]
+Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
 Codec = Literal["float32", "float16"]
 # disagreement: the early answer is not the full network's. harm: the full network was right, the early answer is not.
 RiskName = Literal["disagreement", "harm"]

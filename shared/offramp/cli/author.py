@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import numpy as np
 import typer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from offramp.evaluation.predictions import ExitPredictions
     from offramp.networks.early_exit import EarlyExitNetwork
     from offramp.selection.calibrate import Scheme
+    from offramp.selection.confidence import Confidence
     from offramp.selection.guarantee import Guarantee
     from offramp.training.run import Run
 
@@ -147,13 +148,13 @@ def export(
         str | None, typer.Option(help="Name of the bundle; that of its directory unless given.")
     ] = None,
     measure: Annotated[
-        str, typer.Option(help="Confidence: max_softmax, score_margin or entropy.")
+        str, typer.Option(help=f"Confidence: {', '.join(get_args(Measure))}; the last needs --fit-on.")
     ] = "max_softmax",
-    temperature_from: Annotated[
+    fit_on: Annotated[
         Path | None,
         typer.Option(
-            help="The data it was trained on: fit a temperature for each exit on the validation part, so that it is as "
-            "sure as it is right."
+            help="The data it was trained on: fit each exit's temperature, or its learned confidence, on one half of "
+            "the validation part, so that it is as sure as it is right."
         ),
     ] = None,
     static: Annotated[
@@ -169,7 +170,7 @@ def export(
 
     origin, network = load_run(run), load_network(run)
     network = network.static() if static else network
-    temperatures = _temperatures(network, origin, temperature_from) if temperature_from else None
+    confidences = _confidences(network, origin, _measure(measure), fit_on)
     bundle = export_bundle(
         network,
         out,
@@ -177,8 +178,7 @@ def export(
         labels=origin.labels,
         preprocessing=origin.recipe.preprocessing,
         split_point=2 if static else origin.recipe.split_point,
-        measure=_measure(measure),
-        temperatures=temperatures,
+        confidences=confidences,
         provenance=_with_command(origin.provenance),
     )
     next_step = "evaluate" if static else "calibrate"
@@ -265,18 +265,30 @@ def calibrate(
     console.print(points_table(chosen))
 
 
-def _temperatures(network: EarlyExitNetwork, origin: Run, data: Path) -> list[float]:
+def _confidences(
+    network: EarlyExitNetwork, origin: Run, measure: Measure, data: Path | None
+) -> list[Confidence]:
+    from offramp.selection.confidence import Confidence
+    from offramp.selection.confidence_head import fit_confidence_head
+    from offramp.selection.guarantee import halves
     from offramp.selection.temperature import fit_temperature
     from offramp.training.logits import logits_of
 
+    if data is None and measure == "learned":
+        raise ConfigError("--measure learned needs --fit-on DATA: the data it was trained on")
+    if data is None:
+        return [Confidence(measure)] * network.num_exits
     images = load_images(data, "train", origin.recipe.preprocessing)
     validation = same_held_out(images, origin.provenance.data, data)
+    proposing, _ = halves(len(validation))
+    validation = validation.take(proposing)
     classes = validation.classes_as(origin.labels)
-    found = [
-        fit_temperature(logits_NK, classes) for logits_NK in logits_of(network, validation, origin.recipe)
-    ]
+    of_exits = logits_of(network, validation, origin.recipe)
+    if measure == "learned":
+        return [Confidence(measure, head=fit_confidence_head(logits_NK, classes)) for logits_NK in of_exits]
+    found = [fit_temperature(logits_NK, classes) for logits_NK in of_exits]
     console.print("temperatures: " + ", ".join(f"{temperature:.3f}" for temperature in found))
-    return found
+    return [Confidence(measure, temperature) for temperature in found]
 
 
 def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:
@@ -345,11 +357,9 @@ def _guarantee(risk: str, epsilon: float, delta: float) -> Guarantee:
 
 
 def _measure(name: str) -> Measure:
-    match name:
-        case "max_softmax" | "score_margin" | "entropy":
-            return name
-        case _:
-            raise ConfigError(f"measure is '{name}'; expected max_softmax, score_margin or entropy")
+    if name not in get_args(Measure):
+        raise ConfigError(f"measure is '{name}'; expected {', '.join(get_args(Measure))}")
+    return cast("Measure", name)
 
 
 def _command() -> str:

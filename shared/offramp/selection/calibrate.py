@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Manifest, OperatingPoint
 from offramp.bundle.manifest import Certificate
-from offramp.data.split import hashed_order
 from offramp.errors import ConfigError
 from offramp.evaluation.predictions import ExitPredictions
 from offramp.evaluation.report import measured
 from offramp.evaluation.table import ExitTable
 from offramp.selection.budget import Budget, macs_budget
 from offramp.selection.gates import gate_thetas
-from offramp.selection.guarantee import Guarantee, choose_guaranteed
+from offramp.selection.guarantee import Guarantee, choose_guaranteed, halves
 from offramp.selection.quantiles import quantile_thetas
 from offramp.selection.thresholds import search_thresholds
 
@@ -110,9 +109,7 @@ def certify(
         ConfigError: too few samples for any thresholds to pass.
     """
     harmless, right = predictions.harmless(guarantee.risk, classes_N), predictions.against(classes_N)
-    order = hashed_order(harmless.num_samples, seed=0)
-    middle = len(order) // 2
-    proposing, testing = harmless.take(order[:middle]), harmless.take(order[middle:])
+    proposing, testing = (harmless.take(half) for half in halves(harmless.num_samples))
     chosen = choose_guaranteed(proposing, testing, manifest.exit_macs, guarantee)
     certificate = Certificate(
         risk=guarantee.risk,

@@ -11,9 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from offramp.bundle.manifest import Record, RiskName
+from offramp.data.split import hashed_order
 from offramp.errors import ConfigError
 from offramp.evaluation.table import ExitTable
 from offramp.selection.choice import Choice
@@ -41,6 +44,16 @@ class Guaranteed:
     samples: int
     failures: int
     p_value: float
+
+
+def halves(num_samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the held-out samples that propose and of those that test.
+
+    Whatever is fitted before the test (temperatures, confidence heads, thresholds) must be fitted on the first.
+    """
+    order = hashed_order(num_samples, seed=0)
+    middle = num_samples // 2
+    return order[:middle], order[middle:]
 
 
 def choose_guaranteed(
