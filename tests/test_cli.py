@@ -187,6 +187,16 @@ class TestFromPhotosToABundle:
         result = offramp("calibrate", trained / "bundle", "--data", trained / "photos", "--max-cost", "0.01")
         check_refused(result, "the least these exits cost")
 
+    def test_a_guarantee_leaves_the_limit_that_was_asked_for_the_default(self, trained: Path) -> None:
+        guarantee = ("--guarantee", "0.2", "--delta", "0.2", "--max-drop", "1")
+        result = offramp("calibrate", trained / "bundle", "--data", trained / "photos", *guarantee)
+        assert result.exit_code == 0, result.output
+        manifest = load_bundle(trained / "bundle").manifest
+        assert manifest.default_operating_point == "drop-1"
+        assert manifest.point_named("disagreement-0.2").certificate is not None
+        spent = [point.measured.ms_mean for point in manifest.operating_points if point.measured]
+        assert len(spent) == len(manifest.operating_points) and all(spent)
+
     def test_a_guarantee_is_certified(self, trained: Path) -> None:
         arguments = ("calibrate", trained / "bundle", "--data", trained / "photos", "--guarantee")
         assert offramp(*arguments, "0.2", "--delta", "0.2", "--risk", "harm").exit_code == 0

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from offramp.cli import app
+from offramp.evaluation.measures import PLAIN
 from offramp.evaluation.overthinking import overthinking
 from offramp.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.evaluation.table import ExitTable
+from offramp.selection.confidence import plain_measures
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 
@@ -63,6 +66,25 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
     assert calibration_error(floats(0.75, 0.75, 0.75, 0.75), right("rrrw")) == pytest.approx(0)
     # Two bins: 0.9 said and half right, 0.1 said and none right.
     assert calibration_error(floats(0.9, 0.9, 0.1), right("rww")) == pytest.approx((2 * 0.4 + 0.1) / 3)
+
+
+def test_the_measures_are_those_that_serve() -> None:
+    logits_NK = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)) * 6
+    probabilities_NK = logits_NK.softmax(dim=1).numpy()
+    ours = np.stack([of(probabilities_NK) for of in PLAIN.values()], axis=1)
+    np.testing.assert_allclose(ours, plain_measures(logits_NK).numpy(), atol=1e-5)
+
+
+def test_the_measures_of_every_exit_are_ranked() -> None:
+    measures = evaluated()["measures"]
+    assert isinstance(measures, list)
+    assert [(one["exit"], one["measure"]) for one in measures if one["exported"]] == [
+        (1, "max_softmax"),
+        (2, "max_softmax"),
+    ]
+    for exit in (1, 2):
+        found = [one["auroc"] for one in measures if one["exit"] == exit]
+        assert len(found) == 3 and found == sorted(found, reverse=True)
 
 
 def test_overthinking_counts_what_depth_destroys_and_what_is_won_back() -> None:

@@ -90,6 +90,17 @@ def test_the_whole_network_costs_what_the_formula_says(name: str) -> None:
     assert sum(cost.blocks.values()) + sum(cost.eecs.values()) == counted
 
 
+@pytest.mark.parametrize(
+    "name", ["b-alexnet-cifar10", "b-resnet20-cifar10", "b-mobilenet-cifar10", "b-vit-cifar10"]
+)
+def test_the_layers_add_up_to_the_blocks_and_the_eecs(name: str) -> None:
+    cost = network_cost(RECIPES[name].build(10), (3, 32, 32))
+    for part, totals in (("backbone", cost.blocks), ("eec", cost.eecs)):
+        for number, total in totals.items():
+            layers = [layer.macs for layer in cost.layers if (layer.block, layer.part) == (number, part)]
+            assert len(layers) > 0 and sum(layers) == total
+
+
 def test_attention_counts_its_products() -> None:
     # 64 tokens of width 128: queries, keys, values; weights; mixture; two linear layers of twice the width.
     cost = network_cost(RECIPES["b-vit-cifar10"].build(10), (3, 32, 32))

@@ -81,6 +81,7 @@ def export_bundle(
             OperatingPoint(name=_FULL, thetas=(1.0,) * (network.num_exits - 1), split_point=split_point),
         ),
         default_operating_point=_FULL,
+        layers=tuple(cost.layers),
         provenance=provenance,
     )
     _prove(Bundle(directory, manifest, graphs), network, confidences)

@@ -91,6 +91,9 @@ class Measured(Record):
     accuracy: Share
     exit_rates: tuple[Share, ...] = Field(description="share of samples that left at each exit")
     macs_mean: float = Field(ge=0)
+    ms_mean: float | None = Field(
+        default=None, ge=0, description="computing, all tiers, where it was calibrated; one thread"
+    )
     offload_rate: Share
 
 
@@ -115,6 +118,15 @@ class OperatingPoint(Record):
     codec: Codec = "float32"
     measured: Measured | None = None
     certificate: Certificate | None = None
+
+
+class Layer(Record):
+    """What one convolution or linear layer costs."""
+
+    block: int = Field(ge=1)
+    part: Literal["backbone", "eec"]
+    name: str = Field(description="of the module within its block or EEC")
+    macs: int = Field(ge=0, description="multiplications for one sample")
 
 
 class Split(Record):
@@ -158,6 +170,7 @@ class Manifest(Record):
     blocks: tuple[Block, ...] = Field(min_length=1)
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
     default_operating_point: Name
+    layers: tuple[Layer, ...] = ()
     provenance: Provenance | None = None
 
     @property

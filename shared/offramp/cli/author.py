@@ -219,7 +219,7 @@ def calibrate(
     guarantee: Annotated[
         float | None,
         typer.Option(
-            help="Also certify the cheapest point whose risk is at most this share; it is the default then."
+            help="Also certify the cheapest point whose risk is at most this share; the default if no limit is given."
         ),
     ] = None,
     delta: Annotated[float, typer.Option(help="Chance, 0 to 1, that the guarantee may fail.")] = 0.1,
@@ -251,14 +251,30 @@ def calibrate(
     classes = _truth(manifest, validation, predictions)
     table = predictions.against(classes)
     budget = bytes_budget(manifest, max_bytes) if max_bytes is not None else None
+    spent = exit_ms(loaded, validation.pixels)
     if max_ms is not None:
-        budget = ms_budget(max_ms, exit_ms(loaded, validation.pixels))
+        budget = ms_budget(max_ms, spent)
     chosen = choose(
-        manifest, table, max_drop=max_drop, max_cost=max_cost, budget=budget, scheme=cast("Scheme", scheme)
+        manifest,
+        table,
+        max_drop=max_drop,
+        max_cost=max_cost,
+        budget=budget,
+        scheme=cast("Scheme", scheme),
+        exit_ms=spent,
     )
     if asked:
         fingerprint = validation.fingerprint()
-        chosen = certify(chosen, predictions, classes, asked, data_fingerprint=fingerprint)
+        is_default = all(limit is None for limit in (max_drop, max_cost, max_ms, max_bytes))
+        chosen = certify(
+            chosen,
+            predictions,
+            classes,
+            asked,
+            data_fingerprint=fingerprint,
+            default=is_default,
+            exit_ms=spent,
+        )
     if chosen.provenance:
         chosen = chosen.model_copy(update={"provenance": _calibrated(chosen.provenance)})
     write_manifest(bundle, Manifest.model_validate(chosen.model_dump()))

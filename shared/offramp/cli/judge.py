@@ -20,6 +20,7 @@ from offramp.cli.tables import quality_tables, report_table
 from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError, DataError, RequestError
 from offramp.evaluation.comparison import alternatives
+from offramp.evaluation.measures import compare_measures
 from offramp.evaluation.page import Evaluated, write_page
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.report import RivalReport, report, rival_report
@@ -87,7 +88,13 @@ def evaluate(
     right_N = table.correct_at(table.exit_taken(chosen))
     compared = tuple(_compare(other, images, right_N) for other in rivals)
     others = alternatives(found.probabilities, classes, manifest.exit_macs) if manifest.num_exits > 1 else ()
-    summary = summary.model_copy(update={"rivals": compared, "alternatives": others})
+    summary = summary.model_copy(
+        update={
+            "rivals": compared,
+            "alternatives": others,
+            "measures": compare_measures(manifest, found.probabilities, table),
+        }
+    )
     if page:
         points = [
             report(manifest, table, p.thetas, split_point=p.split_point, name=p.name)

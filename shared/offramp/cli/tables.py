@@ -76,13 +76,18 @@ def quality_tables(report: Report) -> Sequence[Table]:
 
 
 def _confidences(report: Report) -> Table:
-    table = Table(title="confidence: does it tell right from wrong?")
-    for column in ("exit", "accuracy, 95 %", "AUROC", "calibration error"):
-        table.add_column(column, justify="right")
-    for exit in report.exits:
-        ranks = "-" if exit.auroc is None else f"{exit.auroc:.3f}"
+    table = Table(title="confidence: which measure tells right from wrong? (bold: the exported one)")
+    for column in ("exit", "accuracy, 95 %", "measure", "AUROC", "calibration error"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    intervals = {exit.number: _range(exit.accuracy_interval) for exit in report.exits}
+    for one in report.measures:
         table.add_row(
-            str(exit.number), _range(exit.accuracy_interval), ranks, f"{exit.calibration_error:.3f}"
+            str(one.exit),
+            intervals[one.exit],
+            one.measure,
+            "-" if one.auroc is None else f"{one.auroc:.4f}",
+            f"{one.calibration_error:.3f}",
+            style="bold" if one.exported else "",
         )
     return table
 

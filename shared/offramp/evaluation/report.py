@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from offramp.bundle import Manifest, OperatingPoint
-from offramp.bundle.manifest import Measured, Record, Share
+from offramp.bundle.manifest import Layer, Measured, Record, Share
 from offramp.evaluation.comparison import Alternative
+from offramp.evaluation.measures import MeasureReport
 from offramp.evaluation.overthinking import Overthinking, overthinking
 from offramp.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.evaluation.table import ExitTable
@@ -73,6 +74,8 @@ class Report(Record):
     overthinking: Overthinking
     rivals: tuple[RivalReport, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    measures: tuple[MeasureReport, ...] = ()
+    layers: tuple[Layer, ...] = Field(default=(), description="multiplications, layer by layer")
 
 
 def report(
@@ -131,6 +134,7 @@ def report(
         offload_rate=sum(exit.rate for exit in exits if exit.tier == "cloud"),
         exits=tuple(exits),
         overthinking=overthinking(table, thetas, manifest.exit_macs),
+        layers=manifest.layers,
     )
 
 
@@ -162,14 +166,19 @@ def _interval(right_N: NDArray[np.bool_]) -> Interval:
     return wilson_interval(int(right_N.sum()), len(right_N))
 
 
-def measured(manifest: Manifest, table: ExitTable, point: OperatingPoint) -> OperatingPoint:
+def measured(
+    manifest: Manifest, table: ExitTable, point: OperatingPoint, *, exit_ms: Sequence[float] | None = None
+) -> OperatingPoint:
     """The operating point with what it does on these samples."""
-    found = report(manifest, table, point.thetas, split_point=point.split_point, name=point.name)
+    found = report(
+        manifest, table, point.thetas, split_point=point.split_point, name=point.name, exit_ms=exit_ms
+    )
     measured = Measured(
         samples=found.samples,
         accuracy=found.accuracy,
         exit_rates=tuple(exit.rate for exit in found.exits),
         macs_mean=found.macs_mean,
+        ms_mean=found.ms_mean,
         offload_rate=min(found.offload_rate, 1.0),
     )
     return point.model_copy(update={"measured": measured})

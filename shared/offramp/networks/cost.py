@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from offramp.bundle.manifest import Layer
 from offramp.networks.early_exit import EarlyExitNetwork
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Multiplications for one sample, by block number and by the number of the block an EEC sits behind."""
+    """Multiplications for one sample, by block number and by the number of the block an EEC sits behind.
+
+    layers: the same again, layer by layer.
+    """
 
     blocks: Mapping[int, int]
     eecs: Mapping[int, int]
+    layers: Sequence[Layer]
     feature_shapes: Mapping[int, tuple[int, ...]]
 
     @property
@@ -36,20 +41,40 @@ def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -
     network.eval()
     feature = torch.zeros(1, *image_shape)
     blocks, eecs, shapes = {}, {}, {}
+    layers: list[Layer] = []
     with torch.no_grad():
         for number, block in enumerate(network.blocks, start=1):
             eec = network.eec_behind(number)
-            blocks[number], feature = count_macs(block, feature)
+            blocks[number], by_layer, feature = _count(block, feature)
+            layers += [Layer(block=number, part="backbone", name=n, macs=m) for n, m in by_layer.items()]
             shapes[number] = tuple(feature.shape[1:])
             if eec is not None:
-                eecs[number], _ = count_macs(eec, feature)
+                eecs[number], by_layer, _ = _count(eec, feature)
+                layers += [Layer(block=number, part="eec", name=n, macs=m) for n, m in by_layer.items()]
     network.train(was_training)
-    return NetworkCost(blocks=blocks, eecs=eecs, feature_shapes=shapes)
+    return NetworkCost(blocks=blocks, eecs=eecs, layers=layers, feature_shapes=shapes)
 
 
 def count_macs(module: nn.Module, feature: torch.Tensor) -> tuple[int, torch.Tensor]:
     """Run a module on a feature: its multiplications, and what it returns."""
+    total, _, result = _count(module, feature)
+    return total, result
+
+
+def _count(module: nn.Module, feature: torch.Tensor) -> tuple[int, dict[str, int], torch.Tensor]:
     with FlopCounterMode(display=False) as counter:
         result = module(feature)
-    # torch counts a multiplication and an addition as two operations.
-    return counter.get_total_flops() // 2, result
+    # torch counts a multiplication and an addition as two operations, and those of a part under its parents as well.
+    root = type(module).__name__
+    totals = {
+        path.removeprefix(root).removeprefix("."): sum(operations.values()) // 2
+        for path, operations in counter.get_flop_counts().items()
+        if path.startswith(root)
+    }
+    by_layer = {}
+    for name, part in module.named_modules():
+        inside = (f"{name}.{child}".removeprefix(".") for child, _ in part.named_children())
+        own = totals.get(name, 0) - sum(totals.get(child, 0) for child in inside)
+        if own:
+            by_layer[name] = own
+    return counter.get_total_flops() // 2, by_layer, result

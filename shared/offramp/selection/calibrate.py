@@ -36,6 +36,7 @@ def calibrate(
     max_cost: float | None = None,
     budget: Budget | None = None,
     scheme: Scheme = "search",
+    exit_ms: Sequence[float] | None = None,
 ) -> Manifest:
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
 
@@ -51,6 +52,7 @@ def calibrate(
         budget: or the most accurate point within a limit of another kind, milliseconds or bytes.
         scheme: how the default is found. search: the best there is. gates: each exit by itself spoils at most
             `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
+        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
 
     Raises:
         ConfigError: both are given, or no thresholds meet what is asked for.
@@ -80,7 +82,7 @@ def calibrate(
         thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
     kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
     points = [
-        measured(manifest, table, OperatingPoint(name=name, thetas=thetas, **kept))
+        measured(manifest, table, OperatingPoint(name=name, thetas=thetas, **kept), exit_ms=exit_ms)
         for name, thetas in _distinct(thetas_by_name, keep=default).items()
     ]
     return manifest.model_copy(
@@ -95,8 +97,10 @@ def certify(
     guarantee: Guarantee,
     *,
     data_fingerprint: str,
+    default: bool = True,
+    exit_ms: Sequence[float] | None = None,
 ) -> Manifest:
-    """Add the cheapest operating point that keeps a guarantee, with its certificate, and make it the default.
+    """Add the cheapest operating point that keeps a guarantee, with its certificate.
 
     Args:
         manifest: of the bundle that made the predictions, calibrated or not.
@@ -104,6 +108,8 @@ def certify(
         classes_N: the true classes, in the bundle's numbering; the risk 'disagreement' does without.
         guarantee: ε, δ and the risk.
         data_fingerprint: of the held-out samples, for the certificate.
+        default: whether the bundle is served at this point from now on.
+        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
 
     Raises:
         ConfigError: too few samples for any thresholds to pass.
@@ -129,8 +135,9 @@ def certify(
         certificate=certificate,
     )
     others = [other for other in manifest.operating_points if other.name != name]
-    points = _by_cost([*others, measured(manifest, right, point)])
-    return manifest.model_copy(update={"operating_points": points, "default_operating_point": name})
+    points = _by_cost([*others, measured(manifest, right, point, exit_ms=exit_ms)])
+    served = name if default else manifest.default_operating_point
+    return manifest.model_copy(update={"operating_points": points, "default_operating_point": served})
 
 
 def check_budget(
