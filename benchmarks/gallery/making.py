@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
+from benchmarks.gallery.entries import ENTRIES, FAMILIES, FIRST, Entry
 from offramp.bundle import load_bundle
 
 console = Console(stderr=True)
@@ -72,7 +72,7 @@ def evaluations(entry: Entry, places: Places) -> Sequence[dict[str, Any]]:
 
 
 def _named(name: str) -> Entry:
-    return next(entry for entry in (*ENTRIES, *FAMILIES) if entry.name == name)
+    return next(entry for entry in (*ENTRIES, *FAMILIES, *FIRST) if entry.name == name)
 
 
 def _offramp(*arguments: str) -> str:

@@ -1,0 +1,15 @@
+"""Recipes that only the gallery trains by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from offramp.networks.recipes import RECIPES, Augmentation
+
+# The first of B-ResNet-56's two trainings, made before its recipe left blanked squares out.
+B_RESNET56_BLANKED = replace(
+    RECIPES["b-resnet56-cifar10"],
+    epochs=40,
+    weight_decay=5e-4,
+    augmentation=Augmentation(shift=4, mirror=True, blank=8),
+)
