@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
-from offramp.bundle.manifest import Block, Exit, Provenance, manifest_of
+from offramp.bundle.manifest import Block, Exit, Levels, Provenance, manifest_of
 from offramp.bundle.manifest import Tensor as TensorSpec
 from offramp.errors import BundleError, ConfigError
+from offramp.networks.bottleneck import Decode, Encode
 from offramp.networks.cost import NetworkCost, network_cost
 from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.normalise import Normalise
@@ -31,6 +32,7 @@ from offramp.runtime import load_blocks
 from offramp.selection.confidence import Confidence
 
 _TOLERANCE = 1e-5
+_RARE = 1e-3
 _FULL = "full"
 
 
@@ -76,9 +78,14 @@ def export_bundle(
         name=name,
         labels=tuple(labels),
         preprocessing=preprocessing,
-        blocks=_blocks(graphs, preprocessing, cost, confidences),
+        blocks=_blocks(network, graphs, preprocessing, cost, confidences),
         operating_points=(
-            OperatingPoint(name=_FULL, thetas=(1.0,) * (network.num_exits - 1), split_point=split_point),
+            OperatingPoint(
+                name=_FULL,
+                thetas=(1.0,) * (network.num_exits - 1),
+                split_point=split_point,
+                codec="ans" if network.narrowed(split_point - 1) else "float32",
+            ),
         ),
         default_operating_point=_FULL,
         layers=tuple(cost.layers),
@@ -92,21 +99,25 @@ class _ExportedBlock(nn.Module):
     """A block as its graph computes it: (feature, probabilities, confidence), or those of the three it has."""
 
     def __init__(
-        self, block: nn.Module, eec: nn.Module | None, confidence: Confidence | None, *, is_last: bool
+        self,
+        block: nn.Module,
+        eec: nn.Module | None,
+        confidence: Confidence | None,
+        leaving: nn.Module | None,
     ) -> None:
         super().__init__()
         self.block = block
         self.eec = eec
+        self.leaving = leaving
         self._confidence = confidence
-        self._is_last = is_last
 
     @property
     def output_names(self) -> list[str]:
-        return ([] if self._is_last else ["feature"]) + (["probabilities", "confidence"] if self.eec else [])
+        return (["feature"] if self.leaving else []) + (["probabilities", "confidence"] if self.eec else [])
 
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
         feature = self.block(batch)
-        handed_on = () if self._is_last else (feature,)
+        handed_on = (self.leaving(feature),) if self.leaving else ()
         if self.eec is None or self._confidence is None:
             return handed_on
         return (*handed_on, *self._confidence.of(self.eec(feature)))
@@ -123,13 +134,18 @@ def _export_graphs(
     # Two samples: with one, the exporter would take the batch for a constant.
     batch = torch.zeros(2, *preprocessing.pixel_shape, dtype=torch.uint8)
     for number, block in enumerate(network.blocks, start=1):
+        arriving, narrowed = network.narrowed(number - 1), network.narrowed(number)
         if number == 1:
             block = nn.Sequential(Normalise(preprocessing), block)
-        exported = _ExportedBlock(
-            block, network.eec_behind(number), behind.get(number), is_last=number == len(network.blocks)
-        ).eval()
+        elif arriving is not None:
+            block = nn.Sequential(Decode(arriving), block)
+        leaving: nn.Module | None = Encode(narrowed) if narrowed is not None else nn.Identity()
+        if number == len(network.blocks):
+            leaving = None
+        exported = _ExportedBlock(block, network.eec_behind(number), behind.get(number), leaving).eval()
         graphs[number] = _to_onnx(exported, batch)
-        batch = torch.zeros(2, *cost.feature_shapes[number])
+        dtype = torch.uint8 if narrowed is not None else torch.float32
+        batch = torch.zeros(2, *cost.feature_shapes[number], dtype=dtype)
     return graphs
 
 
@@ -165,6 +181,7 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
 
 
 def _blocks(
+    network: EarlyExitNetwork,
     graphs: Mapping[int, bytes],
     preprocessing: Preprocessing,
     cost: NetworkCost,
@@ -174,7 +191,8 @@ def _blocks(
     taken = TensorSpec(shape=preprocessing.pixel_shape, dtype="uint8")
     exit_numbers = {block: number for number, block in enumerate(sorted(cost.eecs), start=1)}
     for number, graph in graphs.items():
-        feature = TensorSpec(shape=cost.feature_shapes[number], dtype="float32")
+        narrowed = network.narrowed(number)
+        feature = TensorSpec(shape=cost.feature_shapes[number], dtype="uint8" if narrowed else "float32")
         exit_number = exit_numbers.get(number)
         blocks.append(
             Block(
@@ -183,6 +201,7 @@ def _blocks(
                 sha256=hashlib.sha256(graph).hexdigest(),
                 input=taken,
                 feature=feature if number < len(graphs) else None,
+                levels=Levels(frequencies=narrowed.frequencies) if narrowed else None,
                 macs=cost.blocks[number],
                 exit=Exit(
                     number=exit_number,
@@ -220,26 +239,42 @@ def _check_labels(network: EarlyExitNetwork, preprocessing: Preprocessing, label
 def _prove(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence[Confidence]) -> None:
     preprocessing = bundle.manifest.preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (8, *preprocessing.pixel_shape), dtype=np.uint8)
-    with torch.no_grad():
-        logits_by_exit = network(Normalise(preprocessing)(torch.from_numpy(pixels)))
-        expected = [
-            part.numpy()
-            for logits_BK, how in zip(logits_by_exit, confidences, strict=True)
-            for part in how.of(logits_BK)
-        ]
+    feature = Normalise(preprocessing)(torch.from_numpy(pixels))
+    how = iter(confidences)
     batch: NDArray[Any] = pixels
-    found: list[NDArray[Any]] = []
-    for block in load_blocks(bundle, 1, len(bundle.manifest.blocks)):
-        output = block.run(batch)
-        if output.probabilities is not None and output.confidence is not None:
-            found += [output.probabilities, output.confidence]
+    for number, runner in enumerate(load_blocks(bundle, 1, len(bundle.manifest.blocks)), start=1):
+        output = runner.run(batch)
+        eec, narrowed = network.eec_behind(number), network.narrowed(number)
+        with torch.no_grad():
+            feature = network.blocks[number - 1](feature)
+            if eec is not None:
+                expected = next(how).of(eec(feature))
+                _compare(number, expected, (output.probabilities, output.confidence))
+            if narrowed is not None and output.feature is not None:
+                _compare_codes(number, narrowed.encode(feature).numpy(), output.feature)
+                feature = narrowed.decode(torch.from_numpy(output.feature))
         if output.feature is not None:
             batch = output.feature
-    difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
+
+
+def _compare(number: int, expected: Sequence[Tensor], found: Sequence[NDArray[np.float32] | None]) -> None:
+    difference = max(
+        float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found, strict=True) if b is not None
+    )
     if not difference <= _TOLERANCE:
         raise BundleError(
-            f"the exported graphs differ from the network by {difference:.2e}, more than {_TOLERANCE:.0e}; "
-            "do not serve this bundle"
+            f"the exported graphs differ from the network by {difference:.2e} behind block {number}, more than "
+            f"{_TOLERANCE:.0e}; do not serve this bundle"
+        )
+
+
+def _compare_codes(number: int, expected: NDArray[np.uint8], found: NDArray[Any]) -> None:
+    # A value that lies between two levels may be rounded either way; it must be a rare one, and a neighbour.
+    apart = np.abs(expected.astype(np.int64) - found)
+    if apart.max() > 1 or apart.mean() > _RARE:
+        raise BundleError(
+            f"the exported code of block {number} differs from the network's by up to {apart.max()} levels, at "
+            f"{apart.mean():.2%} of its values; do not serve this bundle"
         )
 
 

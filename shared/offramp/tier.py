@@ -41,7 +41,7 @@ class Handover:
     """
 
     next_block: int
-    feature: NDArray[np.float32]
+    feature: NDArray[Any]
     surest: Answer | None
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FORMAT_VERSION: Literal[1] = 1
 
 Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
-Codec = Literal["float32", "float16"]
+# ans: whole levels, entropy-coded; the others: numbers as they are.
+Codec = Literal["float32", "float16", "ans"]
 # disagreement: the early answer is not the full network's. harm: the full network was right, the early answer is not.
 RiskName = Literal["disagreement", "harm"]
 Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -63,6 +64,15 @@ class Tensor(Record):
     dtype: Literal["uint8", "float32"]
 
 
+class Levels(Record):
+    """What an encoded feature holds: whole numbers from 0 on, and how often each of them comes.
+
+    frequencies: of each level, as the entropy coder weighs them; both tiers must have the same.
+    """
+
+    frequencies: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] = Field(min_length=2, max_length=256)
+
+
 class Exit(Record):
     """An EEC and how sure it says it is; the last exit of a network is the backbone's own classifier."""
 
@@ -80,6 +90,7 @@ class Block(Record):
     sha256: Sha256
     input: Tensor
     feature: Tensor | None = Field(description="what the block hands on; the last block hands on nothing")
+    levels: Levels | None = Field(default=None, description="of a feature of uint8, a bottleneck's code")
     macs: int = Field(ge=0, description="multiplications of the block for one sample, its EEC not included")
     exit: Exit | None
 
@@ -120,11 +131,14 @@ class OperatingPoint(Record):
     certificate: Certificate | None = None
 
 
+Part = Literal["backbone", "eec", "bottleneck"]
+
+
 class Layer(Record):
     """What one convolution or linear layer costs."""
 
     block: int = Field(ge=1)
-    part: Literal["backbone", "eec"]
+    part: Part
     name: str = Field(description="of the module within its block or EEC")
     macs: int = Field(ge=0, description="multiplications for one sample")
 
@@ -185,8 +199,9 @@ class Manifest(Record):
 
     @property
     def backbone_macs(self) -> int:
-        """Multiplications of the network without its early exits, for one sample."""
-        return sum(block.macs for block in self.blocks) + self.exits[-1].macs
+        """Multiplications of the network without its early exits and its bottleneck, for one sample."""
+        around = sum(layer.macs for layer in self.layers if layer.part == "bottleneck")
+        return sum(block.macs for block in self.blocks) + self.exits[-1].macs - around
 
     @property
     def exit_macs(self) -> tuple[int, ...]:
@@ -232,6 +247,14 @@ class Manifest(Record):
                     f"operating point '{point.name}' has {len(point.thetas)} thetas, "
                     f"but {self.num_exits} exits need {self.num_exits - 1}: the last one always answers"
                 )
+            handed_over = (
+                self.blocks[point.split_point - 2] if point.split_point <= len(self.blocks) else None
+            )
+            if handed_over and (point.codec == "ans") != (handed_over.levels is not None):
+                raise ValueError(
+                    f"operating point '{point.name}' sends what block {handed_over.number} hands on as {point.codec}; "
+                    "a bottleneck's levels travel as ans, and nothing else does"
+                )
             if len(self.blocks) > 1 and point.split_point > len(self.blocks):
                 raise ValueError(
                     f"operating point '{point.name}' splits before block {point.split_point}, "
@@ -249,6 +272,9 @@ def bundle_id_for(manifest: Manifest) -> str:
     Operating points are left out: θ travels with each request, so two nodes may differ in them.
     """
     decisive = manifest.model_dump(mode="json", include={"labels", "preprocessing", "blocks"})
+    for block in decisive["blocks"]:
+        if block["levels"] is None:  # absent, so that a bundle without a bottleneck keeps the id it had
+            del block["levels"]
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return f"{manifest.name}-{digest[:12]}"
 
@@ -272,6 +298,8 @@ def _check_chain(blocks: tuple[Block, ...], preprocessing: Preprocessing) -> Non
             if block.exit.number != exit_number:
                 raise ValueError(f"exit {exit_number} is numbered {block.exit.number}; exits count from 1")
         expected = block.feature
+        if (block.levels is not None) != (block.feature is not None and block.feature.dtype == "uint8"):
+            raise ValueError(f"block {number}: a feature of uint8 has levels, and no other has")
         if (block.feature is None) != (number == len(blocks)):
             raise ValueError(f"block {number} of {len(blocks)}: all blocks but the last hand on a feature")
     if blocks[-1].exit is None:

@@ -141,6 +141,78 @@ def train(
 
 
 @told_in_one_line
+def compress(
+    run: Annotated[Path, typer.Argument(help="Directory of a run made by `offramp train`.")],
+    data: Annotated[Path, typer.Option(help="The data it was trained on.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new run.")],
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--bytes",
+            min=1,
+            help="Learn an encoder and a decoder whose code takes at most so many bytes; without it every value of the "
+            "feature is kept and only rounded.",
+        ),
+    ] = None,
+    bits: Annotated[
+        float, typer.Option(min=1, max=8, help="Of a value of the code; 2 to the power of it are its levels.")
+    ] = 2,
+    split_point: Annotated[
+        int | None, typer.Option(min=2, help="First block of the next tier; the recipe's unless given.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, in each of the two phases.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.03,
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the network as it was in the loss.")
+    ] = 0.9,
+    temperature: Annotated[float, typer.Option(help="T above 0, softens both sides.")] = 4.0,
+    skip_unreadable: SkipOption = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Make the feature between the tiers small: round it, or learn a bottleneck; needs the extra `train`.
+
+    What lies before the split stays as it is. The blocks behind it first learn nothing, while the bottleneck learns to
+    give back what it is given, and then learn with it from the network as it was.
+
+    Example: offramp compress runs/b-alexnet-cifar10 --data data/cifar10.zip --bytes 128 --out runs/b-alexnet-128
+    """
+    from offramp.networks.bottleneck import BottleneckSpec, spec_for
+    from offramp.training.run import feature_shape, load_network, load_run
+    from offramp.training.train import train as train_run
+
+    origin = load_run(run)
+    if origin.bottleneck:
+        raise ConfigError(f"{run} has a bottleneck already; compress the run it was made from")
+    recipe, seen = origin.recipe, origin.provenance.data
+    split_point = split_point or recipe.split_point
+    levels = round(2**bits)
+    if max_bytes is None:
+        feature_shape(load_network(run), recipe, split_point)
+        spec = BottleneckSpec(split_point=split_point, levels=levels)
+    else:
+        shape = feature_shape(load_network(run), recipe, split_point)
+        spec = spec_for(shape, split_point=split_point, max_bytes=max_bytes, levels=levels)
+    images = load_images(data, "train", recipe.preprocessing, skip_unreadable=skip_unreadable)
+    same_held_out(images, seen, data)
+    provenance = origin.provenance.model_copy(
+        update={"commands": (*origin.provenance.commands, _command()), "epochs": epochs}
+    )
+    narrowed = _run(
+        labels=origin.labels,
+        provenance=provenance,
+        regime="bottleneck",
+        bottleneck=spec,
+        start=str(run),
+        learning_rate=learning_rate,
+        exit_weights=origin.exit_weights,
+        alpha=alpha,
+        temperature=temperature,
+    )
+    train_run(images, narrowed, out, resume=resume)
+    console.print(f"compressed: {out}; next: offramp export {out} --out DIR")
+
+
+@told_in_one_line
 def export(
     run: Annotated[Path, typer.Argument(help="Directory of a run made by `offramp train`.")],
     out: Annotated[Path, typer.Option(help="Directory of the new bundle.")],
@@ -177,7 +249,7 @@ def export(
         name=name or out.resolve().name,
         labels=origin.labels,
         preprocessing=origin.recipe.preprocessing,
-        split_point=2 if static else origin.recipe.split_point,
+        split_point=_split_point(origin, static=static),
         confidences=confidences,
         provenance=_with_command(origin.provenance),
     )
@@ -305,6 +377,12 @@ def _confidences(
     found = [fit_temperature(logits_NK, classes) for logits_NK in of_exits]
     console.print("temperatures: " + ", ".join(f"{temperature:.3f}" for temperature in found))
     return [Confidence(measure, temperature) for temperature in found]
+
+
+def _split_point(origin: Run, *, static: bool) -> int:
+    if static:
+        return 2
+    return origin.bottleneck.split_point if origin.bottleneck else origin.recipe.split_point
 
 
 def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:

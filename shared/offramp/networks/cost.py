@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from offramp.bundle.manifest import Layer
+from offramp.bundle.manifest import Layer, Part
+from offramp.networks.bottleneck import Decode, Encode
 from offramp.networks.early_exit import EarlyExitNetwork
 
 
@@ -17,7 +18,8 @@ from offramp.networks.early_exit import EarlyExitNetwork
 class NetworkCost:
     """Multiplications for one sample, by block number and by the number of the block an EEC sits behind.
 
-    layers: the same again, layer by layer.
+    blocks: with the halves of a bottleneck that run in them. layers: all of it again, layer by layer.
+    feature_shapes: of what each block hands on.
     """
 
     blocks: Mapping[int, int]
@@ -27,8 +29,13 @@ class NetworkCost:
 
     @property
     def backbone(self) -> int:
-        """The network without its early exits."""
-        return sum(self.blocks.values()) + self.eecs[max(self.eecs)]
+        """The network without early exits and bottleneck."""
+        last = max(self.blocks)
+        return sum(
+            layer.macs
+            for layer in self.layers
+            if layer.part == "backbone" or (layer.part == "eec" and layer.block == last)
+        )
 
 
 def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -> NetworkCost:
@@ -42,15 +49,29 @@ def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -
     feature = torch.zeros(1, *image_shape)
     blocks, eecs, shapes = {}, {}, {}
     layers: list[Layer] = []
+
+    def counted(
+        module: nn.Module, number: int, part: Part, feature: torch.Tensor
+    ) -> tuple[int, torch.Tensor]:
+        macs, by_layer, result = _count(module, feature)
+        layers.extend(Layer(block=number, part=part, name=n, macs=m) for n, m in by_layer.items())
+        return macs, result
+
     with torch.no_grad():
         for number, block in enumerate(network.blocks, start=1):
+            arriving, leaving = network.narrowed(number - 1), network.narrowed(number)
+            around = 0
+            if arriving is not None:
+                around, feature = counted(Decode(arriving), number, "bottleneck", feature)
+            blocks[number], feature = counted(block, number, "backbone", feature)
             eec = network.eec_behind(number)
-            blocks[number], by_layer, feature = _count(block, feature)
-            layers += [Layer(block=number, part="backbone", name=n, macs=m) for n, m in by_layer.items()]
-            shapes[number] = tuple(feature.shape[1:])
             if eec is not None:
-                eecs[number], by_layer, _ = _count(eec, feature)
-                layers += [Layer(block=number, part="eec", name=n, macs=m) for n, m in by_layer.items()]
+                eecs[number], _ = counted(eec, number, "eec", feature)
+            if leaving is not None:
+                encoding, feature = counted(Encode(leaving), number, "bottleneck", feature)
+                around += encoding
+            blocks[number] += around
+            shapes[number] = tuple(feature.shape[1:])
     network.train(was_training)
     return NetworkCost(blocks=blocks, eecs=eecs, layers=layers, feature_shapes=shapes)
 

@@ -14,6 +14,7 @@ from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.networks.backbone import Origin
+    from offramp.networks.bottleneck import Bottleneck
 
 
 class EarlyExitNetwork(nn.Module):
@@ -34,6 +35,7 @@ class EarlyExitNetwork(nn.Module):
         """
         super().__init__()
         self.origin: Origin | None = None
+        self.bottleneck: Bottleneck | None = None
         if not blocks:
             raise ConfigError("a network needs at least one block, got none")
         beyond = [number for number in eecs if not 1 <= number <= len(blocks)]
@@ -95,6 +97,21 @@ class EarlyExitNetwork(nn.Module):
         """The backbone alone, as one block with its own classifier: the rival of every early-exit figure."""
         return EarlyExitNetwork([nn.Sequential(*self.blocks)], {1: self.eecs[str(len(self.blocks))]})
 
+    def narrowed(self, block_number: int) -> Bottleneck | None:
+        """The bottleneck behind a block, counted from 1, if it has one; its EEC looks at what goes in."""
+        found = self.bottleneck
+        return found if found is not None and found.spec.split_point == block_number + 1 else None
+
+    def feature_behind(self, block_number: int, image_BCHW: Tensor) -> Tensor:
+        """What a block computes, before any bottleneck behind it."""
+        feature = image_BCHW
+        for number, block in enumerate(self.blocks[:block_number], start=1):
+            feature = block(feature)
+            narrowed = self.narrowed(number)
+            if narrowed is not None and number < block_number:
+                feature = narrowed(feature)
+        return feature
+
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Run every block and every EEC, as training needs it.
 
@@ -122,4 +139,7 @@ class EarlyExitNetwork(nn.Module):
             feature = block(feature)
             if block_number in wanted:
                 logits_by_exit[wanted[block_number]] = self.eecs[str(block_number)](feature)
+            narrowed = self.narrowed(block_number)
+            if narrowed is not None:
+                feature = narrowed(feature)
         return logits_by_exit

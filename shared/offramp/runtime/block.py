@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 class BlockOutput:
     """Outputs of one block for B samples; None where the block has no such output.
 
-    feature (B, …): input of the next block. probabilities (B, K) and confidence (B,): of its EEC.
+    feature (B, …): input of the next block, float32, or uint8 where it is a bottleneck's code. probabilities (B, K) and
+    confidence (B,): of its EEC.
     """
 
-    feature: NDArray[np.float32] | None
+    feature: NDArray[Any] | None
     probabilities: NDArray[np.float32] | None
     confidence: NDArray[np.float32] | None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -53,7 +52,7 @@ class _OnnxBlock:
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
-        values: dict[str, NDArray[np.float32]] = dict(
+        values: dict[str, NDArray[Any]] = dict(
             zip(self._names, self._session.run(self._names, {self._input: batch}), strict=True)
         )
         return BlockOutput(values.get("feature"), values.get("probabilities"), values.get("confidence"))

@@ -19,7 +19,7 @@ from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.normalise import Normalise
 from offramp.networks.recipes import Recipe
 from offramp.training.augment import augment
-from offramp.training.losses import distillation_loss, joint_loss
+from offramp.training.losses import distillation_loss, joint_loss, reconstruction_loss
 from offramp.training.regimes import Phase
 
 
@@ -102,6 +102,8 @@ class PhaseTraining(lightning.LightningModule):
 
     def _loss(self, image_BCHW: Tensor, class_B: Tensor) -> Tensor:
         weights = self._weights()
+        if not weights:
+            return self._matching(image_BCHW)
         if self._teacher is None:
             logits_by_exit = self.network.logits_at(image_BCHW, weights)
             return joint_loss(logits_by_exit, class_B, weights, label_smoothing=self._recipe.label_smoothing)
@@ -118,6 +120,12 @@ class PhaseTraining(lightning.LightningModule):
             logits_by_exit, taught_BK, class_B, weights, alpha=alpha, temperature=temperature
         )
 
+    def _matching(self, image_BCHW: Tensor) -> Tensor:
+        bottleneck = self.network.bottleneck
+        assert bottleneck is not None, "a phase without exits trains a bottleneck"
+        feature = self.network.feature_behind(bottleneck.spec.split_point - 1, image_BCHW).detach()
+        return reconstruction_loss(bottleneck(feature), feature)
+
     def _weights(self) -> dict[int, float]:
         """Today's weights: from the phase's own in the first epoch to the final ones in the last, evenly."""
         epochs = max((self.trainer.max_epochs or 1) - 1, 1)
@@ -130,7 +138,11 @@ class PhaseTraining(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Accuracy of the exits that learn, on all validation samples: a sign of progress only."""
         pixels_BHWC, class_B = batch
-        logits_by_exit = self.network.logits_at(self._normalise(pixels_BHWC), self._phase.exits)
+        image_BCHW = self._normalise(pixels_BHWC)
+        if not self._phase.exits:
+            self.log("reconstruction", self._matching(image_BCHW), prog_bar=True, on_epoch=True)
+            return
+        logits_by_exit = self.network.logits_at(image_BCHW, self._phase.exits)
         for number, logits_BK in logits_by_exit.items():
             accuracy = self._accuracies[number]
             accuracy(logits_BK, class_B)

@@ -91,3 +91,8 @@ def _check_weights(logits_by_exit: Mapping[int, Tensor], weights: Mapping[int, f
         raise ConfigError(
             f"weights for the exits {sorted(weights)}, logits of the exits {sorted(logits_by_exit)}; give one for each"
         )
+
+
+def reconstruction_loss(found: Tensor, feature: Tensor) -> Tensor:
+    """Mean squared error of a feature behind a bottleneck, as a share of the feature's variance: 0 is perfect."""
+    return functional.mse_loss(found.float(), feature.float()) / feature.float().var().clamp(min=1e-8)

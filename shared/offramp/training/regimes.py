@@ -5,6 +5,8 @@
   run for what the literature calls mixed training.
 - layer-wise: the blocks up to exit 1 with its EEC, then those up to exit 2, …; what is done is frozen.
 - distill: the EECs learn from a trained backbone, which is frozen or learns with them.
+- bottleneck: an encoder and a decoder at the split learn to hand on what they were given, the rest frozen; then they
+  and all behind them learn from the network as it was.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from offramp.networks.bottleneck import BottleneckSpec
 from offramp.networks.early_exit import EarlyExitNetwork
 
-RegimeName = Literal["joint", "backbone", "layer-wise", "distill"]
+RegimeName = Literal["joint", "backbone", "layer-wise", "distill", "bottleneck"]
 REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 
 
@@ -25,21 +28,29 @@ REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 class Phase:
     """Blocks and exits, by number, that learn; everything else is frozen, batch-norm statistics included.
 
-    weights: of the loss of every exit that learns, by exit number.
+    weights: of the loss of every exit that learns, by exit number. narrows: whether the bottleneck learns too; without
+    exits it learns to give back the feature it was given.
     """
 
     blocks: frozenset[int]
     exits: frozenset[int]
     weights: Mapping[int, float]
+    narrows: bool = False
 
     def learning(self, network: EarlyExitNetwork) -> list[nn.Module]:
         """The modules whose weights change."""
         eecs = [network.eecs[str(network.exit_blocks[number - 1])] for number in sorted(self.exits)]
-        return [*(network.blocks[number - 1] for number in sorted(self.blocks)), *eecs]
+        narrow = [network.bottleneck] if self.narrows and network.bottleneck is not None else []
+        return [*(network.blocks[number - 1] for number in sorted(self.blocks)), *eecs, *narrow]
 
 
 def phases(
-    regime: RegimeName, exit_blocks: Sequence[int], weights: Sequence[float], *, frozen: bool
+    regime: RegimeName,
+    exit_blocks: Sequence[int],
+    weights: Sequence[float],
+    *,
+    frozen: bool,
+    bottleneck: BottleneckSpec | None = None,
 ) -> tuple[Phase, ...]:
     """What a regime does, one phase after the other.
 
@@ -48,12 +59,31 @@ def phases(
         exit_blocks: number of the block behind which each exit sits; the last one is the last block.
         weights: w_i of the loss of every exit, for the phases that train several of them.
         frozen: whether `distill` leaves the backbone as it is.
+        bottleneck: which one `bottleneck` trains.
     """
     if regime == "distill" and frozen:
         # EECs on a frozen backbone do not touch one another: a weight would only change the learning rate.
         early = range(1, len(exit_blocks))
         return (Phase(frozenset(), frozenset(early), dict.fromkeys(early, 1.0)),)
+    if regime == "bottleneck":
+        assert bottleneck is not None, "a run of this regime has one"
+        return _bottleneck(bottleneck, exit_blocks, weights)
     return _PHASES[regime](exit_blocks, dict(enumerate(weights, start=1)))
+
+
+def _bottleneck(
+    spec: BottleneckSpec, exit_blocks: Sequence[int], weights: Sequence[float]
+) -> tuple[Phase, ...]:
+    none: frozenset[int] = frozenset()
+    behind = {
+        number: weights[number - 1]
+        for number, block in enumerate(exit_blocks, start=1)
+        if block >= spec.split_point
+    }
+    blocks = frozenset(range(spec.split_point, exit_blocks[-1] + 1))
+    tuned = Phase(blocks, frozenset(behind), behind, narrows=True)
+    # Rounding alone has nothing to learn by itself.
+    return (tuned,) if spec.channels is None else (Phase(none, none, {}, narrows=True), tuned)
 
 
 def _all_at_once(exit_blocks: Sequence[int], weights: Mapping[int, float]) -> tuple[Phase, ...]:

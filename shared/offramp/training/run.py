@@ -12,6 +12,8 @@ from pydantic import Field, ValidationError
 
 from offramp.bundle.manifest import Provenance, Record
 from offramp.errors import ConfigError
+from offramp.networks.bottleneck import Bottleneck, BottleneckSpec
+from offramp.networks.cost import network_cost
 from offramp.networks.early_exit import EarlyExitNetwork
 from offramp.networks.recipes import Recipe, recipe_named
 from offramp.training.regimes import Phase, RegimeName, phases
@@ -38,6 +40,7 @@ class Run(Record):
     alpha: float = Field(default=0.5, ge=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(default=4.0, gt=0, description="T of distillation")
     frozen: bool = Field(default=True, description="whether distillation leaves the backbone as it is")
+    bottleneck: BottleneckSpec | None = Field(default=None, description="at the split, for that regime")
 
     @property
     def recipe(self) -> Recipe:
@@ -51,7 +54,36 @@ class Run(Record):
 
     def phases(self, network: EarlyExitNetwork) -> tuple[Phase, ...]:
         """What is trained, one phase after the other."""
-        return phases(self.regime, network.exit_blocks, self.recipe.exit_weights, frozen=self.frozen)
+        return phases(
+            self.regime,
+            network.exit_blocks,
+            self.recipe.exit_weights,
+            frozen=self.frozen,
+            bottleneck=self.bottleneck,
+        )
+
+    def build(self) -> EarlyExitNetwork:
+        """The recipe's network, untrained, with this run's bottleneck."""
+        network = self.recipe.build(len(self.labels))
+        if self.bottleneck is not None:
+            shape = feature_shape(network, self.recipe, self.bottleneck.split_point)
+            network.bottleneck = Bottleneck(shape, self.bottleneck)
+        return network
+
+
+def feature_shape(network: EarlyExitNetwork, recipe: Recipe, split_point: int) -> tuple[int, ...]:
+    """Shape of one sample's feature before the block of that number.
+
+    Raises:
+        ConfigError: no block of that number has another before it.
+    """
+    if not 2 <= split_point <= len(network.blocks):
+        raise ConfigError(
+            f"split point {split_point}, but blocks 2 to {len(network.blocks)} have another before them"
+        )
+    image = recipe.preprocessing
+    cost = network_cost(network, (image.channels, image.height, image.width))
+    return cost.feature_shapes[split_point - 1]
 
 
 def checkpoint_name(phase_number: int) -> str:
@@ -80,7 +112,7 @@ def load_network(directory: Path) -> EarlyExitNetwork:
         ConfigError: no run there, or a phase without a checkpoint.
     """
     run = load_run(directory)
-    network = run.recipe.build(len(run.labels))
+    network = run.build()
     load_weights(network, _last_checkpoint(directory, len(run.phases(network))))
     return network.eval()
 
@@ -99,7 +131,7 @@ def training_s(directory: Path) -> float | None:
         ConfigError: no run there, or a phase without a checkpoint.
     """
     run = load_run(directory)
-    count = len(run.phases(run.recipe.build(len(run.labels))))
+    count = len(run.phases(run.build()))
     _last_checkpoint(directory, count)
     total = 0.0
     for number in range(1, count + 1):

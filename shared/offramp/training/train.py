@@ -132,8 +132,10 @@ def _train_phase(
 
 
 def _first_network(run: Run) -> EarlyExitNetwork:
-    network = run.recipe.build(len(run.labels))
+    network = run.build()
     if run.start is None:
+        if run.bottleneck:
+            raise ConfigError("a bottleneck is put into a trained network: give the run it was trained in")
         if run.recipe.is_trained:
             return network
         if run.regime == "distill" and run.teacher is None:
@@ -145,7 +147,10 @@ def _first_network(run: Run) -> EarlyExitNetwork:
         return network
     start = load_network(Path(run.start))
     try:
-        network.load_state_dict(start.state_dict())
+        added = network.load_state_dict(start.state_dict(), strict=run.bottleneck is None)
+        left = [*added.unexpected_keys, *(k for k in added.missing_keys if not k.startswith("bottleneck."))]
+        if left:
+            raise RuntimeError(f"{left[0]} fits nothing")
     except RuntimeError as error:
         raise ConfigError(
             f"{run.start} was trained as '{load_run(Path(run.start)).provenance.recipe}', whose network is not that "
@@ -155,6 +160,9 @@ def _first_network(run: Run) -> EarlyExitNetwork:
 
 
 def _teacher(run: Run, network: EarlyExitNetwork) -> Teacher | None:
+    if run.regime == "bottleneck":
+        assert run.start is not None, "checked when the network was made"
+        return Teacher(load_network(Path(run.start)), run.alpha, run.temperature)
     if run.regime != "distill":
         return None
     if run.teacher is None:
