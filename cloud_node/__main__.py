@@ -24,7 +24,10 @@ def cloud(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     blocks: Annotated[
-        str | None, typer.Option(help="Blocks to run, FIRST-LAST; from the split point to the end.")
+        str | None,
+        typer.Option(
+            help="Blocks to run, FIRST-LAST; all of them unless given. One that runs block 1 also takes images."
+        ),
     ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")
@@ -49,9 +52,8 @@ async def _serve(settings: CloudSettings) -> None:
 
     bundle = load_bundle(settings.bundle)
     manifest = bundle.manifest
-    shallowest = min(point.split_point for point in manifest.operating_points)
-    default = (min(shallowest, len(manifest.blocks)), len(manifest.blocks))
-    blocks = block_range(settings, manifest, default=default)
+    # All of them: whatever the edges split at, and images, if those are smaller than features.
+    blocks = block_range(settings, manifest, default=(1, len(manifest.blocks)))
     async with running_node(settings, bundle, blocks) as node:
         server = CloudServer(node, settings)
         await server.start()

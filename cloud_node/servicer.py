@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
+from numpy.typing import NDArray
 
 from offramp.errors import (
     BundleMismatchError,
@@ -21,6 +22,7 @@ from offramp.errors import (
     OverloadError,
     RequestError,
 )
+from offramp.images import decode_images
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
 from offramp.tier import checked_thetas
@@ -96,18 +98,30 @@ class TierServicer(TierServiceServicer):
             raise RequestError(
                 f"next_block is {request.next_block}, but {self._node.name} runs blocks {tier.start} to {tier.stop}"
             )
-        if tier.manifest.blocks[request.next_block - 1].input.dtype != "float32":
-            raise FeatureError(f"block {request.next_block} takes pixels, not a feature tensor")
+        if request.images and request.HasField("feature"):
+            raise RequestError("both images and a feature; send one of them")
+        if request.images and (request.next_block, len(request.images)) != (1, len(request.request_ids)):
+            raise RequestError(
+                f"{len(request.images)} images for block {request.next_block}; images go to block 1, one for each of "
+                f"the {len(request.request_ids)} samples"
+            )
+        if request.next_block == 1 and not request.images:
+            raise FeatureError("block 1 takes images, not a feature tensor")
 
     async def _classify(self, request: pb.InferRequest, context: Context) -> Batch:
         manifest = self._node.tier.manifest
         thetas = checked_thetas(request.thetas, manifest)
-        decode = partial(
-            decode_feature,
-            request.feature,
-            sample_shape=manifest.blocks[request.next_block - 1].input.shape,
-            num_samples=len(request.request_ids),
-        )
+        images = list(request.images)
+        decode: Callable[[], NDArray[Any]]
+        if images:
+            decode = partial(decode_images, images, manifest.preprocessing)
+        else:
+            decode = partial(
+                decode_feature,
+                request.feature,
+                block=manifest.blocks[request.next_block - 2],
+                num_samples=len(request.request_ids),
+            )
         remaining_s = context.time_remaining()
         return await self._node.classify(
             decode,
@@ -115,6 +129,7 @@ class TierServicer(TierServiceServicer):
             request_ids=request.request_ids,
             first_block=request.next_block,
             deadline=None if remaining_s is None else time.monotonic() + remaining_s - _WAY_BACK_S,
+            images=images or None,
         )
 
 

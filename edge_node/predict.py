@@ -77,7 +77,7 @@ class Predict:
         thetas = self._policy.state.thetas
         preprocessing = self._node.tier.manifest.preprocessing
         load = partial(decode_images, images, preprocessing, limits=self._limits)
-        batch = await self._node.classify(load, thetas=thetas, request_ids=request_ids)
+        batch = await self._node.classify(load, thetas=thetas, request_ids=request_ids, images=images)
         predictions = []
         for request_id, sample in zip(request_ids, batch.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
@@ -108,6 +108,7 @@ class Predict:
                 "offload": round(offload_ms, 3),
                 "total": round(total_ms, 3),
             },
+            "sent": sample.sent or "nothing",
             "uplink_bytes": sample.uplink_bytes,
             "bundle": manifest.bundle_id,
         }
@@ -131,6 +132,7 @@ class Predict:
                 compute_ms=batch.times[0].compute_ms,
                 offload_ms=offload_ms,
                 total_ms=total_ms,
+                sent=sample.sent or "nothing",
                 uplink_bytes=sample.uplink_bytes,
             )
         )

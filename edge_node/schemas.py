@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,6 +48,7 @@ class Prediction(BaseModel):
                     "degraded": False,
                     "degraded_reason": None,
                     "timings_ms": {"decode": 0.1, "edge_compute": 0.1, "offload": 0.0, "total": 0.5},
+                    "sent": "nothing",
                     "uplink_bytes": 0,
                     "bundle": "b-lenet-fashion-0123456789ab",
                 }
@@ -63,6 +64,9 @@ class Prediction(BaseModel):
     degraded: bool = Field(description="answered by the surest exit at hand because the upstream did not")
     degraded_reason: str | None
     timings_ms: Timings
+    sent: Literal["nothing", "feature", "image"] = Field(
+        description="what the next tier answered from: the feature, or the photo as it came where that is smaller"
+    )
     uplink_bytes: int = Field(ge=0, description="this sample's share of the message sent upstream")
     bundle: str
     upstream_ms: list[UpstreamTime] | None = None

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from offramp.bundle.manifest import Codec
+from offramp.bundle.manifest import Block, Codec, Levels, Tensor
 from offramp.errors import FeatureError
-from offramp.wire.codec import decode_feature, encode_feature
+from offramp.wire.codec import decode_feature, encode_feature, expected_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -23,7 +23,21 @@ FEATURES = st.tuples(st.integers(0, 4), st.integers(1, 5), st.integers(1, 3)).fl
 
 
 def decoded(message: pb.FeatureTensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return decode_feature(message, sample_shape=shape[1:], num_samples=shape[0])
+    return decode_feature(message, block=block_of(shape[1:]), num_samples=shape[0])
+
+
+def block_of(shape: tuple[int, ...], levels: Levels | None = None) -> Block:
+    """A block that hands on features of that shape."""
+    return Block(
+        number=1,
+        file="block-1.onnx",
+        sha256="0" * 64,
+        input=Tensor(shape=(1, 1, 1), dtype="uint8"),
+        feature=Tensor(shape=shape, dtype="uint8" if levels else "float32"),
+        levels=levels,
+        macs=1,
+        exit=None,
+    )
 
 
 @given(FEATURES)
@@ -96,14 +110,86 @@ GOOD: dict[str, Any] = {"codec": pb.CODEC_FLOAT32, "shape": (1, 2), "payload": b
 )
 def test_a_malformed_feature_is_refused_and_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(FeatureError, match=says):
-        decode_feature(pb.FeatureTensor(**{**GOOD, **changes}), sample_shape=(2,), num_samples=1)
+        decode_feature(pb.FeatureTensor(**{**GOOD, **changes}), block=block_of((2,)), num_samples=1)
 
 
 @given(st.binary(max_size=64), st.lists(st.integers(0, 2**32 - 1), max_size=4), st.integers(0, 5))
 def test_no_message_raises_anything_else(payload: bytes, shape: list[int], codec: int) -> None:
     message = pb.FeatureTensor(codec=codec, shape=shape, payload=payload)  # type: ignore[arg-type] # on purpose
     try:
-        found = decode_feature(message, sample_shape=(2, 2), num_samples=1)
+        found = decode_feature(message, block=block_of((2, 2)), num_samples=1)
     except FeatureError:
         return
     assert found.shape == (1, 2, 2) and np.isfinite(found).all()
+
+
+FREQUENCIES = st.lists(st.integers(1, 2**16), min_size=2, max_size=256).map(
+    lambda counts: Levels(frequencies=tuple(counts))
+)
+
+
+@given(FREQUENCIES, st.integers(0, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_levels_come_out_as_they_went_in(levels: Levels, samples: int, values: int, seed: int) -> None:
+    shape = (samples, values)
+    code = np.random.default_rng(seed).integers(0, len(levels.frequencies), shape, dtype=np.uint8)
+    message = encode_feature(code, "ans", levels)
+    found = decode_feature(message, block=block_of((values,), levels), num_samples=samples)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, code)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_however_rare_its_levels_a_code_is_decoded(level: int) -> None:
+    levels = Levels(frequencies=(1, 2**16))
+    code = np.full((2, 500), level, dtype=np.uint8)
+    message = encode_feature(code, "ans", levels)
+    found = decode_feature(message, block=block_of((500,), levels), num_samples=2)
+    np.testing.assert_array_equal(found, code)
+
+
+def test_a_code_takes_as_many_bytes_as_its_levels_are_surprising() -> None:
+    levels = Levels(frequencies=(60, 30, 10))
+    code = np.random.default_rng(0).choice(3, (1, 5000), p=(0.6, 0.3, 0.1)).astype(np.uint8)
+    entropy_bytes = 5000 * -sum(p * np.log2(p) for p in (0.6, 0.3, 0.1)) / 8
+    payload = encode_feature(code, "ans", levels).payload
+    assert len(payload) == pytest.approx(entropy_bytes, rel=0.02)
+    assert expected_bytes(block_of((5000,), levels), "ans") == pytest.approx(entropy_bytes, rel=0.01)
+
+
+def test_a_float_takes_what_it_takes() -> None:
+    assert expected_bytes(block_of((3, 4)), "float32") == 48
+    assert expected_bytes(block_of((3, 4)), "float16") == 24
+
+
+LEVELS = Levels(frequencies=(3, 2, 1, 1))
+CODE = encode_feature(np.array([[0, 1, 2, 3, 0, 0, 1, 2] * 4], dtype=np.uint8), "ans", LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"codec": pb.CODEC_FLOAT32}, "travels as ans"),
+        ({"shape": (1, 31)}, "expected"),
+        ({"payload": CODE.payload[:-1]}, "whole words of 4 bytes"),
+        ({"payload": CODE.payload[:-4]}, "does not end where|none that an encoder writes"),
+        ({"payload": CODE.payload + b"\1\0\0\0"}, "does not end where"),
+        ({"payload": CODE.payload + b"\0\0\0\0"}, "none that an encoder writes"),
+        ({"payload": bytes(400)}, "at most"),
+    ],
+)
+def test_a_malformed_code_is_refused_and_named(changes: dict[str, Any], says: str) -> None:
+    fields: dict[str, Any] = {"codec": CODE.codec, "shape": CODE.shape, "payload": CODE.payload}
+    with pytest.raises(FeatureError, match=says):
+        decode_feature(
+            pb.FeatureTensor(**{**fields, **changes}), block=block_of((32,), LEVELS), num_samples=1
+        )
+
+
+@given(st.binary(max_size=96), FREQUENCIES)
+def test_no_bytes_make_a_level_that_does_not_exist(payload: bytes, levels: Levels) -> None:
+    message = pb.FeatureTensor(codec=pb.CODEC_ANS, shape=(1, 20), payload=payload)
+    try:
+        found = decode_feature(message, block=block_of((20,), levels), num_samples=1)
+    except FeatureError:
+        return
+    assert found.shape == (1, 20) and found.max() < len(levels.frequencies)

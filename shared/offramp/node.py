@@ -16,19 +16,24 @@ from typing import Any
 from numpy.typing import NDArray
 
 from offramp.errors import OffloadError, OffloadReason, OverloadError
-from offramp.offload import Offloader, Resumed, TierTime
+from offramp.offload import Offloader, Resumed, Sent, TierTime
 from offramp.tier import Answer, Handover, Outcome, Tier
 
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """One sample's answer: which tier gave it, why not a deeper one, and what its offload cost."""
+    """One sample's answer: which tier gave it, why not a deeper one, what that tier was sent, and what it cost."""
 
     answer: Answer
     tier: str
     degraded_reason: str | None
-    offloaded: bool
+    sent: Sent | None
     uplink_bytes: int
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether another tier gave the answer."""
+        return self.sent is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,7 @@ class Node:
         request_ids: Sequence[str],
         first_block: int | None = None,
         deadline: float | None = None,
+        images: Sequence[bytes] | None = None,
     ) -> Batch:
         """Answer a batch of samples.
 
@@ -89,6 +95,7 @@ class Node:
             request_ids: one for each sample.
             first_block: where to begin; the tier's first block unless given.
             deadline: moment, as `time.monotonic` counts, by which an offload has to be back.
+            images: the files the samples came as, if they did: an upstream may be sent them instead of features.
 
         Raises:
             OverloadError: the queue is full; nothing was done.
@@ -100,7 +107,7 @@ class Node:
             )
         self._pending += 1
         try:
-            return await self._classify(load, thetas, request_ids, first_block, deadline)
+            return await self._classify(load, thetas, request_ids, first_block, deadline, images)
         finally:
             self._pending -= 1
 
@@ -111,6 +118,7 @@ class Node:
         request_ids: Sequence[str],
         first_block: int | None,
         deadline: float | None,
+        images: Sequence[bytes] | None,
     ) -> Batch:
         submitted = time.perf_counter()
         outcomes, started, loaded, done = await asyncio.get_running_loop().run_in_executor(
@@ -119,7 +127,7 @@ class Node:
         own = TierTime(self.name, _ms(submitted, started), _ms(loaded, done))
         undecided = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Handover)]
         samples = {
-            at: Classified(outcome, self.name, None, offloaded=False, uplink_bytes=0)
+            at: Classified(outcome, self.name, None, sent=None, uplink_bytes=0)
             for at, outcome in enumerate(outcomes)
             if isinstance(outcome, Answer)
         }
@@ -129,7 +137,11 @@ class Node:
             handovers = [outcome for outcome in outcomes if isinstance(outcome, Handover)]
             try:
                 resumed = await self._resume(
-                    handovers, thetas, [request_ids[at] for at in undecided], deadline
+                    handovers,
+                    thetas,
+                    [request_ids[at] for at in undecided],
+                    deadline,
+                    [images[at] for at in undecided] if images else None,
                 )
                 finished = _finished(resumed)
                 times.extend(resumed.times)
@@ -155,6 +167,7 @@ class Node:
         thetas: Sequence[float],
         request_ids: Sequence[str],
         deadline: float | None,
+        images: Sequence[bytes] | None,
     ) -> Resumed:
         assert self.upstream is not None, "a tier that is not the last has an upstream"
         limit = self._offload_timeout_s
@@ -162,12 +175,14 @@ class Node:
             limit = min(limit, deadline - time.monotonic())
         if limit <= 0:
             raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
-        return await self.upstream.resume(handovers, thetas=thetas, request_ids=request_ids, timeout_s=limit)
+        return await self.upstream.resume(
+            handovers, thetas=thetas, request_ids=request_ids, timeout_s=limit, images=images
+        )
 
     def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:
         if handover.surest is None:
             raise error
-        return Classified(handover.surest, self.name, str(error), offloaded=False, uplink_bytes=uplink_bytes)
+        return Classified(handover.surest, self.name, str(error), sent=None, uplink_bytes=uplink_bytes)
 
     def close(self) -> None:
         """Let the workers finish what they have begun; what waits for one is cancelled."""
@@ -177,7 +192,7 @@ class Node:
 def _finished(resumed: Resumed) -> list[Classified]:
     share = _share(resumed.uplink_bytes, len(resumed.answers))
     return [
-        Classified(a.answer, a.tier, a.degraded_reason, offloaded=True, uplink_bytes=share)
+        Classified(a.answer, a.tier, a.degraded_reason, sent=a.sent, uplink_bytes=share)
         for a in resumed.answers
     ]
 

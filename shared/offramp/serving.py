@@ -64,7 +64,7 @@ async def running_node(
                     manifest,
                     tier=settings.tier,
                     split_point=last + 1,
-                    codec=manifest.operating_point.codec,
+                    codec=manifest.codec_at(last + 1),
                 )
             )
         node = Node(

@@ -224,6 +224,13 @@ class Manifest(Record):
         """The point on which serving starts."""
         return self.point_named(self.default_operating_point)
 
+    def codec_at(self, split_point: int) -> Codec:
+        """How what is handed over to that block travels: levels as ans, else as the operating point says."""
+        if self.blocks[split_point - 2].levels is not None:
+            return "ans"
+        codec = self.operating_point.codec
+        return "float32" if codec == "ans" else codec
+
     def point_named(self, name: str) -> OperatingPoint:
         """The operating point of that name; KeyError if there is none."""
         for point in self.operating_points:

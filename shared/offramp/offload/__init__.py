@@ -1,5 +1,5 @@
 """Offloading: samples no local exit was sure of, finished by the next tier."""
 
-from offramp.offload.offloader import Offloader, Resumed, TierTime, UpstreamAnswer, UpstreamState
+from offramp.offload.offloader import Offloader, Resumed, Sent, TierTime, UpstreamAnswer, UpstreamState
 
-__all__ = ["Offloader", "Resumed", "TierTime", "UpstreamAnswer", "UpstreamState"]
+__all__ = ["Offloader", "Resumed", "Sent", "TierTime", "UpstreamAnswer", "UpstreamState"]

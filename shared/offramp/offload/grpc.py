@@ -16,10 +16,10 @@ from pydantic import Field
 from offramp.bundle.manifest import Codec, Manifest, Record
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
 from offramp.offload.breaker import Breaker
-from offramp.offload.offloader import Resumed, TierTime, UpstreamAnswer, UpstreamState
+from offramp.offload.offloader import Resumed, Sent, TierTime, UpstreamAnswer, UpstreamState
 from offramp.telemetry import line
 from offramp.tier import Answer, Handover
-from offramp.wire.codec import codec_number, encode_feature
+from offramp.wire.codec import codec_number, encode_feature, expected_bytes
 from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME, probabilities_from_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
@@ -100,6 +100,9 @@ class GrpcOffloader:
         self._tier = tier
         self._split_point = split_point
         self._codec = codec
+        self._levels = manifest.blocks[split_point - 2].levels
+        self._feature_bytes = expected_bytes(manifest.blocks[split_point - 2], codec)
+        self._takes_images = False
         self._breaker = Breaker(failures=settings.failures_to_open)
         self._probing: asyncio.Task[None] | None = None
         self._probe_delay_s = settings.probe_interval_s
@@ -144,21 +147,51 @@ class GrpcOffloader:
         thetas: Sequence[float],
         request_ids: Sequence[str],
         timeout_s: float,
+        images: Sequence[bytes] | None = None,
     ) -> Resumed:
-        """Finish samples upstream, in one call; see `Offloader.resume`."""
+        """Finish samples upstream, in one call, or two if some go as images; see `Offloader.resume`."""
         if self._breaker.cause:
             raise OffloadError(str(self._breaker.cause), self._breaker.cause.reason)
-        request = pb.InferRequest(
-            bundle_id=self._manifest.bundle_id,
-            request_ids=request_ids,
-            next_block=handovers[0].next_block,
-            thetas=thetas,
-            feature=encode_feature(np.stack([handover.feature for handover in handovers]), self._codec),
+        by_sent: dict[Sent, list[int]] = {}
+        for at in range(len(handovers)):
+            by_sent.setdefault(self._smaller(images[at] if images else None), []).append(at)
+        calls = []
+        for sent, samples in by_sent.items():
+            request = pb.InferRequest(
+                bundle_id=self._manifest.bundle_id,
+                request_ids=[request_ids[at] for at in samples],
+                thetas=thetas,
+                next_block=1 if sent == "image" else handovers[0].next_block,
+            )
+            if sent == "image" and images:
+                request.images.extend(images[at] for at in samples)
+            else:
+                feature = np.stack([handovers[at].feature for at in samples])
+                request.feature.CopyFrom(encode_feature(feature, self._codec, self._levels))
+            calls.append(self._ask(request, sent, timeout_s))
+        parts = await asyncio.gather(*calls)
+        answers = dict(
+            zip(
+                (at for samples in by_sent.values() for at in samples),
+                (answer for part in parts for answer in part.answers),
+                strict=True,
+            )
         )
+        slowest = max(parts, key=lambda part: sum(time.queue_ms + time.compute_ms for time in part.times))
+        return Resumed(
+            [answers[at] for at in range(len(handovers))],
+            slowest.times,
+            sum(part.uplink_bytes for part in parts),
+        )
+
+    def _smaller(self, image: bytes | None) -> Sent:
+        return "image" if image and self._takes_images and len(image) < self._feature_bytes else "feature"
+
+    async def _ask(self, request: pb.InferRequest, sent: Sent, timeout_s: float) -> Resumed:
         uplink_bytes = request.ByteSize() + _BYTES_OF_FRAMING
         try:
             response = await self._call(request, timeout_s)
-            answers = self._answers(response, request_ids)
+            answers = self._answers(response, request.request_ids, sent)
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
                 error.uplink_bytes = uplink_bytes
@@ -185,7 +218,9 @@ class GrpcOffloader:
             )
         return response
 
-    def _answers(self, response: pb.InferResponse, request_ids: Sequence[str]) -> list[UpstreamAnswer]:
+    def _answers(
+        self, response: pb.InferResponse, request_ids: Sequence[str], sent: Sent
+    ) -> list[UpstreamAnswer]:
         found = [answer.request_id for answer in response.answers]
         if found != list(request_ids):
             raise OffloadError(
@@ -193,9 +228,9 @@ class GrpcOffloader:
                 f"{len(request_ids)} {list(request_ids)[:3]}; it is not an Offramp node of this version",
                 OffloadReason.REFUSED,
             )
-        return [self._answer(answer) for answer in response.answers]
+        return [self._answer(answer, sent) for answer in response.answers]
 
-    def _answer(self, message: pb.Answer) -> UpstreamAnswer:
+    def _answer(self, message: pb.Answer, sent: Sent) -> UpstreamAnswer:
         manifest = self._manifest
         probabilities_K = probabilities_from_bytes(message.probabilities, len(manifest.labels))
         if (
@@ -210,7 +245,7 @@ class GrpcOffloader:
                 OffloadReason.REFUSED,
             )
         answer = Answer(probabilities_K, message.confidence, message.exit_number)
-        return UpstreamAnswer(answer, message.tier, message.degraded_reason or None)
+        return UpstreamAnswer(answer, message.tier, message.degraded_reason or None, sent)
 
     def _open(self, error: OffloadError) -> None:
         # An upstream that answers probes but not calls is asked more and more rarely.
@@ -261,6 +296,7 @@ class GrpcOffloader:
                 "give one of them other --blocks"
             )
 
+        self._takes_images = found.first_block == 1
         if codec_number(self._codec) not in found.codecs:
             raise ConfigError(
                 f"{self._tier} sends features as {self._codec}, which {found.tier} at {self._settings.target} "

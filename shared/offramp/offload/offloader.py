@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from offramp.tier import Answer, Handover
+
+# What a tier handed over: the feature it computed, or the image as it had received it.
+Sent = Literal["feature", "image"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,12 @@ class TierTime:
 
 @dataclass(frozen=True, eq=False)
 class UpstreamAnswer:
-    """An answer from another tier; `degraded_reason` says why a still deeper one did not give it."""
+    """An answer from another tier, and what it was told; `degraded_reason` says why no deeper one gave it."""
 
     answer: Answer
     tier: str
     degraded_reason: str | None
+    sent: Sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +64,12 @@ class Offloader(Protocol):
         thetas: Sequence[float],
         request_ids: Sequence[str],
         timeout_s: float,
+        images: Sequence[bytes] | None = None,
     ) -> Resumed:
         """Finish samples that all go on at the same block.
+
+        images: the files they came as, if this node knows them; sent instead where that takes fewer bytes, since a
+        network answers the same from the beginning.
 
         Raises:
             OffloadError: the upstream is late, gone, refuses, or answers nonsense.

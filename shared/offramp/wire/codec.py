@@ -1,72 +1,166 @@
 """Feature tensors to bytes and back, side by side.
 
-A codec is one row of `_CODECS`. Decoding trusts nothing the sender says: the shape must be the one the
-bundle gives for that block, and the payload exactly as long as that shape needs.
+A codec is one row of `_CODECS`. What loses precision on purpose is no codec: a bottleneck rounds inside the network,
+and `ans` sends what it gives without loss. Decoding trusts nothing the sender says: the shape must be the one the
+bundle gives for that block, and the payload no longer than that shape can need.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle.manifest import Codec
+from offramp.bundle.manifest import Block, Codec, Levels
 from offramp.errors import FeatureError
 from offramp.wire.v1 import wire_pb2 as pb
 
-_CODECS: Mapping[Codec, tuple[pb.Codec, np.dtype[Any]]] = {
-    "float32": (pb.CODEC_FLOAT32, np.dtype("<f4")),
-    "float16": (pb.CODEC_FLOAT16, np.dtype("<f2")),
-}
-_BY_NUMBER = {number: (name, dtype) for name, (number, dtype) in _CODECS.items()}
+_WORD = np.dtype("<u4")  # what asymmetric numeral systems write
+_WORDS_OF_STATE = 2
 
-SUPPORTED_CODECS: tuple[pb.Codec, ...] = tuple(number for number, _ in _CODECS.values())
+
+def encode_feature(feature: NDArray[Any], codec: Codec, levels: Levels | None = None) -> pb.FeatureTensor:
+    """Encode features (B, …), one sample or many.
+
+    float32 and ans are exact; float16 rounds and clips at ±65504.
+
+    Args:
+        feature: what a block hands on: float32, or uint8 for `ans`.
+        codec: how it is to travel.
+        levels: of the block that made it, for `ans`.
+    """
+    row = _CODECS[codec]
+    return pb.FeatureTensor(codec=row.number, shape=feature.shape, payload=row.encode(feature, levels))
+
+
+def expected_bytes(block: Block, codec: Codec) -> float:
+    """Payload of one sample of what a block hands on, on average: for `ans`, by its levels' frequencies."""
+    assert block.feature is not None, "the last block hands on nothing"
+    values = math.prod(block.feature.shape)
+    if block.levels is None:
+        return float(values * _SIZES[codec])
+    share = np.array(block.levels.frequencies) / sum(block.levels.frequencies)
+    return values * float(-(share * np.log2(share)).sum()) / 8 + _WORD.itemsize
+
+
+def decode_feature(message: pb.FeatureTensor, *, block: Block, num_samples: int) -> NDArray[Any]:
+    """Decode features that one block hands on to the next.
+
+    Args:
+        message: what a peer sent.
+        block: the one that made the feature, as the bundle has it.
+        num_samples: how many samples the call is for.
+
+    Returns:
+        (num_samples, …), float32 or uint8 as the next block takes it, read-only.
+
+    Raises:
+        FeatureError: a codec that this feature does not travel in, another shape, a wrong number of bytes, bytes
+            that no encoder writes, or NaN or infinite values.
+    """
+    assert block.feature is not None, "the last block hands on nothing"
+    fitting = {row.number: name for name, row in _CODECS.items() if row.is_exact == bool(block.levels)}
+    if message.codec not in fitting:
+        raise FeatureError(
+            f"feature in codec {message.codec}; what block {block.number} hands on travels as "
+            f"{' or '.join(fitting.values())}"
+        )
+    expected = (num_samples, *block.feature.shape)
+    if tuple(message.shape) != expected:
+        raise FeatureError(f"feature of shape {tuple(message.shape)}, expected {expected}")
+    return _CODECS[fitting[message.codec]].decode(message.payload, expected, block.levels)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A codec: its number on the wire, and both directions. is_exact: for levels, not for floats."""
+
+    number: pb.Codec
+    is_exact: bool
+    encode: Callable[[NDArray[Any], Levels | None], bytes]
+    decode: Callable[[bytes, tuple[int, ...], Levels | None], NDArray[Any]]
+
+
+def _floats(number: pb.Codec, dtype: np.dtype[Any]) -> _Row:
+    limits = np.finfo(dtype)
+
+    def encode(feature: NDArray[Any], _: Levels | None) -> bytes:
+        within = feature if dtype.itemsize == feature.itemsize else feature.clip(limits.min, limits.max)
+        return within.astype(dtype).tobytes()
+
+    def decode(payload: bytes, shape: tuple[int, ...], _: Levels | None) -> NDArray[Any]:
+        needed = math.prod(shape) * dtype.itemsize
+        if len(payload) != needed:
+            raise FeatureError(
+                f"feature of shape {shape} and {limits.dtype} needs {needed} bytes, got {len(payload)}"
+            )
+        feature = np.frombuffer(payload, dtype=dtype).reshape(shape).astype(np.float32, copy=False)
+        if not np.isfinite(feature).all():
+            raise FeatureError("feature holds NaN or infinite values; a block's output is finite")
+        return feature
+
+    return _Row(number, False, encode, decode)
+
+
+def _encode_levels(feature: NDArray[Any], levels: Levels | None) -> bytes:
+    assert levels is not None, "a manifest sends levels as ans, and nothing else"
+    if not feature.size:
+        return b""
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(feature.ravel().astype(np.int32), _model(levels.frequencies))
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return words.astype(_WORD, copy=False).tobytes()
+
+
+def _decode_levels(payload: bytes, shape: tuple[int, ...], levels: Levels | None) -> NDArray[Any]:
+    assert levels is not None, "a manifest sends levels as ans, and nothing else"
+    values = math.prod(shape)
+    longest = _longest(values, levels.frequencies)
+    if len(payload) > longest or len(payload) % _WORD.itemsize:
+        raise FeatureError(
+            f"code of shape {shape} takes whole words of {_WORD.itemsize} bytes, at most {longest}, got {len(payload)}"
+        )
+    try:
+        coder = constriction.stream.stack.AnsCoder(np.frombuffer(payload, dtype=_WORD).astype(np.uint32))
+        decoded: NDArray[np.int32] = coder.decode(_model(levels.frequencies), values)
+    except (ValueError, AssertionError) as error:
+        raise FeatureError(f"code of {len(payload)} bytes is none that an encoder writes: {error}") from error
+    if not coder.is_empty():
+        raise FeatureError(
+            f"code of {len(payload)} bytes does not end where its {values} values do; was it made for another bundle?"
+        )
+    return decoded.astype(np.uint8).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _model(frequencies: tuple[int, ...]) -> Any:
+    weights = np.array(frequencies, dtype=np.float64)
+    return constriction.stream.model.Categorical(weights / weights.sum(), perfect=False)
+
+
+def _longest(values: int, frequencies: tuple[int, ...]) -> int:
+    """Bytes of so many values, each the rarest there is; a little more, since the coder rounds its shares."""
+    bits = math.log2(sum(frequencies) / min(frequencies)) + 1
+    return (math.ceil(values * bits / (8 * _WORD.itemsize)) + _WORDS_OF_STATE) * _WORD.itemsize
+
+
+_SIZES = {"float32": 4, "float16": 2}
+
+_CODECS: Mapping[Codec, _Row] = {
+    "float32": _floats(pb.CODEC_FLOAT32, np.dtype("<f4")),
+    "float16": _floats(pb.CODEC_FLOAT16, np.dtype("<f2")),
+    "ans": _Row(pb.CODEC_ANS, True, _encode_levels, _decode_levels),
+}
+
+SUPPORTED_CODECS: tuple[pb.Codec, ...] = tuple(row.number for row in _CODECS.values())
 
 
 def codec_number(codec: Codec) -> pb.Codec:
     """The number under which a codec travels."""
-    return _CODECS[codec][0]
-
-
-def encode_feature(feature: NDArray[np.float32], codec: Codec) -> pb.FeatureTensor:
-    """Encode features (B, …), one sample or many. float32 is exact; float16 rounds and clips at ±65504."""
-    number, dtype = _CODECS[codec]
-    limits = np.finfo(dtype)
-    within = feature if codec == "float32" else feature.clip(limits.min, limits.max)
-    return pb.FeatureTensor(codec=number, shape=feature.shape, payload=within.astype(dtype).tobytes())
-
-
-def decode_feature(
-    message: pb.FeatureTensor, *, sample_shape: tuple[int, ...], num_samples: int
-) -> NDArray[np.float32]:
-    """Decode features of a known shape.
-
-    Args:
-        message: what a peer sent.
-        sample_shape: shape of one sample's feature, as the bundle has it for the block to run.
-        num_samples: how many samples the call is for.
-
-    Returns:
-        float32 (num_samples, *sample_shape), read-only.
-
-    Raises:
-        FeatureError: an unknown codec, another shape, a wrong number of bytes, or NaN or infinite values.
-    """
-    if message.codec not in _BY_NUMBER:
-        raise FeatureError(f"feature in codec {message.codec}; this node decodes {', '.join(_CODECS)}")
-    name, dtype = _BY_NUMBER[message.codec]
-    expected = (num_samples, *sample_shape)
-    if tuple(message.shape) != expected:
-        raise FeatureError(f"feature of shape {tuple(message.shape)}, expected {expected}")
-    needed = math.prod(expected) * dtype.itemsize
-    if len(message.payload) != needed:
-        raise FeatureError(
-            f"feature of shape {expected} and {name} needs {needed} bytes, got {len(message.payload)}"
-        )
-    feature = np.frombuffer(message.payload, dtype=dtype).reshape(expected).astype(np.float32, copy=False)
-    if not np.isfinite(feature).all():
-        raise FeatureError("feature holds NaN or infinite values; a block's output is finite")
-    return feature
+    return _CODECS[codec].number

@@ -12,9 +12,11 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_UNSPECIFIED: _ClassVar[Codec]
     CODEC_FLOAT32: _ClassVar[Codec]
     CODEC_FLOAT16: _ClassVar[Codec]
+    CODEC_ANS: _ClassVar[Codec]
 CODEC_UNSPECIFIED: Codec
 CODEC_FLOAT32: Codec
 CODEC_FLOAT16: Codec
+CODEC_ANS: Codec
 
 class FeatureTensor(_message.Message):
     __slots__ = ("codec", "shape", "payload")
@@ -27,18 +29,20 @@ class FeatureTensor(_message.Message):
     def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature")
+    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_BLOCK_FIELD_NUMBER: _ClassVar[int]
     THETAS_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     next_block: int
     thetas: _containers.RepeatedScalarFieldContainer[float]
     feature: FeatureTensor
-    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ...) -> None: ...
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class InferResponse(_message.Message):
     __slots__ = ("answers", "times")

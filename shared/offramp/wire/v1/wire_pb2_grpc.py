@@ -53,7 +53,7 @@ class TierServiceServicer:
         """Runs a batch from `next_block` on and answers every sample of it.
 
         Pure: the same request always gives the same answer, so a call may safely be retried.
-        INVALID_ARGUMENT: the feature, a block, an exit or θ does not fit the bundle.
+        INVALID_ARGUMENT: the feature, an image, a block, an exit or θ does not fit the bundle.
         FAILED_PRECONDITION: this node runs another bundle.
         RESOURCE_EXHAUSTED: the node's queue is full.
         UNAVAILABLE: this tier's own upstream does not answer, and no exit of this tier can stand in for it.
