@@ -87,7 +87,9 @@ def test_too_few_samples_are_refused_with_how_many_would_do() -> None:
 
 def test_risks_count_what_they_say() -> None:
     class_index = np.array([[1, 1], [2, 1], [1, 2], [3, 2]])
-    predictions = ExitPredictions(np.zeros((4, 2), np.float32), np.eye(4, dtype=np.float32)[class_index])
+    predictions = ExitPredictions(
+        np.zeros((4, 2), np.float32), np.eye(4, dtype=np.float32)[class_index], np.zeros(4, np.int64)
+    )
     truth = np.array([1, 1, 1, 1])
     assert predictions.harmless("disagreement", truth).correct[:, 0].tolist() == [True, False, False, False]
     assert predictions.harmless("harm", truth).correct[:, 0].tolist() == [True, False, True, True]

@@ -105,6 +105,9 @@ class Measured(Record):
     ms_mean: float | None = Field(
         default=None, ge=0, description="computing, all tiers, where it was calibrated; one thread"
     )
+    request_bytes_mean: float | None = Field(
+        default=None, ge=0, description="to the next tier, on the socket; most requests send nothing"
+    )
     offload_rate: Share
 
 

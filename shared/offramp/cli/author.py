@@ -279,7 +279,9 @@ def calibrate(
     ] = None,
     max_bytes: Annotated[
         float | None,
-        typer.Option(help="Most accurate point that sends so many bytes of feature on average."),
+        typer.Option(
+            help="Most accurate point that sends so many bytes per request on average, all counted."
+        ),
     ] = None,
     scheme: Annotated[
         str,
@@ -334,6 +336,7 @@ def calibrate(
         budget=budget,
         scheme=cast("Scheme", scheme),
         exit_ms=spent,
+        payload_bytes=predictions.payload_bytes,
     )
     if asked:
         fingerprint = validation.fingerprint()

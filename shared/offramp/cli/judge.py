@@ -84,7 +84,15 @@ def evaluate(
     table = found.against(classes)
     split_point = manifest.point_named(name or manifest.default_operating_point).split_point
     spent = exit_ms(loaded, images.pixels)
-    summary = report(manifest, table, chosen, split_point=split_point, name=name, exit_ms=spent)
+    summary = report(
+        manifest,
+        table,
+        chosen,
+        split_point=split_point,
+        name=name,
+        exit_ms=spent,
+        payload_bytes=found.payload_bytes,
+    )
     right_N = table.correct_at(table.exit_taken(chosen))
     compared = tuple(_compare(other, images, right_N) for other in rivals)
     others = alternatives(found.probabilities, classes, manifest.exit_macs) if manifest.num_exits > 1 else ()

@@ -39,7 +39,8 @@ def report_table(report: Report) -> Table:
     point = report.operating_point or "thetas by hand"
     table = Table(
         title=f"{report.bundle} at {point}: {report.samples} images",
-        caption=f"{report.macs_ratio:.2f} x less work than the backbone ({report.macs_backbone / 1e6:.3f} M)",
+        caption=f"{report.macs_ratio:.2f} x less work than the backbone ({report.macs_backbone / 1e6:.3f} M)"
+        + _sent(report),
         show_footer=True,
     )
     columns = {
@@ -66,6 +67,15 @@ def report_table(report: Report) -> Table:
             "-" if exit.ms is None else f"{exit.ms:.3f}",
         )
     return table
+
+
+def _sent(report: Report) -> str:
+    if not report.offload_bytes_mean:
+        return ""
+    return (
+        f"; an offloaded sample sends {report.offload_bytes_mean:.0f} bytes ({report.payload_bytes_mean:.0f} of them "
+        f"feature), a request {report.request_bytes_mean:.1f}"
+    )
 
 
 def quality_tables(report: Report) -> Sequence[Table]:

@@ -12,14 +12,20 @@ from offramp.bundle import Bundle
 from offramp.bundle.manifest import RiskName
 from offramp.evaluation.table import ExitTable
 from offramp.runtime import load_blocks
+from offramp.wire.codec import encode_feature
 
 
 @dataclass(frozen=True, eq=False)
 class ExitPredictions:
-    """confidence (N, E) in [0, 1) and probabilities (N, E, K) of every exit, the last one included."""
+    """What all exits say of all images.
+
+    confidence (N, E) in [0, 1) and probabilities (N, E, K) of every exit, the last one included; payload_bytes (N,):
+    of the feature at the default operating point's split, encoded as it would be sent, one image at a time.
+    """
 
     confidence: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    payload_bytes: NDArray[np.int64]
 
     @property
     def class_index(self) -> NDArray[np.int64]:
@@ -59,9 +65,12 @@ def predict_every_exit(
     blocks = load_blocks(bundle, 1, len(manifest.blocks))
     confidence = np.empty((len(pixels), manifest.num_exits), dtype=np.float32)
     probabilities = np.empty((len(pixels), manifest.num_exits, len(manifest.labels)), dtype=np.float32)
+    split_point = manifest.operating_point.split_point
+    codec = manifest.codec_at(split_point)
+    payload_bytes = np.zeros(len(pixels), dtype=np.int64)
     for sample, image in enumerate(pixels):
         batch, exit = image[np.newaxis], 0
-        for block in blocks:
+        for block, described in zip(blocks, manifest.blocks, strict=True):
             output = block.run(batch)
             if output.probabilities is not None and output.confidence is not None:
                 confidence[sample, exit] = output.confidence[0]
@@ -69,5 +78,7 @@ def predict_every_exit(
                 exit += 1
             if output.feature is not None:
                 batch = output.feature
+                if described.number == split_point - 1:
+                    payload_bytes[sample] = len(encode_feature(batch, codec, described.levels).payload)
         advance(1)
-    return ExitPredictions(confidence, probabilities)
+    return ExitPredictions(confidence, probabilities, payload_bytes)

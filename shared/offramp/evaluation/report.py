@@ -15,6 +15,7 @@ from offramp.evaluation.measures import MeasureReport
 from offramp.evaluation.overthinking import Overthinking, overthinking
 from offramp.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.evaluation.table import ExitTable
+from offramp.wire.messages import request_bytes
 
 Interval = tuple[Share, Share]
 
@@ -70,6 +71,15 @@ class Report(Record):
     macs_ratio: float = Field(description="macs_backbone / macs_mean: how many times less work")
     ms_mean: float | None = Field(default=None, description="of all samples, by where they leave")
     offload_rate: Share
+    payload_bytes_mean: float | None = Field(
+        default=None, description="of an offloaded sample: its encoded feature"
+    )
+    offload_bytes_mean: float | None = Field(
+        default=None, description="of an offloaded sample: all it takes on the socket, sent on its own"
+    )
+    request_bytes_mean: float | None = Field(
+        default=None, description="of any request: most are not offloaded and send nothing"
+    )
     exits: tuple[ExitReport, ...]
     overthinking: Overthinking
     rivals: tuple[RivalReport, ...] = ()
@@ -86,6 +96,7 @@ def report(
     split_point: int,
     name: str | None,
     exit_ms: Sequence[float] | None = None,
+    payload_bytes: NDArray[np.int64] | None = None,
 ) -> Report:
     """Sum up what every exit said (`table`) as the selection scheme with these θ would have answered it.
 
@@ -96,6 +107,7 @@ def report(
         split_point: first block that the cloud runs.
         name: of the operating point, if θ are those of one.
         exit_ms: milliseconds of a sample that leaves at each exit, if measured.
+        payload_bytes: (N,) of each sample's encoded feature, if measured.
     """
     taken_N = table.exit_taken(thetas)
     right_N = table.correct_at(taken_N)
@@ -118,6 +130,7 @@ def report(
                 calibration_error=calibration_error(table.confidence[:, exit], table.correct[:, exit]),
             )
         )
+    sent = _sent(manifest, split_point, taken_N, payload_bytes) if payload_bytes is not None else {}
     return Report(
         bundle=manifest.bundle_id,
         operating_point=name,
@@ -132,10 +145,26 @@ def report(
         macs_ratio=manifest.backbone_macs / macs_mean,
         ms_mean=float(np.array(exit_ms)[taken_N].mean()) if exit_ms else None,
         offload_rate=sum(exit.rate for exit in exits if exit.tier == "cloud"),
+        **sent,
         exits=tuple(exits),
         overthinking=overthinking(table, thetas, manifest.exit_macs),
         layers=manifest.layers,
     )
+
+
+def _sent(
+    manifest: Manifest, split_point: int, taken_N: NDArray[np.int64], payload_bytes: NDArray[np.int64]
+) -> dict[str, float]:
+    offloaded_N = np.array(manifest.exit_blocks)[taken_N] >= split_point
+    sizes = payload_bytes[offloaded_N]
+    if not len(sizes):
+        return {"request_bytes_mean": 0.0}
+    on_socket = [request_bytes(manifest, split_point, int(size)) for size in sizes]
+    return {
+        "payload_bytes_mean": float(sizes.mean()),
+        "offload_bytes_mean": float(np.mean(on_socket)),
+        "request_bytes_mean": sum(on_socket) / len(taken_N),
+    }
 
 
 def rival_report(
@@ -167,11 +196,22 @@ def _interval(right_N: NDArray[np.bool_]) -> Interval:
 
 
 def measured(
-    manifest: Manifest, table: ExitTable, point: OperatingPoint, *, exit_ms: Sequence[float] | None = None
+    manifest: Manifest,
+    table: ExitTable,
+    point: OperatingPoint,
+    *,
+    exit_ms: Sequence[float] | None = None,
+    payload_bytes: NDArray[np.int64] | None = None,
 ) -> OperatingPoint:
     """The operating point with what it does on these samples."""
     found = report(
-        manifest, table, point.thetas, split_point=point.split_point, name=point.name, exit_ms=exit_ms
+        manifest,
+        table,
+        point.thetas,
+        split_point=point.split_point,
+        name=point.name,
+        exit_ms=exit_ms,
+        payload_bytes=payload_bytes,
     )
     measured = Measured(
         samples=found.samples,
@@ -179,6 +219,7 @@ def measured(
         exit_rates=tuple(exit.rate for exit in found.exits),
         macs_mean=found.macs_mean,
         ms_mean=found.ms_mean,
+        request_bytes_mean=found.request_bytes_mean,
         offload_rate=min(found.offload_rate, 1.0),
     )
     return point.model_copy(update={"measured": measured})

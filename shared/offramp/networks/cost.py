@@ -92,10 +92,10 @@ def _count(module: nn.Module, feature: torch.Tensor) -> tuple[int, dict[str, int
         for path, operations in counter.get_flop_counts().items()
         if path.startswith(root)
     }
-    by_layer = {}
-    for name, part in module.named_modules():
-        inside = (f"{name}.{child}".removeprefix(".") for child, _ in part.named_children())
-        own = totals.get(name, 0) - sum(totals.get(child, 0) for child in inside)
-        if own:
-            by_layer[name] = own
+    own = dict(totals)
+    for name, macs in totals.items():
+        around = [other for other in totals if other != name and (not other or name.startswith(f"{other}."))]
+        if around:
+            own[max(around, key=len)] -= macs
+    by_layer = {name: macs for name, macs in own.items() if macs}
     return counter.get_total_flops() // 2, by_layer, result

@@ -20,7 +20,7 @@ from offramp.offload.offloader import Resumed, Sent, TierTime, UpstreamAnswer, U
 from offramp.telemetry import line
 from offramp.tier import Answer, Handover
 from offramp.wire.codec import codec_number, encode_feature, expected_bytes
-from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME, probabilities_from_bytes
+from offramp.wire.messages import BYTES_OF_CALL, MESSAGE_OPTIONS, SERVICE_NAME, probabilities_from_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 
@@ -59,7 +59,6 @@ _CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-_BYTES_OF_FRAMING = 5  # gRPC's prefix to each message: a flag and the length
 
 
 def _detail(error: OffloadError) -> str:
@@ -188,7 +187,7 @@ class GrpcOffloader:
         return "image" if image and self._takes_images and len(image) < self._feature_bytes else "feature"
 
     async def _ask(self, request: pb.InferRequest, sent: Sent, timeout_s: float) -> Resumed:
-        uplink_bytes = request.ByteSize() + _BYTES_OF_FRAMING
+        uplink_bytes = request.ByteSize() + BYTES_OF_CALL
         try:
             response = await self._call(request, timeout_s)
             answers = self._answers(response, request.request_ids, sent)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offramp.bundle import Manifest
-
-_BYTES = {"float32": 4, "float16": 2}
+from offramp.wire.codec import expected_bytes
+from offramp.wire.messages import request_bytes
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ def ms_budget(limit: float, exit_ms: Sequence[float]) -> Budget:
 
 
 def bytes_budget(manifest: Manifest, limit: float) -> Budget:
-    """At most so many bytes of feature to the next tier: those of the point's codec, if a sample goes on."""
-    point = manifest.operating_point
-    last_block = manifest.blocks[point.split_point - 2]
-    data_bytes = 0
-    if last_block.feature is not None:
-        data_bytes = math.prod(last_block.feature.shape) * _BYTES[point.codec]
-    exit_bytes = [data_bytes if block >= point.split_point else 0 for block in manifest.exit_blocks]
+    """At most so many bytes to the next tier, headers and framing included; a sample that leaves before sends none."""
+    split_point = manifest.operating_point.split_point
+    sent = 0
+    if manifest.blocks[split_point - 2].feature is not None:
+        payload = expected_bytes(manifest.blocks[split_point - 2], manifest.codec_at(split_point))
+        sent = request_bytes(manifest, split_point, round(payload))
+    exit_bytes = [sent if block >= split_point else 0 for block in manifest.exit_blocks]
     return Budget(_name("bytes", limit), limit, "bytes", exit_bytes)
 
 

@@ -37,6 +37,7 @@ def calibrate(
     budget: Budget | None = None,
     scheme: Scheme = "search",
     exit_ms: Sequence[float] | None = None,
+    payload_bytes: NDArray[np.int64] | None = None,
 ) -> Manifest:
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
 
@@ -53,6 +54,7 @@ def calibrate(
         scheme: how the default is found. search: the best there is. gates: each exit by itself spoils at most
             `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
         exit_ms: milliseconds of a sample that leaves at each exit, if measured.
+        payload_bytes: (N,) of each sample's encoded feature, if measured.
 
     Raises:
         ConfigError: both are given, or no thresholds meet what is asked for.
@@ -82,7 +84,13 @@ def calibrate(
         thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
     kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
     points = [
-        measured(manifest, table, OperatingPoint(name=name, thetas=thetas, **kept), exit_ms=exit_ms)
+        measured(
+            manifest,
+            table,
+            OperatingPoint(name=name, thetas=thetas, **kept),
+            exit_ms=exit_ms,
+            payload_bytes=payload_bytes,
+        )
         for name, thetas in _distinct(thetas_by_name, keep=default).items()
     ]
     return manifest.model_copy(
@@ -135,7 +143,8 @@ def certify(
         certificate=certificate,
     )
     others = [other for other in manifest.operating_points if other.name != name]
-    points = _by_cost([*others, measured(manifest, right, point, exit_ms=exit_ms)])
+    found = measured(manifest, right, point, exit_ms=exit_ms, payload_bytes=predictions.payload_bytes)
+    points = _by_cost([*others, found])
     served = name if default else manifest.default_operating_point
     return manifest.model_copy(update={"operating_points": points, "default_operating_point": served})
 

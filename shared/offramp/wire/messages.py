@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.bundle.manifest import Manifest
 from offramp.wire.v1 import wire_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TierService"].full_name
@@ -15,6 +16,29 @@ MESSAGE_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
+
+
+# What a call takes on the socket beyond its message, HTTP/2's and gRPC's frames and compressed headers:
+# `python -m benchmarks.wire` counts it.
+BYTES_OF_CALL = 60
+_ID_LENGTH = 16
+
+
+def request_bytes(manifest: Manifest, split_point: int, payload_bytes: int) -> int:
+    """Bytes on the socket for one offloaded sample whose feature takes `payload_bytes`, framing included."""
+    feature = manifest.blocks[split_point - 2].feature
+    request = pb.InferRequest(
+        bundle_id=manifest.bundle_id,
+        request_ids=["0" * _ID_LENGTH],
+        next_block=split_point,
+        thetas=[1.0] * (manifest.num_exits - 1),
+        feature=pb.FeatureTensor(
+            codec=pb.CODEC_FLOAT32,
+            shape=(1, *(feature.shape if feature else ())),
+            payload=bytes(payload_bytes),
+        ),
+    )
+    return request.ByteSize() + BYTES_OF_CALL
 
 
 def probabilities_to_bytes(probabilities_K: NDArray[np.float32]) -> bytes:
