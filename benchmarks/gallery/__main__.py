@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
-from benchmarks.gallery.making import Places, evaluations, make
+from benchmarks.gallery.making import Places, evaluations, make, ship
 from benchmarks.gallery.page import Sheet, families_sheet, networks_sheet, page_of
 from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
@@ -32,6 +32,10 @@ def main(
         Path, typer.Option(help="Where bundles go; those there are taken as they are.")
     ] = Path("runs/bundles"),
     only: Annotated[str | None, typer.Option(help="Only these entries: name,name,…")] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Also make the bundles that ship, with a bottleneck, in this directory."),
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
 ) -> None:
     """Hang the gallery: train, calibrate and evaluate what is missing, then show all.
@@ -43,6 +47,8 @@ def main(
     try:
         for entry in chosen:
             make(entry, places)
+            if models:
+                ship(entry, places, models)
         sheets = [sheet for sheet in (_networks(chosen, places), _families(chosen, places)) if sheet.rows]
     except subprocess.CalledProcessError as error:
         raise ConfigError(

@@ -11,6 +11,7 @@ class Entry:
 
     data: below the data directory. options: of `offramp train`. start: entry whose run it starts from.
     calibrate: options of `offramp calibrate`; none for a static network, which is exported without early exits.
+    compress: options of `offramp compress` for the bundle that ships, if one does.
     points: operating points that the table shows; the default's if none. rival: entry with a static network.
     published: what the literature reports.
     """
@@ -21,6 +22,7 @@ class Entry:
     options: tuple[str, ...] = ()
     start: str | None = None
     calibrate: tuple[str, ...] = ("--max-drop", "0.5")
+    compress: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     rival: str | None = None
     published: str = "–"
@@ -29,6 +31,8 @@ class Entry:
 _CIFAR = "cifar10.zip"
 _MORE = ("--learning-rate", "0.05", "--epochs", "20")
 _CERTIFIED = ("--guarantee", "0.02")
+_NARROW = ("--bytes", "128", "--epochs", "16", "--learning-rate", "0.05")
+_SMALL = ("--bytes", "64", "--epochs", "20", "--learning-rate", "0.05")
 _ON_TOP = ("--epochs", "15")
 
 ENTRIES: tuple[Entry, ...] = (
@@ -37,6 +41,7 @@ ENTRIES: tuple[Entry, ...] = (
         recipe="b-lenet-mnist",
         data="mnist",
         calibrate=("--max-drop", "0.1", "--guarantee", "0.005"),
+        compress=_SMALL,
         published="BranchyNet: 99.25 % (backbone 99.20), 5.4×, 94.3 % at exit 1",
     ),
     Entry(
@@ -44,6 +49,7 @@ ENTRIES: tuple[Entry, ...] = (
         recipe="b-lenet-fashion",
         data="fashion-mnist",
         calibrate=("--max-drop", "0.5", *_CERTIFIED),
+        compress=_SMALL,
     ),
     Entry(
         name="alexnet-backbone",
@@ -57,6 +63,7 @@ ENTRIES: tuple[Entry, ...] = (
         recipe="b-alexnet-cifar10",
         data=_CIFAR,
         calibrate=("--max-drop", "0.5", *_CERTIFIED),
+        compress=_NARROW,
         points=("drop-0", "drop-0.5"),
         rival="alexnet-backbone",
         published="BranchyNet: 79.19 % (backbone 78.38), 1.5×",
@@ -74,6 +81,7 @@ ENTRIES: tuple[Entry, ...] = (
         data=_CIFAR,
         start="resnet56-first",
         calibrate=("--max-drop", "0.5", *_CERTIFIED),
+        compress=("--bytes", "128", "--epochs", "6", "--learning-rate", "0.05"),
         points=("drop-0", "drop-0.5"),
         rival="resnet20-cifar10",
         published="BranchyNet, 110 layers: 79.17 % (backbone 80.70), 1.9×",
@@ -83,6 +91,7 @@ ENTRIES: tuple[Entry, ...] = (
         recipe="gc-alexnet-cifar10",
         data=_CIFAR,
         calibrate=("--scheme", "gates", "--max-drop", "0.5", *_CERTIFIED),
+        compress=_NARROW,
         rival="alexnet-backbone",
     ),
 )

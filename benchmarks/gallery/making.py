@@ -17,7 +17,6 @@ from benchmarks.gallery.entries import ENTRIES, FAMILIES, FIRST, Entry
 from offramp.bundle import load_bundle
 
 console = Console(stderr=True)
-_MODELS = Path("models")
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,8 @@ class Places:
     bundles: Path
 
     def bundle(self, entry: Entry) -> Path:
-        """An entry's bundle: the one that ships, if it does."""
-        shipped = _MODELS / entry.name
-        return shipped if shipped.exists() else self.bundles / entry.name
+        """An entry's bundle, without a bottleneck."""
+        return self.bundles / entry.name
 
     def run(self, entry: Entry) -> Path:
         """An entry's training run."""
@@ -51,6 +49,18 @@ def make(entry: Entry, places: Places) -> None:
         _offramp("export", run, "--out", str(bundle), *(() if entry.calibrate else ("--static",)))
     if entry.calibrate and len(load_bundle(bundle).manifest.operating_points) == 1:
         _offramp("calibrate", str(bundle), "--data", data, *entry.calibrate)
+
+
+def ship(entry: Entry, places: Places, models: Path) -> None:
+    """Compress what an entry hands over, and leave the bundle that ships in `models`, unless it is there."""
+    bundle, run = models / entry.name, places.runs / f"{entry.name}-narrow"
+    if bundle.exists() or not entry.compress:
+        return
+    data = str(places.data / entry.data)
+    wide = str(places.run(entry))
+    _offramp("compress", wide, "--data", data, *entry.compress, "--out", str(run), "--resume")
+    _offramp("export", str(run), "--out", str(bundle))
+    _offramp("calibrate", str(bundle), "--data", data, *entry.calibrate)
 
 
 def evaluations(entry: Entry, places: Places) -> Sequence[dict[str, Any]]:

@@ -1,0 +1,123 @@
+"""The findings as a page in Markdown, and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.wire.photos import PhotoPoint
+from benchmarks.wire.socket import SocketCount
+from benchmarks.wire.timing import CodingTime
+from offramp.evaluation.report import Report
+
+_DDNN_BYTES = 140  # Teerapittayanon et al. 2017: at most so many per sample and device
+_COMMON = "WebP q75"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was measured.
+
+    photos: every codec on `few` photos; narrow_few: the bundle on the same ones. narrow, wide: with and without the
+    bottleneck, on the whole test part, each at its default operating point.
+    """
+
+    photos: Sequence[PhotoPoint]
+    few: int
+    narrow_few: Report
+    narrow: Report
+    wide: Report
+    socket: SocketCount
+    coding: CodingTime
+
+
+def page_of(found: Findings, data: str) -> str:
+    """Everything, in words and tables."""
+    narrow, wide = found.narrow, found.wide
+    ours = found.narrow_few
+    assert narrow.payload_bytes_mean and narrow.offload_bytes_mean and narrow.request_bytes_mean
+    assert ours.payload_bytes_mean and wide.payload_bytes_mean
+    beaten = [
+        point.codec
+        for point in found.photos
+        if point.bytes_mean < ours.payload_bytes_mean and point.accuracy > ours.full_accuracy
+    ]
+    raw = next(point for point in found.photos if point.codec == "raw")
+    common = next(point for point in found.photos if point.codec == _COMMON)
+    rows = [
+        (point.codec, f"{point.bytes_mean:.0f}", f"{point.accuracy:.2%}")
+        for point in sorted(found.photos, key=lambda point: -point.bytes_mean)
+    ]
+    rows.append(("**our feature**", f"**{ours.payload_bytes_mean:.0f}**", f"**{ours.full_accuracy:.2%}**"))
+    table = "".join(f"| {' | '.join(row)} |\n" for row in (("sent", "bytes", "right"), ("---",) * 3, *rows))
+    coding = found.coding
+    return (
+        f"# What {narrow.bundle.rpartition('-')[0]} sends\n\n"
+        f"Made by `python -m benchmarks.wire`; test part of {data}.\n\n"
+        f"## Photo or feature\n\nThe full network, no early exit, on {found.few} test photos sent as:\n\n{table}\n"
+        + (
+            f"Fewer bytes and more right: {', '.join(beaten)}.\n\n"
+            if beaten
+            else "No codec has both fewer bytes and more right.\n\n"
+        )
+        + "## Per request\n\n"
+        f"| | bottleneck, {narrow.operating_point} | float32, {wide.operating_point} |\n| --- | --- | --- |\n"
+        f"| right, exits in use | {narrow.accuracy:.2%} | {wide.accuracy:.2%} |\n"
+        f"| right, all to the last exit | {narrow.full_accuracy:.2%} | {wide.full_accuracy:.2%} |\n"
+        f"| offloaded | {narrow.offload_rate:.1%} | {wide.offload_rate:.1%} |\n"
+        f"| bytes of an offloaded feature | {narrow.payload_bytes_mean:.1f} | {wide.payload_bytes_mean:.0f} |\n"
+        f"| on the socket, framing included | {narrow.offload_bytes_mean:.1f} | {wide.offload_bytes_mean or 0:.0f} |\n"
+        f"| bytes per request | {narrow.request_bytes_mean:.1f} | {wide.request_bytes_mean or 0:.0f} |\n\n"
+        f"Bytes per request: {raw.bytes_mean / narrow.request_bytes_mean:.0f}× fewer than every photo raw "
+        f"({raw.bytes_mean:.0f}), {common.bytes_mean / narrow.request_bytes_mean:.1f}× fewer than every photo as "
+        f"{_COMMON} ({common.bytes_mean:.0f}), {_DDNN_BYTES / narrow.request_bytes_mean:.1f}× fewer than DDNN's "
+        f"{_DDNN_BYTES}.\n\n"
+        "## On the socket\n\n"
+        f"{found.socket.samples} photos, one by one, none left early: {found.socket.up_bytes:.1f} bytes up each, "
+        f"accounted as {found.socket.accounted_bytes:.1f} ({found.socket.off_by:.1%} off); "
+        f"{found.socket.down_bytes:.1f} down.\n\n"
+        "## What encoding takes\n\n"
+        f"Edge {coding.edge:.1f} µs; bottleneck {coding.narrowing:+.1f} µs before and {coding.widening:+.1f} µs behind "
+        f"the split; entropy coder {coding.encoding:.1f} µs there, {coding.decoding:.1f} µs back: together "
+        f"{coding.share:.1%} of the edge's computing. One thread, medians.\n"
+    )
+
+
+def plot_of(found: Findings, path: Path) -> None:
+    """Bytes against accuracy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for kind, colour in (("JPEG", "#e9a03b"), ("WebP", "#577590"), ("PNG", "#8d6a9f"), ("raw", "#9aa5b1")):
+        of_kind = sorted((p for p in found.photos if p.codec.startswith(kind)), key=lambda p: p.bytes_mean)
+        label = f"photo, {kind}"
+        axes.plot(
+            [p.bytes_mean for p in of_kind],
+            [100 * p.accuracy for p in of_kind],
+            "o-",
+            color=colour,
+            label=label,
+        )
+        for point in of_kind:
+            if "q" in point.codec:
+                at = (point.bytes_mean, 100 * point.accuracy)
+                axes.annotate(
+                    point.codec.split()[1], at, xytext=(3, -9), textcoords="offset points", fontsize=7
+                )
+    ours = found.narrow_few
+    axes.plot(
+        [ours.payload_bytes_mean],
+        [100 * ours.full_accuracy],
+        "*",
+        color="#c8553d",
+        ms=16,
+        label="our feature",
+    )
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes of what is sent")
+    axes.set_ylabel("full network right, %")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
