@@ -108,7 +108,7 @@ def plot_of(found: Findings, path: Path) -> None:
                 )
     ours = found.narrow_few
     axes.plot(
-        [ours.payload_bytes_mean],
+        [ours.payload_bytes_mean or 0.0],
         [100 * ours.full_accuracy],
         "*",
         color="#c8553d",
