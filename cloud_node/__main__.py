@@ -33,6 +33,9 @@ def cloud(
         str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")
     ] = None,
     tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of /metrics, over HTTP; none unless given.")
+    ] = None,
 ) -> None:
     """Serve the deeper blocks over gRPC. Every setting can also come from CLOUD_*, as in CLOUD_PORT=50051.
 
@@ -40,7 +43,14 @@ def cloud(
     """
     start_logging()
     settings = CloudSettings.read(
-        os.environ, bundle=bundle, host=host, port=port, blocks=blocks, upstream=upstream, tier=tier
+        os.environ,
+        bundle=bundle,
+        host=host,
+        port=port,
+        blocks=blocks,
+        upstream=upstream,
+        tier=tier,
+        metrics_port=metrics_port,
     )
     start_logging(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

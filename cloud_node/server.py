@@ -6,12 +6,14 @@ import asyncio
 import math
 import signal
 import socket
+from http.server import HTTPServer
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined] # its stubs lack it
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
 
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
@@ -41,6 +43,9 @@ class CloudServer:
             ConfigError: the port is taken.
         """
         self._settings = settings
+        self._node = node
+        self._metrics: HTTPServer | None = None
+        self.metrics_port: int | None = None
         limit = ("grpc.max_receive_message_length", _largest_call(node, settings.max_samples))
         self._server = grpc.aio.server(
             options=(*_OPTIONS, limit), maximum_concurrent_rpcs=settings.max_pending + _SPARE_CALLS
@@ -64,16 +69,37 @@ class CloudServer:
             ) from error
 
     async def start(self) -> None:
-        """Begin to answer, and say so to health checks."""
+        """Begin to answer, and say so to health checks.
+
+        Raises:
+            ConfigError: the port for metrics is taken.
+        """
+        self._serve_metrics()
         await self._server.start()
         for service in ("", SERVICE_NAME):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def _serve_metrics(self) -> None:
+        wanted = self._settings.metrics_port
+        if wanted is None:
+            return
+        try:
+            self._metrics, _ = start_http_server(wanted, self._settings.host, self._node.metrics.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self._settings.host}:{wanted} for metrics: {reason_of(error)}; choose another "
+                "--metrics-port"
+            ) from error
+        self.metrics_port = self._metrics.server_port
 
     async def drain(self) -> None:
         """Leave: tell health checks first, so that callers turn away, then finish what is under way."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_s)
         await self._server.stop(self._settings.grace_s)
+        if self._metrics:
+            self._metrics.shutdown()
+            self._metrics.server_close()
 
 
 def _largest_call(node: Node, max_samples: int) -> int:

@@ -23,6 +23,7 @@ from offramp.errors import (
     RequestError,
 )
 from offramp.images import decode_images
+from offramp.metrics import NodeMetrics
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
 from offramp.tier import checked_thetas
@@ -71,7 +72,7 @@ class TierServicer(TierServiceServicer):
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Answer every sample of a call."""
-        async with _translated(context):
+        async with _translated(context, self._node.metrics):
             self._check(request)
             batch = await self._classify(request, context)
             _check_finite(batch)
@@ -141,16 +142,18 @@ def _check_finite(batch: Batch) -> None:
 
 
 @asynccontextmanager
-async def _translated(context: Context) -> AsyncIterator[None]:
+async def _translated(context: Context, metrics: NodeMetrics) -> AsyncIterator[None]:
     try:
         yield
     except OfframpError as error:
         for kind, status in _STATUS:
             if isinstance(error, kind):
+                metrics.refused(status.name.lower())
                 _log.warning(line("refused", status=status.name, detail=error))
                 await context.abort(status, str(error))
         raise
     except Exception:  # noqa: BLE001 - whatever happens, the caller gets a status and nothing of our insides
+        metrics.refused("internal")
         _log.exception("a call failed for a reason this node does not know")
         await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says how")
 

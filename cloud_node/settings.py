@@ -16,4 +16,5 @@ class CloudSettings(NodeSettings):
     port: int = Field(default=50051, ge=0, le=65535)
     tier: str = Field(default="cloud", pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
     drain_s: float = Field(default=0.5, ge=0)
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
     max_samples: int = Field(default=1024, ge=1)

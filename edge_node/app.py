@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +20,7 @@ from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError, RequestError
+from offramp.metrics import CONTENT_TYPE
 from offramp.node import Node
 
 PREDICT_PATH = "/v1/predict"
@@ -28,7 +29,12 @@ _MAX_BYTES = 65_536  # of every body that carries no image
 
 def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
     """The whole interface: predictions on their own short way, the rest through FastAPI."""
-    policy = Policy(node.tier.manifest)
+    manifest = node.tier.manifest
+    policy = Policy(manifest)
+    node.metrics.watch_thetas(
+        lambda: (policy.state.thetas, policy.state.operating_point),
+        [point.name for point in manifest.operating_points],
+    )
     predict = Predict(node, policy, settings)
     rest = _fastapi(node, policy)
 
@@ -97,6 +103,10 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
         if not readiness.ready:
             response.status_code = 503
         return readiness
+
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return Response(node.metrics.text(), media_type=CONTENT_TYPE)
 
     add_predict(app, PREDICT_PATH)
     return app

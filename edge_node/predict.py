@@ -19,6 +19,7 @@ from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
 from offramp.errors import OverloadError, RequestError
 from offramp.images import ImageLimits, decode_images
+from offramp.metrics import exit_names
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
 
@@ -49,10 +50,12 @@ class Predict:
             answer = await self._answer(scope, body)
         except asyncio.CancelledError:
             refusal = refusal_for(OverloadError("this node is stopping; ask again"))
+            self._node.metrics.refused(refusal.code)
             await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers)
             raise
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
             refusal = refusal_for(error)
+            self._node.metrics.refused(refusal.code)
             drained = not isinstance(error, SlowBodyError) and await body.drain()
             headers = {} if drained else {"connection": "close"}
             await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers | headers)
@@ -73,6 +76,7 @@ class Predict:
         self, scope: Scope, body: LimitedBody, started: float, with_probabilities: bool
     ) -> dict[str, object]:
         images = await read_images(scope, body, self._settings)
+        self._node.metrics.received(sum(map(len, images)))
         request_ids = _request_ids(scope, len(images))
         thetas = self._policy.state.thetas
         preprocessing = self._node.tier.manifest.preprocessing
@@ -137,11 +141,6 @@ class Predict:
             )
         )
         return prediction
-
-
-def exit_names(num_exits: int) -> list[str]:
-    """Names of the exits, shallow to deep: exit-1, exit-2, …, final."""
-    return [*(f"exit-{number}" for number in range(1, num_exits)), "final"]
 
 
 def _wants_probabilities(query: bytes) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from offramp.errors import OffloadError, OffloadReason, OverloadError
+from offramp.metrics import NodeMetrics
 from offramp.offload import Offloader, Resumed, Sent, TierTime
 from offramp.tier import Answer, Handover, Outcome, Tier
 
@@ -29,6 +30,7 @@ class Classified:
     degraded_reason: str | None
     sent: Sent | None
     uplink_bytes: int
+    degraded_by: OffloadReason | None = None
 
     @property
     def offloaded(self) -> bool:
@@ -76,6 +78,12 @@ class Node:
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
         self._max_pending = max_pending
         self._pending = 0
+        self.metrics = NodeMetrics(tier.manifest)
+        self.metrics.watch("pending", "Calls under way or waiting for a worker.", lambda: self._pending)
+        if upstream is not None:
+            self.metrics.watch(
+                "upstream_up", "1 while the upstream is being asked.", lambda: float(upstream.state.up)
+            )
 
     async def classify(
         self,
@@ -106,8 +114,11 @@ class Node:
                 f"{self._pending} requests are under way, the most this node takes; try again later"
             )
         self._pending += 1
+        started = time.perf_counter()
         try:
-            return await self._classify(load, thetas, request_ids, first_block, deadline, images)
+            batch = await self._classify(load, thetas, request_ids, first_block, deadline, images)
+            self.metrics.answered(batch, time.perf_counter() - started)
+            return batch
         finally:
             self._pending -= 1
 
@@ -182,7 +193,7 @@ class Node:
     def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:
         if handover.surest is None:
             raise error
-        return Classified(handover.surest, self.name, str(error), sent=None, uplink_bytes=uplink_bytes)
+        return Classified(handover.surest, self.name, str(error), None, uplink_bytes, error.reason)
 
     def close(self) -> None:
         """Let the workers finish what they have begun; what waits for one is cancelled."""

@@ -1,0 +1,142 @@
+"""What a node counts, for Prometheus: base units, bounded labels, one registry for each node.
+
+Labels are made once; counting an answer is a dozen additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from offramp.bundle import Manifest
+from offramp.errors import OffloadReason
+
+if TYPE_CHECKING:
+    from offramp.node import Batch
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Blocks of small networks take tens of microseconds, a slow uplink seconds.
+_SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_CONFIDENCES = tuple(step / 20 for step in range(1, 21))
+_SAMPLES = (1, 2, 4, 8, 16, 32, 64)
+# Beside why an upstream did not answer: it did, but a tier behind it did not.
+_DEEPER = "deeper_tier"
+
+
+def exit_names(num_exits: int) -> list[str]:
+    """Names of the exits, shallow to deep: exit-1, exit-2, …, final."""
+    return [*(f"exit-{number}" for number in range(1, num_exits)), "final"]
+
+
+class NodeMetrics:
+    """The figures of one node."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Begin at zero."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        names = exit_names(manifest.num_exits)
+        self._names = names
+        self._samples = self._counter("samples", "Answers given.", "exit", "tier", "outcome")
+        seconds = self._histogram(
+            "sample_seconds", "From a sample's arrival to its answer.", _SECONDS, "exit"
+        )
+        self._seconds = [seconds.labels(name) for name in names]
+        stage = self._histogram("stage_seconds", "Where the time of a call went.", _SECONDS, "stage")
+        (
+            self._decode,
+            self._blocks,
+            self._queue,
+            self._offload,
+            self._upstream_queue,
+            self._upstream_compute,
+        ) = (
+            stage.labels(name)
+            for name in ("decode", "blocks", "queue", "offload", "upstream_queue", "upstream_compute")
+        )
+        confidence = self._histogram(
+            "confidence", "Confidence of the exit that answered.", _CONFIDENCES, "exit"
+        )
+        self._confidence = [confidence.labels(name) for name in names]
+        uplink = self._counter("uplink_bytes", "Sent to the upstream, framing included.", "sent")
+        self._uplink = {sent: uplink.labels(sent) for sent in ("feature", "image")}
+        self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
+        for reason in (*OffloadReason, _DEEPER):
+            self._degraded.labels(reason)
+        self._refused = self._counter("refused", "Calls answered with an error.", "code")
+        self._images = self._counter("image_bytes", "Bytes of the images received.")
+        self._batch = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
+        self._info = Gauge(
+            "offramp_bundle_info", "The bundle that is served.", ["bundle"], registry=self.registry
+        )
+        self._info.labels(manifest.bundle_id).set(1)
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a gauge that is read when somebody asks."""
+        Gauge(f"offramp_{name}", text, registry=self.registry).set_function(read)
+
+    def watch_thetas(
+        self, read: Callable[[], tuple[Sequence[float], str | None]], points: Sequence[str]
+    ) -> None:
+        """Add gauges of θ and of the operating point in force; its name is "" when θ were set by hand."""
+        theta = Gauge("offramp_theta", "Threshold in force.", ["exit"], registry=self.registry)
+        for at, name in enumerate(self._names[:-1]):
+            theta.labels(name).set_function(lambda at=at: read()[0][at])  # type: ignore[misc]
+        info = Gauge(
+            "offramp_operating_point_info", "1 for the one in force.", ["name"], registry=self.registry
+        )
+        for point in ("", *points):
+            info.labels(point).set_function(lambda point=point: float((read()[1] or "") == point))  # type: ignore[misc]
+
+    def received(self, image_bytes: int) -> None:
+        """Count images that came in."""
+        self._images.inc(image_bytes)
+
+    def refused(self, code: str) -> None:
+        """Count a call that was answered with an error; codes are a fixed set."""
+        self._refused.labels(code).inc()
+
+    def answered(self, batch: Batch, seconds: float) -> None:
+        """Count a batch of answers that took so long from its arrival on."""
+        own, *upstream = batch.times
+        self._batch.observe(len(batch.samples))
+        self._decode.observe(batch.load_ms / 1000)
+        self._queue.observe(own.queue_ms / 1000)
+        self._blocks.observe(own.compute_ms / 1000)
+        if batch.offload_ms:
+            self._offload.observe(batch.offload_ms / 1000)
+        for time in upstream[:1]:
+            self._upstream_queue.observe(time.queue_ms / 1000)
+            self._upstream_compute.observe(time.compute_ms / 1000)
+        for sample in batch.samples:
+            at = sample.answer.exit_number - 1
+            self._seconds[at].observe(seconds)
+            self._confidence[at].observe(sample.answer.confidence)
+            outcome = "ok" if sample.degraded_reason is None else "degraded"
+            self._samples.labels(self._names[at], sample.tier, outcome).inc()
+            if sample.uplink_bytes:
+                self._uplink[sample.sent or "feature"].inc(sample.uplink_bytes)
+            if sample.degraded_reason is not None:
+                self._degraded.labels(sample.degraded_by or _DEEPER).inc()
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"offramp_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"offramp_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
