@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,7 +43,8 @@ def calibrate(
     """Choose operating points on held-out samples; the first ones asked for becomes the default.
 
     Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
-    the full network ('drop-0', 'drop-0.1', …), as far as they differ. These lie on the Pareto front, but for 'full'.
+    the full network ('drop-0', 'drop-0.1', …), or, with a bottleneck, below the best its exits reach together, as far
+    as they differ. These lie on the Pareto front, but for 'full'.
 
     Args:
         manifest: of the bundle that made the predictions.
@@ -61,6 +63,9 @@ def calibrate(
     """
     check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
     grid = search_thresholds(table, manifest.exit_macs)
+    if any(block.levels for block in manifest.blocks):
+        # Behind a bottleneck the last exit is no longer the best there is: hold the points against what is.
+        grid = replace(grid, full_accuracy=grid.path[0].accuracy)
     thetas_by_name: dict[str, tuple[float, ...]] = {"full": (1.0,) * (manifest.num_exits - 1)}
     if scheme == "gates":
         tolerance = _DEFAULT_DROP if max_drop is None else max_drop
