@@ -38,23 +38,10 @@ def _target(text: str) -> str:
     return text
 
 
-class NodeSettings(BaseSettings):
-    """Settings that both kinds of node share. Durations are in seconds."""
+class Settings(BaseSettings):
+    """Settings of one process: read once, never changed."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
-
-    bundle: Path
-    host: str = Field(default="127.0.0.1", min_length=1)
-    port: int = Field(ge=0, le=65535)
-    tier: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
-    blocks: Annotated[str, AfterValidator(_block_range)] | None = None
-    upstream: Annotated[str, AfterValidator(_target)] | None = None
-    offload_timeout_s: float = Field(default=1.0, gt=0)
-    workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
-    threads: int = Field(default=1, ge=1, le=256)
-    max_pending: int = Field(default=256, ge=1)
-    grace_s: float = Field(default=5.0, gt=0)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
     def read(cls, environment: Mapping[str, str], **given: object) -> Self:
@@ -75,6 +62,23 @@ class NodeSettings(BaseSettings):
             raise ConfigError(
                 f"--{name.replace('_', '-')} or {prefix}{name.upper()}: {first['msg']}{got}"
             ) from error
+
+
+class NodeSettings(Settings):
+    """Settings that both kinds of node share. Durations are in seconds."""
+
+    bundle: Path
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(ge=0, le=65535)
+    tier: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
+    blocks: Annotated[str, AfterValidator(_block_range)] | None = None
+    upstream: Annotated[str, AfterValidator(_target)] | None = None
+    offload_timeout_s: float = Field(default=1.0, gt=0)
+    workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
+    threads: int = Field(default=1, ge=1, le=256)
+    max_pending: int = Field(default=256, ge=1)
+    grace_s: float = Field(default=5.0, gt=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
 def _check_names(prefix: str, known: set[str], environment: Mapping[str, str]) -> None:

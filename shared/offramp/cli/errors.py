@@ -22,6 +22,7 @@ _EXTRA_OF = {
     "python_multipart": "edge",
     "grpc_health": "cloud",
     "grpc_reflection": "cloud",
+    "nicegui": "dashboard",
     "torch": "train",
     "lightning": "train",
     "torchmetrics": "train",

@@ -1,0 +1,201 @@
+"""The dashboard's arithmetic: readings, rates, quantiles, history, figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from dashboard.figures import exit_shares, latencies, leavings, photo_bytes, reasons, uplink_bytes
+from dashboard.history import SECONDS, History, Step, binned
+from dashboard.rates import buckets, increments, quantile, summed, total
+from dashboard.reading import Key, Reading, ReadingError, parsed
+from dashboard.settings import DashboardSettings
+from dashboard.words import data_bytes, milliseconds, number, percent
+from offramp.errors import ConfigError
+
+TEXT = """
+# TYPE offramp_samples_total counter
+offramp_samples_total{exit="exit-1",tier="edge",outcome="ok"} 6.0
+offramp_samples_total{exit="exit-1",tier="edge",outcome="degraded"} 1.0
+offramp_samples_total{exit="final",tier="cloud",outcome="ok"} 3.0
+# TYPE offramp_samples_created gauge
+offramp_samples_created{exit="final",tier="cloud",outcome="ok"} 1.7e+09
+# TYPE offramp_sample_seconds histogram
+offramp_sample_seconds_bucket{exit="exit-1",le="0.001"} 5.0
+offramp_sample_seconds_bucket{exit="exit-1",le="0.01"} 7.0
+offramp_sample_seconds_bucket{exit="exit-1",le="+Inf"} 7.0
+offramp_sample_seconds_count{exit="exit-1"} 7.0
+offramp_sample_seconds_sum{exit="exit-1"} 0.01
+# TYPE offramp_image_bytes_total counter
+offramp_image_bytes_total 5000.0
+# TYPE offramp_uplink_bytes_total counter
+offramp_uplink_bytes_total{sent="feature"} 400.0
+offramp_uplink_bytes_total{sent="image"} 100.0
+# TYPE offramp_degraded_total counter
+offramp_degraded_total{reason="unavailable"} 1.0
+# TYPE offramp_refused_total counter
+offramp_refused_total{code="unsupported_media"} 2.0
+# TYPE offramp_bundle_info gauge
+offramp_bundle_info{bundle="tiny-1"} 1.0
+# TYPE offramp_upstream_up gauge
+offramp_upstream_up 1.0
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds 100.0
+"""
+EMPTY = Reading({}, {}, 100.0)
+
+
+def reading(samples: float, *, started: float = 1.0) -> Reading:
+    return Reading({Key("offramp_samples_total"): samples}, {}, started)
+
+
+def step(at: int, samples: float, seconds: float = 1.0) -> Step:
+    return Step(at, seconds, {Key("offramp_samples_total"): samples})
+
+
+def test_a_reading_has_counters_and_gauges_and_nothing_of_other_programs() -> None:
+    read = parsed(TEXT + '# TYPE python_info gauge\npython_info{version="3.11"} 1.0\n')
+    assert total(read.counters, "offramp_samples_total") == 10
+    assert total(read.counters, "offramp_samples_total", tier="edge") == 7
+    assert read.gauge("offramp_upstream_up") == 1
+    assert read.bundle_id == "tiny-1"
+    assert not any("created" in key.name or "python" in key.name for key in [*read.counters, *read.gauges])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<!doctype html><html>no</html>",
+        "{}",
+        "a{",
+        "offramp_samples_total NaN",
+        "offramp_samples_total",
+        "\x00" * 50,
+        TEXT.replace(" 6.0", " six"),
+        "# TYPE offramp_samples_total counter\nofframp_samples_total -1.0\n",
+    ],
+)
+def test_text_that_is_no_reading_is_refused(text: str) -> None:
+    with pytest.raises(ReadingError):
+        parsed(text)
+
+
+def test_increments_are_differences() -> None:
+    assert increments(reading(5), reading(8)) == {Key("offramp_samples_total"): 3}
+    assert increments(reading(5), reading(5)) == {}
+
+
+@pytest.mark.parametrize("after", [reading(2), reading(2, started=9.0)])
+def test_a_restarted_node_gained_what_it_counted_since(after: Reading) -> None:
+    assert increments(reading(5), after) == {Key("offramp_samples_total"): 2}
+
+
+def test_a_restart_shows_even_when_the_counters_are_past_where_they_were() -> None:
+    assert increments(reading(5), reading(7, started=9.0)) == {Key("offramp_samples_total"): 7}
+
+
+@pytest.mark.parametrize(
+    ("cumulative", "q", "expected"),
+    [
+        ([], 0.5, None),
+        ([(1.0, 0.0), (math.inf, 0.0)], 0.5, None),
+        ([(1.0, 10.0), (math.inf, 10.0)], 0.5, 0.5),
+        ([(1.0, 5.0), (3.0, 10.0), (math.inf, 10.0)], 0.75, 2.0),
+        ([(1.0, 0.0), (2.0, 4.0), (math.inf, 4.0)], 0.5, 1.5),
+        ([(1.0, 5.0), (math.inf, 10.0)], 0.99, math.inf),
+        ([(1.0, 5.0), (math.inf, 5.0)], 1.0, 1.0),
+    ],
+)
+def test_quantiles_are_interpolated_within_a_bucket(
+    cumulative: Sequence[tuple[float, float]], q: float, expected: float | None
+) -> None:
+    assert quantile(cumulative, q) == expected
+
+
+def test_buckets_rise_and_add_up_over_nodes() -> None:
+    gained = summed([parsed(TEXT).counters] * 2)
+    assert buckets(gained, "offramp_sample_seconds", exit="exit-1") == [
+        (0.001, 10),
+        (0.01, 14),
+        (math.inf, 14),
+    ]
+
+
+def test_history_is_bounded() -> None:
+    history = History()
+    for at in range(3 * SECONDS):
+        history.add(step(at, 1))
+    assert len(history.since(0)) == SECONDS
+    history.add(step(10 * SECONDS, 1))
+    assert len(history.since(0)) == 1
+
+
+def test_bins_gather_seconds_and_have_gaps_where_nothing_was_read() -> None:
+    bins = binned([[step(11, 2), step(12, 4), step(20, 6)]], until=20, seconds=10, width=5)
+    assert [(one.at, one.samples_per_s) for one in bins] == [(15, 3.0), (20, 6.0)]
+    bins = binned([[step(11, 2)]], until=20, seconds=10, width=5)
+    assert [one.gained is None for one in bins] == [False, True]
+
+
+def test_rates_of_nodes_are_added_though_one_was_out_of_reach() -> None:
+    bins = binned([[step(4, 40, seconds=4.0)], [step(4, 2), step(3, 2)]], until=4, seconds=4, width=4)
+    assert bins[0].samples_per_s == 10 + 2
+
+
+def test_a_step_stays_in_its_bin_while_time_goes_on() -> None:
+    steps = [step(at, at) for at in range(1, 30)]
+    one, two = (binned([steps], until=until, seconds=20, width=5) for until in (26, 29))
+    assert [b.at for b in one] == [b.at for b in two] == [15, 20, 25, 30]
+
+
+def test_leavings_go_from_shallow_to_deep() -> None:
+    assert {key.name: count for key, count in leavings(parsed(TEXT).counters).items()} == {
+        "exit-1 · edge": 6,
+        "exit-1 · edge · degraded": 1,
+        "final · cloud": 3,
+    }
+
+
+def test_figures_of_no_samples_are_absent() -> None:
+    nothing: Mapping[Key, float] = increments(EMPTY, EMPTY)
+    assert uplink_bytes(nothing) is None
+    assert photo_bytes(nothing) is None
+    assert exit_shares(nothing) == {}
+    assert latencies(nothing) == []
+
+
+def test_figures_of_one_reading() -> None:
+    gained = increments(EMPTY, parsed(TEXT))
+    assert uplink_bytes(gained) == 50
+    assert photo_bytes(gained) == 500
+    assert exit_shares(gained) == {"exit-1": 0.7, "final": 0.3}
+    assert reasons(gained) == [("refused", "unsupported_media", 2), ("degraded", "unavailable", 1)]
+    (latency,) = latencies(gained)
+    assert latency.answers == 7
+    assert latency.quantiles_ms[0] == pytest.approx(0.7)
+
+
+def test_numbers_are_short() -> None:
+    assert [number(v) for v in (None, 0, 0.123, 12.34, 1204, 1_250_000)] == [
+        "–", "0", "0.12", "12.3", "1,204", "1.25 M",
+    ]  # fmt: skip
+    assert [percent(v) for v in (None, 0, 0.5, 0.123)] == ["–", "0 %", "50 %", "12.3 %"]
+    assert [data_bytes(v) for v in (None, 12, 4575, 2e6)] == ["–", "12 B", "4.58 kB", "2 MB"]
+    assert [milliseconds(v) for v in (None, 0.31, 12.3, 1500, math.inf)] == [
+        "–", "0.31 ms", "12.3 ms", "1.50 s", "> 5 s",
+    ]  # fmt: skip
+
+
+def test_edges_come_from_the_command_line_or_a_variable() -> None:
+    edges = ("http://a:1", "http://b:2")
+    assert DashboardSettings.read({}, edge=["http://a:1/", "http://b:2", "http://a:1/"]).edge[0] == edges[0]
+    with pytest.raises(ConfigError, match="is no address"):
+        DashboardSettings.read({}, edge=["localhost:8000"])
+
+
+def test_a_variable_lists_edges_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASHBOARD_EDGE", "http://a:1, http://b:2")
+    assert DashboardSettings.read({}).edge == ("http://a:1", "http://b:2")
