@@ -1,0 +1,45 @@
+"""`offramp dashboard`, or `python -m dashboard`: reads settings and serves the page."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dashboard.settings import DashboardSettings
+from offramp.cli.errors import told_in_one_line
+from offramp.telemetry import start_logging
+
+
+@told_in_one_line
+def dashboard(
+    edge: Annotated[
+        list[str] | None, typer.Option(help="Address of an edge node; once for each of several.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Photos to try, one folder per class; may be absent.")
+    ] = None,
+) -> None:
+    """Watch edge nodes in a browser, try photos, move the trade-off. Settings also come from DASHBOARD_*.
+
+    Whoever reaches the page can change θ of the nodes, as whoever reaches the nodes can.
+
+    Example: offramp dashboard --edge http://127.0.0.1:8000 --port 8080
+    """
+    start_logging()
+    # A line for each of three questions a second would hide all others.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings = DashboardSettings.read(os.environ, edge=edge or None, host=host, port=port, samples=samples)
+
+    from dashboard.server import serve
+
+    serve(settings)
+
+
+if __name__ == "__main__":
+    typer.run(dashboard)

@@ -1,0 +1,1 @@
+"""Charts as ECharts options: pure functions from figures and a palette."""

@@ -1,0 +1,116 @@
+"""Charts of the last minutes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from dashboard.charts.palette import Options, Palette, axis, base
+from dashboard.figures import latency_of, leavings, photo_bytes, uplink_bytes
+from dashboard.history import Bin
+from dashboard.rates import Increments, by_labels
+
+_P95 = 1
+_TOP_MS = 5000.0  # the histogram's last finite bound
+
+
+def shares(bins: Sequence[Bin], palette: Palette) -> Options:
+    """Where the samples left, as shares stacked to a hundred per cent."""
+    counted = [leavings(one.gained or {}) for one in bins]
+    series = [
+        _line(
+            key.name,
+            palette.degraded if key.degraded else palette.exit(key.exit),
+            [
+                [one.at * 1000, _share(row.get(key, 0.0), sum(row.values()))]
+                for one, row in zip(bins, counted, strict=True)
+            ],
+        )
+        | {"stack": "all", "areaStyle": {"opacity": 0.75}, "lineStyle": {"width": 0}}
+        for key in sorted({key for row in counted for key in row})
+    ]
+    return _over_time(
+        palette, series, bins, "(v) => v == null ? '–' : v.toFixed(1) + ' %'", unit="%", top=100
+    )
+
+
+def rate(bins: Sequence[Bin], palette: Palette) -> Options:
+    """Photos answered in a second."""
+    data = [[one.at * 1000, one.samples_per_s] for one in bins]
+    series = [_line("photos/s", palette.accent, data) | {"areaStyle": {"opacity": 0.15}}]
+    return _over_time(palette, series, bins, "(v) => v == null ? '–' : v.toFixed(1)")
+
+
+def latency(bins: Sequence[Bin], palette: Palette) -> Options:
+    """The 95th percentile of every exit."""
+    exits = sorted(
+        {
+            exit
+            for one in bins
+            for (exit,) in by_labels(one.gained or {}, "offramp_sample_seconds_count", "exit")
+        }
+    )
+
+    def p95(gained: Increments, exit: str) -> float | None:
+        found = latency_of(gained, exit)[_P95]
+        return found if found is None or math.isfinite(found) else _TOP_MS
+
+    series = [
+        _line(exit, palette.exit(exit), [[one.at * 1000, p95(one.gained or {}, exit)] for one in bins])
+        | {"connectNulls": True}
+        for exit in exits
+    ]
+    return _over_time(palette, series, bins, "(v) => v == null ? '–' : v.toPrecision(3) + ' ms'", unit="ms")
+
+
+def traffic(bins: Sequence[Bin], palette: Palette) -> Options:
+    """Bytes sent upstream for each photo, beside what sending every photo would take."""
+
+    def line(name: str, colour: str, figure: Callable[[Increments], float | None]) -> Options:
+        return _line(name, colour, [[one.at * 1000, figure(one.gained or {})] for one in bins])
+
+    series = [
+        line("sending every photo", palette.muted, photo_bytes)
+        | {"connectNulls": True, "lineStyle": {"type": "dashed", "width": 2}},
+        line("sent", palette.accent, uplink_bytes) | {"connectNulls": True, "areaStyle": {"opacity": 0.15}},
+    ]
+    return _over_time(palette, series, bins, "(v) => v == null ? '–' : Math.round(v) + ' B'", unit="B")
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(100 * part / whole, 2) if whole else None
+
+
+def _line(name: str, colour: str, data: list[list[float | None]]) -> Options:
+    return {
+        "type": "line",
+        "name": name,
+        "data": data,
+        "color": colour,
+        "showSymbol": False,
+        "lineStyle": {"width": 2},
+    }
+
+
+def _over_time(
+    palette: Palette,
+    series: list[Options],
+    bins: Sequence[Bin],
+    shown: str,
+    *,
+    unit: str = "",
+    top: float | None = None,
+) -> Options:
+    options = base(palette)
+    options["tooltip"][":valueFormatter"] = shown
+    options["xAxis"] = axis(
+        palette, "time", min=bins[0].at * 1000, max=bins[-1].at * 1000, splitNumber=4,
+        axisLabel={"formatter": "{HH}:{mm}:{ss}", "showMinLabel": False, "showMaxLabel": False},
+    )  # fmt: skip
+    options["yAxis"] = axis(
+        palette, "value", min=0, splitNumber=4, axisLabel={"formatter": f"{{value}} {unit}"}
+    )
+    if top is not None:
+        options["yAxis"]["max"] = top
+    options["series"] = series
+    return options

@@ -1,0 +1,90 @@
+"""Colours, for light and dark, and what all charts have in common."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours that can be told apart, also by those who see no red or no green."""
+
+    text: str
+    muted: str
+    line: str
+    surface: str
+    exits: tuple[str, ...]
+    final: str
+    degraded: str
+    accent: str
+
+    def exit(self, name: str) -> str:
+        """Colour of an exit, the same in every chart."""
+        found = re.fullmatch(r"exit-([0-9]{1,4})", name)
+        return self.exits[(int(found[1]) - 1) % len(self.exits)] if found else self.final
+
+
+LIGHT = Palette(
+    text="#1b2733",
+    muted="#5b6b7b",
+    line="#dfe5eb",
+    surface="#ffffff",
+    exits=("#2f6fde", "#12908e", "#7a54c7", "#5f8a2a", "#a8478f"),
+    final="#d9822b",
+    degraded="#c93a3a",
+    accent="#2f6fde",
+)
+DARK = Palette(
+    text="#e6edf3",
+    muted="#93a1b0",
+    line="#2c3844",
+    surface="#17202a",
+    exits=("#6ea2ff", "#3cc4c0", "#b597f5", "#a3cc66", "#e58ccb"),
+    final="#f0a35a",
+    degraded="#f47c7c",
+    accent="#6ea2ff",
+)
+
+
+def base(palette: Palette) -> Options:
+    """What every chart begins with: no animation, since the next second redraws it."""
+    return {
+        "animation": False,
+        "aria": {"enabled": True},
+        "textStyle": {"color": palette.text, "fontFamily": "inherit"},
+        "grid": {"left": 8, "right": 16, "top": 36, "bottom": 8, "containLabel": True},
+        "tooltip": {
+            "trigger": "axis",
+            "confine": True,
+            "backgroundColor": palette.surface,
+            "borderColor": palette.line,
+            "textStyle": {"color": palette.text, "fontSize": 13},
+        },
+        "legend": {
+            "type": "scroll",
+            "top": 0,
+            "left": 0,
+            "itemWidth": 14,
+            "itemHeight": 9,
+            "textStyle": {"color": palette.text, "fontSize": 12},
+            "pageTextStyle": {"color": palette.text},
+            "pageIconColor": palette.text,
+        },
+    }
+
+
+def axis(palette: Palette, kind: str, **more: Any) -> Options:
+    """An axis with quiet lines."""
+    label = {"color": palette.muted, "fontSize": 12, "hideOverlap": True} | more.pop("axisLabel", {})
+    return {
+        "type": kind,
+        "axisLabel": label,
+        "axisLine": {"lineStyle": {"color": palette.line}},
+        "axisTick": {"show": False},
+        "splitLine": {"show": kind != "time" and kind != "category", "lineStyle": {"color": palette.line}},
+        "nameTextStyle": {"color": palette.muted},
+    } | more

@@ -1,0 +1,84 @@
+"""The operating points of a bundle: accuracy against what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+from dashboard.charts.palette import Options, Palette, axis, base
+from offramp.bundle import OperatingPoint
+from offramp.bundle.manifest import Measured
+
+Cost = Literal["MACs", "milliseconds", "request bytes"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
+_COST_OF: dict[Cost, Callable[[Measured], float | None]] = {
+    "MACs": lambda measured: measured.macs_mean,
+    "milliseconds": lambda measured: measured.ms_mean,
+    "request bytes": lambda measured: measured.request_bytes_mean,
+}
+
+
+def cost_of(point: OperatingPoint, cost: Cost) -> float | None:
+    """What a sample costs there on average; None if it was not measured."""
+    return _COST_OF[cost](point.measured) if point.measured else None
+
+
+def costs_known(points: Sequence[OperatingPoint]) -> list[Cost]:
+    """Those costs that were measured at one point at least."""
+    return [cost for cost in COSTS if any(cost_of(point, cost) is not None for point in points)]
+
+
+def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, palette: Palette) -> Options:
+    """Accuracy against a cost, the point in force marked."""
+    known = sorted(
+        (x, 100 * point.measured.accuracy, point.name)
+        for point in points
+        if point.measured and (x := cost_of(point, cost)) is not None
+    )
+    options = base(palette)
+    options["legend"] = {"show": False}
+    options["grid"] |= {"top": 28, "bottom": 28, "right": 36}
+    # Names of points are plain words by the manifest's own rule, so nothing needs to be escaped.
+    options["tooltip"] |= {
+        "trigger": "item",
+        ":formatter": "(p) => p.name + '<br>' + p.value[1].toFixed(2) + ' % at ' "
+        "+ (p.value[0] >= 1000 ? Math.round(p.value[0]).toLocaleString() : p.value[0].toPrecision(3))",
+    }
+    options["xAxis"] = axis(
+        palette, "value", scale=True, name=f"{cost} for a sample", nameLocation="middle", nameGap=28,
+        splitNumber=4,
+        axisLabel={":formatter": "(v) => v >= 1e6 ? v / 1e6 + ' M' : v >= 1e3 ? v / 1e3 + ' k' : v"},
+    )  # fmt: skip
+    options["yAxis"] = axis(
+        palette, "value", scale=True, axisLabel={"formatter": "{value} %"}, name="accuracy"
+    )
+    options["series"] = [
+        {
+            "type": "line",
+            "data": [
+                {
+                    "name": name,
+                    "value": [x, y],
+                    "symbolSize": 20 if name == current else 11,
+                    "itemStyle": {
+                        "color": palette.final if name == current else palette.accent,
+                        "borderColor": palette.surface,
+                        "borderWidth": 2,
+                    },
+                    "label": {"fontWeight": "bold" if name == current else "normal"},
+                }
+                for x, y, name in known
+            ],
+            "symbol": "circle",
+            "lineStyle": {"color": palette.accent, "width": 1.5, "opacity": 0.5},
+            "label": {
+                "show": True,
+                "formatter": "{b}",
+                "position": "bottom",
+                "color": palette.text,
+                "distance": 8,
+            },
+            "labelLayout": {"hideOverlap": True},
+        }
+    ]
+    return options

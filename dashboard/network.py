@@ -1,0 +1,108 @@
+"""Which block runs where, and how many photos leave behind it: what the picture of a network shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from dashboard.figures import exit_shares
+from dashboard.history import SAMPLES
+from dashboard.rates import Increments, by_labels, total
+from dashboard.schemas import Policy, Readiness
+from offramp.bundle import Manifest
+from offramp.metrics import exit_names
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A block and the exit behind it; share is of all photos, None before the first."""
+
+    number: int
+    macs: int
+    feature: str
+    exit: str | None = None
+    exit_macs: int = 0
+    theta: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Consecutive blocks that one node runs, and what comes in from the tier before."""
+
+    number: int
+    name: str
+    stages: tuple[Stage, ...]
+    share_in: float | None = None
+    uplink_bytes: float | None = None
+
+
+def pictured(
+    manifest: Manifest,
+    policy: Policy | None,
+    readiness: Readiness | None,
+    gained: Increments,
+    *,
+    own: str = "edge",
+) -> list[Tier]:
+    """The tiers of a network from the photo on; `own` is the name the node itself has in its answers.
+
+    A node does not say where its blocks end. Answers name the tier of their exit; where none came yet, the
+    split point of the operating point in force tells, or that there is no upstream.
+    """
+    names = exit_names(manifest.num_exits)
+    shares = exit_shares(gained)
+    stages = []
+    for block in manifest.blocks:
+        feature = "×".join(map(str, block.feature.shape)) if block.feature else ""
+        if block.exit is None:
+            stages.append(Stage(block.number, block.macs, feature))
+            continue
+        at = block.exit.number - 1
+        thetas = policy.thetas if policy else ()
+        stages.append(
+            Stage(
+                block.number,
+                block.macs,
+                feature,
+                exit=names[at],
+                exit_macs=block.exit.macs,
+                theta=thetas[at] if at < len(thetas) else None,
+                share=shares.get(names[at], 0.0) if shares else None,
+            )
+        )
+    return _tiers(stages, _tier_of_blocks(manifest, policy, readiness, gained, own), shares, gained)
+
+
+def _tier_of_blocks(
+    manifest: Manifest, policy: Policy | None, readiness: Readiness | None, gained: Increments, edge: str
+) -> list[str]:
+    seen = {exit: tier for exit, tier in by_labels(gained, SAMPLES, "exit", "tier")}  # noqa: C416
+    if readiness is not None and readiness.upstream is None:
+        return [edge] * len(manifest.blocks)
+    points = {point.name: point for point in manifest.operating_points}
+    name = (policy and policy.operating_point) or manifest.default_operating_point
+    split = points[name].split_point if name in points else 2
+    exits = exit_names(manifest.num_exits)
+    tiers: list[str] = []
+    for block in reversed(manifest.blocks):
+        told = seen.get(exits[block.exit.number - 1]) if block.exit else None
+        deeper = tiers[-1] if tiers else "upstream"
+        tiers.append(told or (edge if block.number < split else deeper if deeper != edge else "upstream"))
+    return tiers[::-1]
+
+
+def _tiers(stages: list[Stage], names: list[str], shares: dict[str, float], gained: Increments) -> list[Tier]:
+    samples = total(gained, SAMPLES)
+    sent = total(gained, "offramp_uplink_bytes_total")
+    found: list[Tier] = []
+    left = 0.0
+    for name, group in groupby(zip(names, stages, strict=True), key=lambda pair: pair[0]):
+        own = tuple(stage for _, stage in group)
+        share_in = 1.0 - left if shares else None
+        # Bytes are counted where this node sends: at its own end, the first handover.
+        offloaded = samples * (share_in or 0.0)
+        bytes_each = sent / offloaded if len(found) == 1 and offloaded >= 0.5 else None
+        found.append(Tier(len(found) + 1, name, own, share_in, bytes_each))
+        left += sum(stage.share or 0.0 for stage in own)
+    return found

@@ -1,0 +1,1 @@
+"""What the browser shows: one module a tab, and the frame around them."""

@@ -1,0 +1,167 @@
+"""The tab *Trade-off*: the operating points of the bundle, and θ by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from nicegui import events, ui
+
+from dashboard.charts.tradeoff import Cost, cost_of, costs_known, frontier
+from dashboard.figures import exit_shares
+from dashboard.node_client import NodeError
+from dashboard.pages.view import View, card, show, told
+from dashboard.rates import summed
+from dashboard.schemas import Policy
+from dashboard.watch import bins_of
+from dashboard.words import ABSENT, data_bytes, milliseconds, number, percent
+from offramp.bundle import Manifest, OperatingPoint
+from offramp.metrics import exit_names
+
+_SHARES_S = 120
+
+
+class TradeoffPage:
+    """Shows what the node says is in force; a wish is shown only once the node says so."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._cost: Cost = "MACs"
+        self._drawn_for: tuple[str, str] | None = None
+        self._shown: Policy | None = None
+        self._sliders: list[ui.slider] = []
+        self._body = ui.element("div").classes("stack")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Follow the node, whoever changed its policy."""
+        watch = self._view.one
+        if watch.manifest is None or watch.policy is None:
+            if self._drawn_for is not None or not self._body.default_slot.children:
+                self._drawn_for = None
+                self._body.clear()
+                with self._body:
+                    ui.label("Nothing is known of this node's bundle yet.").classes("box muted hint")
+            return
+        if self._drawn_for != (watch.address, watch.manifest.bundle_id):
+            self._drawn_for = (watch.address, watch.manifest.bundle_id)
+            self._draw(watch.manifest)
+        self._follow(watch.manifest, watch.policy)
+
+    def _draw(self, manifest: Manifest) -> None:
+        self._shown = None
+        points = manifest.operating_points
+        self._body.clear()
+        with self._body:
+            with ui.element("div").classes("split wide-left"):
+                with card("Accuracy against cost, on held-out samples"):
+                    known = costs_known(points) or ["MACs"]
+                    self._cost = known[0]
+                    ui.toggle(known, value=self._cost, on_change=self._cost_changed).props(
+                        'no-caps dense unelevated aria-label="cost shown"'
+                    )
+                    self._chart = ui.echart({}, on_point_click=self._point_clicked).classes("chart tall")
+                with card("θ in force"):
+                    self._state = ui.label().classes("strong").props("aria-live=polite")
+                    self._expected = ui.label().classes("muted")
+                    self._draw_sliders(manifest)
+            with card("Operating points"), ui.element("div").classes("scroll"):
+                self._rows = ui.element("div").classes("points").props("role=radiogroup")
+
+    def _draw_sliders(self, manifest: Manifest) -> None:
+        self._sliders, self._numbers = [], []
+        for at, name in enumerate(exit_names(manifest.num_exits)[:-1], start=1):
+            with ui.element("div").classes("theta-row"):
+                ui.label(name)
+                slider = (
+                    ui.slider(min=0, max=1, step=0.001, value=0)
+                    .props(f'label aria-label="θ of {name}"')
+                    .on("change", lambda event, at=at: self._theta_moved(at, event))
+                )
+                self._sliders.append(slider)
+                self._numbers.append(ui.label().classes("said"))
+        ui.label(
+            "θ = 0 always stops at this exit, θ = 1 never does. A change holds for all following photos."
+        ).classes("muted small")
+
+    def _follow(self, manifest: Manifest, policy: Policy) -> None:
+        points = {point.name: point for point in manifest.operating_points}
+        current = policy.operating_point
+        show(self._chart, frontier(manifest.operating_points, self._cost, current, self._view.palette))
+        self._show_shares(points.get(current or ""))
+        if policy == self._shown:
+            return
+        self._shown = policy
+        self._state.text = f"operating point {current}" if current else "set by hand"
+        for slider, label, theta in zip(self._sliders, self._numbers, policy.thetas, strict=False):
+            slider.value = theta
+            label.text = f"θ {theta:.3f}"
+        self._rows.clear()
+        with self._rows:
+            _headings()
+            for point in manifest.operating_points:
+                self._row(point, chosen=point.name == current)
+
+    def _show_shares(self, point: OperatingPoint | None) -> None:
+        bins = bins_of([self._view.one], seconds=_SHARES_S, width=_SHARES_S)
+        here = exit_shares(summed(one.gained for one in bins if one.gained is not None))
+        told_here = ", ".join(f"{name} {percent(here[name])}" for name in sorted(here))
+        text = (
+            f"In the last two minutes here: {told_here}."
+            if here
+            else "No photo here in the last two minutes."
+        )
+        if point and point.measured:
+            names = exit_names(len(point.measured.exit_rates))
+            rates = ", ".join(
+                f"{n} {percent(r)}" for n, r in zip(names, point.measured.exit_rates, strict=True)
+            )
+            text = f"Measured on held-out samples: {rates}. {text}"
+        self._expected.text = text
+
+    def _row(self, point: OperatingPoint, *, chosen: bool) -> None:
+        measured = point.measured
+        cells = [
+            point.name,
+            " ".join(f"{theta:.3f}" for theta in point.thetas),
+            f"{100 * measured.accuracy:.2f} %" if measured else ABSENT,
+            number(cost_of(point, "MACs")),
+            milliseconds(cost_of(point, "milliseconds")),
+            data_bytes(cost_of(point, "request bytes")),
+            percent(measured.offload_rate if measured else None),
+        ]
+        with (
+            ui.element("button")
+            .classes("point" + (" chosen" if chosen else ""))
+            .props(f"type=button role=radio aria-checked={'true' if chosen else 'false'}")
+            .on("click", lambda: self._choose(point.name))
+        ):
+            for cell in cells:
+                ui.label(cell)
+
+    def _cost_changed(self, event: events.ValueChangeEventArguments[Cost]) -> None:
+        self._cost = event.value
+        self.refresh()
+
+    async def _point_clicked(self, event: events.EChartPointClickEventArguments) -> None:
+        await self._choose(str(event.name))
+
+    async def _choose(self, name: str) -> None:
+        await self._change(self._view.one.choose(name))
+
+    async def _theta_moved(self, number: int, event: events.GenericEventArguments) -> None:
+        await self._change(self._view.one.set_theta(number, float(event.args)))
+
+    async def _change(self, change: Awaitable[None]) -> None:
+        try:
+            await change
+        except NodeError as error:
+            told(str(error))
+        # Sliders go back to what is in force, also after a refusal.
+        self._shown = None
+        self.refresh()
+
+
+def _headings() -> None:
+    with ui.element("div").classes("point head"):
+        for name in ("name", "θ", "accuracy", "MACs", "computing", "request", "offloaded"):
+            ui.label(name)

@@ -1,0 +1,114 @@
+"""The tab *Try it*: one photo, and what became of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from nicegui import events, ui
+
+from dashboard.node_client import NodeError
+from dashboard.pages.answer import AnswerBox
+from dashboard.pages.view import View, card, told
+from dashboard.samples import Sample, drawn_samples
+from dashboard.schemas import Policy, Prediction
+
+_MAX_BYTES = 10_000_000  # what an edge node takes, unless told otherwise
+_MAX_SHOWN_BYTES = 3_000_000
+_SKETCH = (
+    '<canvas class="sketch" width="224" height="224" role="img" '
+    'aria-label="Draw here with mouse, pen or finger"></canvas>'
+)
+
+
+class TrialPage:
+    """Ways to give a photo on the left, the answer on the right."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._last: tuple[Prediction, Policy] | None = None
+        self._labels: tuple[str, ...] = ()
+        with ui.element("div").classes("split"):
+            with ui.element("div").classes("stack"):
+                with card("Your own photo"):
+                    ui.upload(
+                        label="Drop a photo here or press +",
+                        auto_upload=True,
+                        max_file_size=_MAX_BYTES,
+                        on_upload=self._uploaded,
+                        on_rejected=lambda: told(
+                            "The photo is larger than 10 MB, which is what an edge node takes."
+                        ),
+                    ).props('flat bordered accept="image/*" aria-label="Photo to classify"').classes("upload")
+                self._shipped = card("A shipped sample")
+                with self._shipped:
+                    self._strip = ui.element("div").classes("strip")
+                    ui.button("Others", icon="refresh", on_click=self._fill_strip).props("flat dense no-caps")
+                with card("A drawing"), ui.row().classes("drawing"):
+                    ui.html(_SKETCH, sanitize=False)
+                    with ui.column():
+                        ui.button("Classify", on_click=self._sketched).props("unelevated no-caps")
+                        ui.button("Clear", on_click=lambda: ui.run_javascript("offrampSketch.clear()")).props(
+                            "flat no-caps"
+                        )
+            with ui.element("div").classes("stack"):
+                self._answer = AnswerBox()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Offer the samples that fit the bundle, and draw the last answer in the present colours."""
+        manifest = self._view.one.manifest
+        labels = manifest.labels if manifest else ()
+        if labels != self._labels:
+            self._labels = labels
+            self._fill_strip()
+        self._shipped.visible = bool(drawn_samples(self._view.samples, self._labels))
+        if self._last:
+            self._answer.paint(*self._last, self._view.palette)
+
+    def _fill_strip(self) -> None:
+        self._strip.clear()
+        with self._strip:
+            for sample in drawn_samples(self._view.samples, self._labels):
+                self._sample_button(sample)
+
+    def _sample_button(self, sample: Sample) -> None:
+        with (
+            ui.element("button")
+            .classes("sample")
+            .props(f'type=button aria-label="Classify this {sample.label}" title="{sample.label}"')
+            .on("click", lambda: self._ask(sample.image, truth=sample.label))
+        ):
+            ui.element("img").props(f'src="{_data_url(sample.image)}" alt=""')
+
+    async def _uploaded(self, event: events.UploadEventArguments) -> None:
+        image = await event.file.read()
+        event.sender.reset()  # type: ignore[attr-defined]
+        await self._ask(image)
+
+    async def _sketched(self) -> None:
+        url = await ui.run_javascript("offrampSketch.png()", timeout=5)
+        try:
+            image = base64.b64decode(str(url).partition(",")[2], validate=True)
+        except binascii.Error:
+            return told("The browser did not hand over the drawing.")
+        if not image:
+            return told("Draw something first.")
+        return await self._ask(image)
+
+    async def _ask(self, image: bytes, *, truth: str | None = None) -> None:
+        try:
+            prediction, policy = await self._view.one.ask(image)
+        except NodeError as error:
+            self._last = None
+            self._answer.refused(str(error))
+            return
+        self._last = prediction, policy
+        source = _data_url(image) if len(image) <= _MAX_SHOWN_BYTES else None
+        self._answer.answered(prediction, source=source, photo_bytes=len(image), truth=truth)
+        self._answer.paint(prediction, policy, self._view.palette)
+
+
+def _data_url(image: bytes) -> str:
+    # The browser looks at the bytes to see which format it is.
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

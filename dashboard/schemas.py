@@ -1,0 +1,72 @@
+"""What an edge node answers, as far as the dashboard reads it; fields it does not know are left alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Policy(BaseModel):
+    """The policy in force, as the node tells it."""
+
+    thetas: tuple[Share, ...]
+    operating_point: str | None
+
+
+class Upstream(BaseModel):
+    """The next tier, as the node sees it."""
+
+    target: str
+    up: bool
+    reason: str | None
+
+
+class Readiness(BaseModel):
+    """Whether the node can answer."""
+
+    ready: bool
+    upstream: Upstream | None
+
+
+class ExitTaken(BaseModel):
+    """Where a sample left."""
+
+    number: int = Field(ge=1)
+    name: str
+    tier: str
+
+
+class Timings(BaseModel):
+    """Milliseconds of one request."""
+
+    decode: Milliseconds
+    edge_compute: Milliseconds
+    offload: Milliseconds
+    total: Milliseconds
+
+
+class UpstreamTime(BaseModel):
+    """Milliseconds an upstream tier reports of itself."""
+
+    tier: str
+    queue: Milliseconds
+    compute: Milliseconds
+
+
+class Prediction(BaseModel):
+    """The answer for one photo."""
+
+    label: str
+    confidence: Share
+    exit: ExitTaken
+    degraded: bool
+    degraded_reason: str | None
+    timings_ms: Timings
+    sent: str
+    uplink_bytes: int = Field(ge=0)
+    upstream_ms: tuple[UpstreamTime, ...] = ()
+    probabilities: dict[str, Share] = Field(min_length=1)

@@ -1,0 +1,121 @@
+"""Looks at an edge node once a second and remembers what it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from dashboard.history import SAMPLES, Bin, History, Step, binned
+from dashboard.node_client import NodeClient, NodeError
+from dashboard.rates import by_labels, increments
+from dashboard.reading import Reading, ReadingError
+from dashboard.schemas import Policy, Prediction, Readiness
+from offramp.bundle import Manifest
+from offramp.telemetry import line
+
+_log = logging.getLogger("dashboard")
+
+_EVERY_S = 1.0
+
+
+class Watch:
+    """One edge node: what it last said, and its last minutes."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self.address = client.address
+        self.reading: Reading | None = None
+        self.manifest: Manifest | None = None
+        self.policy: Policy | None = None
+        self.readiness: Readiness | None = None
+        self.fault: str | None = None
+        self.read_at: float | None = None
+        self.history = History()
+        self._client = client
+        self._clock = 0.0
+        self._changes = 0
+
+    @property
+    def name(self) -> str:
+        """Its address without http://."""
+        return self.address.partition("://")[2]
+
+    @property
+    def own_tiers(self) -> set[str]:
+        """Names the node itself has in its answers: "edge", or what it was given.
+
+        A node does not say its name, but block 1 runs nowhere else, so neither does an exit behind it.
+        """
+        first = self.manifest.blocks[0].exit if self.manifest else None
+        if self.reading is None or first is None:
+            return {"edge"}
+        own = by_labels(self.reading.counters, SAMPLES, "exit", "tier")
+        return {"edge"} | {tier for exit, tier in own if exit == "exit-1"}
+
+    async def run(self) -> None:
+        """Look once a second until cancelled."""
+        try:
+            while True:
+                # Just behind the full second, so that the steps of several nodes fall into the same ones.
+                await asyncio.sleep(_EVERY_S - time.time() % _EVERY_S)
+                try:
+                    await self.look()
+                except Exception:  # noqa: BLE001 - a bug of one look is logged; the next look may succeed
+                    _log.exception(line("failed", node=self.name))
+                    self.fault = "the dashboard failed to read this node; its log says more"
+        finally:
+            await self._client.close()
+
+    async def look(self) -> None:
+        """Ask the node for all that changes; a fault is kept, and what was known before too."""
+        changes = self._changes
+        try:
+            reading = await self._client.metrics()
+            self._remember(reading)
+            if self.manifest is None or self.manifest.bundle_id != (
+                reading.bundle_id or self.manifest.bundle_id
+            ):
+                self.manifest = await self._client.bundle()
+            policy, self.readiness = await asyncio.gather(self._client.policy(), self._client.readiness())
+        except (NodeError, ReadingError) as error:
+            self.fault = str(error)
+            return
+        self.fault = None
+        # An answer to a change that came in meanwhile is newer than what was asked before it.
+        if changes == self._changes:
+            self.policy = policy
+
+    async def choose(self, operating_point: str) -> None:
+        """Ask the node for an operating point and keep what it says is in force."""
+        self.policy = await self._client.choose(operating_point)
+        self._changes += 1
+
+    async def set_theta(self, exit_number: int, theta: float) -> None:
+        """Ask the node for another θ at one exit, the others as they are there now."""
+        thetas = list((await self._client.policy()).thetas)
+        if exit_number > len(thetas):
+            raise NodeError(f"the bundle has no exit {exit_number} with a θ any more")
+        thetas[exit_number - 1] = theta
+        self.policy = await self._client.set_thetas(thetas)
+        self._changes += 1
+
+    async def ask(self, image: bytes) -> tuple[Prediction, Policy]:
+        """Classify a photo; the answer, and the policy it was most likely decided by."""
+        policy = await self._client.policy()
+        return await self._client.predict(image), policy
+
+    def _remember(self, reading: Reading) -> None:
+        clock = time.monotonic()
+        if self.reading is not None:
+            gained = increments(self.reading, reading)
+            self.history.add(Step(int(time.time()), clock - self._clock, gained))
+        self.reading, self._clock, self.read_at = reading, clock, time.time()
+
+
+def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
+    """The last so many seconds of these nodes, in bins of `width` seconds."""
+    # The current second is still being asked for.
+    until = int(time.time()) - 1
+    steps = [watch.history.since(until - seconds - width) for watch in watches]
+    return binned(steps, until=until, seconds=seconds, width=width)
