@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -35,6 +36,7 @@ class Tier:
     stages: tuple[Stage, ...]
     share_in: float | None = None
     uplink_bytes: float | None = None
+    feature_in: str = ""
 
 
 def pictured(
@@ -74,6 +76,22 @@ def pictured(
     return _tiers(stages, _tier_of_blocks(manifest, policy, readiness, gained, own), shares, gained)
 
 
+def macs_for_a_photo(tiers: Sequence[Tier]) -> tuple[float | None, int]:
+    """Multiplications a photo took on average, None before the first, and those of passing every exit.
+
+    Every exit before the one that answers is computed too; none behind it.
+    """
+    stages = [stage for tier in tiers for stage in tier.stages]
+    whole = sum(stage.macs + stage.exit_macs for stage in stages)
+    if all(stage.share is None for stage in stages):
+        return None, whole
+    taken, staying = 0.0, 1.0
+    for stage in stages:
+        taken += staying * (stage.macs + stage.exit_macs)
+        staying -= stage.share or 0.0
+    return taken, whole
+
+
 def _tier_of_blocks(
     manifest: Manifest, policy: Policy | None, readiness: Readiness | None, gained: Increments, edge: str
 ) -> list[str]:
@@ -103,6 +121,7 @@ def _tiers(stages: list[Stage], names: list[str], shares: dict[str, float], gain
         # Bytes are counted where this node sends: at its own end, the first handover.
         offloaded = samples * (share_in or 0.0)
         bytes_each = sent / offloaded if len(found) == 1 and offloaded >= 0.5 else None
-        found.append(Tier(len(found) + 1, name, own, share_in, bytes_each))
+        feature = found[-1].stages[-1].feature if found else ""
+        found.append(Tier(len(found) + 1, name, own, share_in, bytes_each, feature))
         left += sum(stage.share or 0.0 for stage in own)
     return found

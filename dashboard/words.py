@@ -42,4 +42,6 @@ def milliseconds(value: float | None) -> str:
         return "> 5 s"
     if value >= 1000:
         return f"{value / 1000:.2f} s"
-    return f"{value:.3g} ms" if value >= 1 else f"{value:.2f} ms"
+    if value >= 1:
+        return f"{value:.3g} ms"
+    return f"{value:.2f} ms" if value >= 0.1 or value == 0 else f"{value:.3f} ms"

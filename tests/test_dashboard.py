@@ -184,8 +184,8 @@ def test_numbers_are_short() -> None:
     ]  # fmt: skip
     assert [percent(v) for v in (None, 0, 0.5, 0.123)] == ["–", "0 %", "50 %", "12.3 %"]
     assert [data_bytes(v) for v in (None, 12, 4575, 2e6)] == ["–", "12 B", "4.58 kB", "2 MB"]
-    assert [milliseconds(v) for v in (None, 0.31, 12.3, 1500, math.inf)] == [
-        "–", "0.31 ms", "12.3 ms", "1.50 s", "> 5 s",
+    assert [milliseconds(v) for v in (None, 0.031, 0.31, 12.3, 1500, math.inf)] == [
+        "–", "0.031 ms", "0.31 ms", "12.3 ms", "1.50 s", "> 5 s",
     ]  # fmt: skip
 
 

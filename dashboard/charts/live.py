@@ -17,6 +17,7 @@ _TOP_MS = 5000.0  # the histogram's last finite bound
 def shares(bins: Sequence[Bin], palette: Palette) -> Options:
     """Where the samples left, as shares stacked to a hundred per cent."""
     counted = [leavings(one.gained or {}) for one in bins]
+    keys = sorted({key for row in counted for key in row})
     series = [
         _line(
             key.name,
@@ -26,8 +27,10 @@ def shares(bins: Sequence[Bin], palette: Palette) -> Options:
                 for one, row in zip(bins, counted, strict=True)
             ],
         )
-        | {"stack": "all", "areaStyle": {"opacity": 0.75}, "lineStyle": {"width": 0}}
-        for key in sorted({key for row in counted for key in row})
+        # Of several edges, one may run on its own the exit that another one leaves to its upstream.
+        | {"areaStyle": {"opacity": 0.45 if at and keys[at - 1].exit == key.exit else 0.8}}
+        | {"stack": "all", "lineStyle": {"width": 0}}
+        for at, key in enumerate(keys)
     ]
     return _over_time(
         palette, series, bins, "(v) => v == null ? '–' : v.toFixed(1) + ' %'", unit="%", top=100
@@ -111,6 +114,6 @@ def _over_time(
         palette, "value", min=0, splitNumber=4, axisLabel={"formatter": f"{{value}} {unit}"}
     )
     if top is not None:
-        options["yAxis"]["max"] = top
+        options["yAxis"] |= {"max": top, "interval": top / 4}
     options["series"] = series
     return options

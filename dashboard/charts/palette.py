@@ -55,7 +55,7 @@ def base(palette: Palette) -> Options:
     return {
         "animation": False,
         "aria": {"enabled": True},
-        "textStyle": {"color": palette.text, "fontFamily": "inherit"},
+        "textStyle": {"color": palette.text, "fontFamily": "Roboto, sans-serif"},
         "grid": {"left": 8, "right": 16, "top": 36, "bottom": 8, "containLabel": True},
         "tooltip": {
             "trigger": "axis",
@@ -68,9 +68,10 @@ def base(palette: Palette) -> Options:
             "type": "scroll",
             "top": 0,
             "left": 0,
-            "itemWidth": 14,
-            "itemHeight": 9,
-            "textStyle": {"color": palette.text, "fontSize": 12},
+            "icon": "roundRect",
+            "itemWidth": 12,
+            "itemHeight": 8,
+            "textStyle": {"color": palette.text, "fontSize": 13},
             "pageTextStyle": {"color": palette.text},
             "pageIconColor": palette.text,
         },
@@ -79,7 +80,7 @@ def base(palette: Palette) -> Options:
 
 def axis(palette: Palette, kind: str, **more: Any) -> Options:
     """An axis with quiet lines."""
-    label = {"color": palette.muted, "fontSize": 12, "hideOverlap": True} | more.pop("axisLabel", {})
+    label = {"color": palette.muted, "fontSize": 13, "hideOverlap": True} | more.pop("axisLabel", {})
     return {
         "type": kind,
         "axisLabel": label,

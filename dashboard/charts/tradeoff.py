@@ -52,33 +52,52 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
     options["yAxis"] = axis(
         palette, "value", scale=True, axisLabel={"formatter": "{value} %"}, name="accuracy"
     )
+    best = _undominated([(x, y) for x, y, _ in known])
     options["series"] = [
         {
             "type": "line",
-            "data": [
-                {
-                    "name": name,
-                    "value": [x, y],
-                    "symbolSize": 20 if name == current else 11,
-                    "itemStyle": {
-                        "color": palette.final if name == current else palette.accent,
-                        "borderColor": palette.surface,
-                        "borderWidth": 2,
-                    },
-                    "label": {"fontWeight": "bold" if name == current else "normal"},
-                }
-                for x, y, name in known
-            ],
-            "symbol": "circle",
-            "lineStyle": {"color": palette.accent, "width": 1.5, "opacity": 0.5},
+            "silent": True,
+            "data": best,
+            "showSymbol": False,
+            "lineStyle": {"color": palette.accent, "width": 2, "opacity": 0.45},
+        },
+        {
+            "type": "scatter",
+            "data": [_dot(x, y, name, name == current, palette) for x, y, name in known],
             "label": {
                 "show": True,
                 "formatter": "{b}",
                 "position": "bottom",
                 "color": palette.text,
+                "fontSize": 13,
                 "distance": 8,
             },
             "labelLayout": {"hideOverlap": True},
-        }
+        },
     ]
     return options
+
+
+def _dot(x: float, y: float, name: str, in_force: bool, palette: Palette) -> Options:
+    return {
+        "name": name,
+        "value": [x, y],
+        "symbolSize": 20 if in_force else 12,
+        # Above its neighbours, and its name is kept where two would overlap.
+        "z": 4 if in_force else 3,
+        "itemStyle": {
+            "color": palette.final if in_force else palette.accent,
+            "borderColor": palette.surface,
+            "borderWidth": 2,
+        },
+        "label": {"fontWeight": "bold" if in_force else "normal"},
+    }
+
+
+def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    # Rising cost: a point belongs to the frontier if none that costs less is as accurate.
+    best: list[tuple[float, float]] = []
+    for x, y in points:
+        if not best or y > best[-1][1]:
+            best.append((x, y))
+    return best

@@ -59,7 +59,9 @@ class AnswerBox:
             f"after {milliseconds(prediction.timings_ms.total)}"
         )
         self._truth.visible = truth is not None
-        self._truth.text = "right" if truth == prediction.label else f"the sample is of class {truth}"
+        self._truth.text = (
+            f"{'right' if truth == prediction.label else 'wrong'}: the sample is of class {truth}"
+        )
         what = {"feature": "as a feature tensor", "image": "as the photo itself"}.get(prediction.sent, "")
         self._sent.text = (
             f"{data_bytes(prediction.uplink_bytes)} sent {what}; the photo has {data_bytes(photo_bytes)}"

@@ -81,13 +81,14 @@ class LivePage:
     def refresh(self) -> None:
         """Show the last minutes."""
         seconds = int(self._window.value)
-        bins = bins_of(self._view.chosen, seconds=seconds, width=seconds // _POINTS)
+        width = seconds // _POINTS
+        bins = bins_of(self._view.chosen, seconds=seconds, width=width)
         gained = summed(one.gained for one in bins if one.gained is not None)
         samples = total(gained, SAMPLES)
         self._empty.visible = not samples
-        self._show_tiles(
-            gained, samples, next((b.samples_per_s for b in reversed(bins) if b.gained is not None), None)
-        )
+        # One second alone jumps about; five of them can be read.
+        rates = [one.samples_per_s for one in bins if one.samples_per_s is not None][-max(1, 5 // width) :]
+        self._show_tiles(gained, samples, sum(rates) / len(rates) if rates else None)
         palette = self._view.palette
         charts: list[tuple[ui.echart, Options]] = [
             (self._shares, live.shares(bins, palette)),
@@ -112,7 +113,11 @@ class LivePage:
         top = next((why for kind, why, _ in reasons(gained) if kind == "degraded"), "")
         self._degraded.show(
             percent(degraded / samples if samples else None),
-            f"{number(degraded)} answers, mostly: {top}" if degraded else "no answer in this time",
+            f"{number(degraded)} answers, mostly: {top.replace('_', ' ')}"
+            if degraded
+            else "the upstream gave every answer it was asked for"
+            if samples
+            else "",
             bad=degraded > 0,
         )
 

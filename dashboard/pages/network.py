@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from dashboard.network import Stage, Tier, pictured
+from dashboard.network import Stage, Tier, macs_for_a_photo, pictured
 from dashboard.pages.view import View, card
 from dashboard.watch import bins_of
 from dashboard.words import data_bytes, number, percent
@@ -52,16 +52,27 @@ class NetworkPage:
                     f"{len(manifest.blocks)} blocks, {manifest.num_exits} exits, {len(manifest.labels)} classes; "
                     f"photos become {size} pixels. Shares are of the last ten minutes."
                 ).classes("muted")
+                taken, whole = macs_for_a_photo(tiers)
+                if taken is not None:
+                    ui.label(
+                        f"A photo took {number(taken)} MACs on average, "
+                        f"{percent(taken / whole)} of all blocks and exits."
+                    )
                 with ui.element("div").classes("net"):
                     _arrow("photo", "")
                     for tier in tiers:
                         self._draw_tier(tier)
 
     def _draw_tier(self, tier: Tier) -> None:
-        if tier.uplink_bytes is not None or tier.number > 1:
+        if tier.number > 1:
             _arrow(
                 f"{percent(tier.share_in)} offloaded",
-                f"{data_bytes(tier.uplink_bytes)} each" if tier.uplink_bytes is not None else "",
+                " · ".join(
+                    [
+                        tier.feature_in,
+                        *([f"{data_bytes(tier.uplink_bytes)} each"] if tier.uplink_bytes else []),
+                    ]
+                ),
                 wide=True,
             )
         with ui.element("div").classes("tier"):

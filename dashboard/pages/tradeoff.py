@@ -6,14 +6,15 @@ from collections.abc import Awaitable
 
 from nicegui import events, ui
 
-from dashboard.charts.tradeoff import Cost, cost_of, costs_known, frontier
+from dashboard.charts.tradeoff import Cost, costs_known, frontier
 from dashboard.figures import exit_shares
 from dashboard.node_client import NodeError
+from dashboard.pages.points import PointsTable
 from dashboard.pages.view import View, card, show, told
 from dashboard.rates import summed
 from dashboard.schemas import Policy
 from dashboard.watch import bins_of
-from dashboard.words import ABSENT, data_bytes, milliseconds, number, percent
+from dashboard.words import percent
 from offramp.bundle import Manifest, OperatingPoint
 from offramp.metrics import exit_names
 
@@ -64,8 +65,8 @@ class TradeoffPage:
                     self._state = ui.label().classes("strong").props("aria-live=polite")
                     self._expected = ui.label().classes("muted")
                     self._draw_sliders(manifest)
-            with card("Operating points"), ui.element("div").classes("scroll"):
-                self._rows = ui.element("div").classes("points").props("role=radiogroup")
+            with card("Operating points"):
+                self._table = PointsTable(points, self._choose)
 
     def _draw_sliders(self, manifest: Manifest) -> None:
         self._sliders, self._numbers = [], []
@@ -95,11 +96,7 @@ class TradeoffPage:
         for slider, label, theta in zip(self._sliders, self._numbers, policy.thetas, strict=False):
             slider.value = theta
             label.text = f"θ {theta:.3f}"
-        self._rows.clear()
-        with self._rows:
-            _headings()
-            for point in manifest.operating_points:
-                self._row(point, chosen=point.name == current)
+        self._table.mark(current)
 
     def _show_shares(self, point: OperatingPoint | None) -> None:
         bins = bins_of([self._view.one], seconds=_SHARES_S, width=_SHARES_S)
@@ -117,26 +114,6 @@ class TradeoffPage:
             )
             text = f"Measured on held-out samples: {rates}. {text}"
         self._expected.text = text
-
-    def _row(self, point: OperatingPoint, *, chosen: bool) -> None:
-        measured = point.measured
-        cells = [
-            point.name,
-            " ".join(f"{theta:.3f}" for theta in point.thetas),
-            f"{100 * measured.accuracy:.2f} %" if measured else ABSENT,
-            number(cost_of(point, "MACs")),
-            milliseconds(cost_of(point, "milliseconds")),
-            data_bytes(cost_of(point, "request bytes")),
-            percent(measured.offload_rate if measured else None),
-        ]
-        with (
-            ui.element("button")
-            .classes("point" + (" chosen" if chosen else ""))
-            .props(f"type=button role=radio aria-checked={'true' if chosen else 'false'}")
-            .on("click", lambda: self._choose(point.name))
-        ):
-            for cell in cells:
-                ui.label(cell)
 
     def _cost_changed(self, event: events.ValueChangeEventArguments[Cost]) -> None:
         self._cost = event.value
@@ -159,9 +136,3 @@ class TradeoffPage:
         # Sliders go back to what is in force, also after a refusal.
         self._shown = None
         self.refresh()
-
-
-def _headings() -> None:
-    with ui.element("div").classes("point head"):
-        for name in ("name", "θ", "accuracy", "MACs", "computing", "request", "offloaded"):
-            ui.label(name)

@@ -107,6 +107,8 @@ class TrialPage:
         source = _data_url(image) if len(image) <= _MAX_SHOWN_BYTES else None
         self._answer.answered(prediction, source=source, photo_bytes=len(image), truth=truth)
         self._answer.paint(prediction, policy, self._view.palette)
+        # On a phone the answer lies below what was pressed.
+        ui.run_javascript("document.querySelector('.answer')?.scrollIntoView({block: 'nearest'})")
 
 
 def _data_url(image: bytes) -> str:
