@@ -104,7 +104,7 @@ def _over_time(
     unit: str = "",
     top: float | None = None,
 ) -> Options:
-    options = base(palette)
+    options = base(palette, "over time: " + ", ".join(line["name"] for line in series))
     options["tooltip"][":valueFormatter"] = shown
     options["xAxis"] = axis(
         palette, "time", min=bins[0].at * 1000, max=bins[-1].at * 1000, splitNumber=4,

@@ -50,11 +50,11 @@ DARK = Palette(
 )
 
 
-def base(palette: Palette) -> Options:
-    """What every chart begins with: no animation, since the next second redraws it."""
+def base(palette: Palette, said: str) -> Options:
+    """What every chart begins with: no animation, since the next second redraws it; `said` is read aloud."""
     return {
         "animation": False,
-        "aria": {"enabled": True},
+        "aria": {"enabled": True, "label": {"description": said}},
         "textStyle": {"color": palette.text, "fontFamily": "Roboto, sans-serif"},
         "grid": {"left": 8, "right": 16, "top": 36, "bottom": 8, "containLabel": True},
         "tooltip": {

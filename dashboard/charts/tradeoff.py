@@ -35,9 +35,9 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
         for point in points
         if point.measured and (x := cost_of(point, cost)) is not None
     )
-    options = base(palette)
+    options = base(palette, f"accuracy of the operating points against {cost}; the table has the figures")
     options["legend"] = {"show": False}
-    options["grid"] |= {"top": 28, "bottom": 28, "right": 36}
+    options["grid"] |= {"top": 28, "bottom": 28, "right": 64}
     # Names of points are plain words by the manifest's own rule, so nothing needs to be escaped.
     options["tooltip"] |= {
         "trigger": "item",
@@ -67,10 +67,9 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
             "label": {
                 "show": True,
                 "formatter": "{b}",
-                "position": "bottom",
+                "position": "right",
                 "color": palette.text,
                 "fontSize": 13,
-                "distance": 8,
             },
             "labelLayout": {"hideOverlap": True},
         },
@@ -89,6 +88,7 @@ def _dot(x: float, y: float, name: str, in_force: bool, palette: Palette) -> Opt
             "color": palette.final if in_force else palette.accent,
             "borderColor": palette.surface,
             "borderWidth": 2,
+            "opacity": 1,
         },
         "label": {"fontWeight": "bold" if in_force else "normal"},
     }

@@ -45,7 +45,7 @@ def spans(prediction: Prediction) -> list[Span]:
 def waterfall(prediction: Prediction, palette: Palette) -> Options:
     """Bars from the start of each stage to its end."""
     rows = spans(prediction)
-    options = base(palette)
+    options = base(palette, ", ".join(f"{row.name} {row.length_ms:.2f} ms" for row in rows))
     options["legend"] = {"show": False}
     options["grid"]["top"] = 4
     options["tooltip"] |= {"trigger": "item", ":valueFormatter": "(v) => v.toFixed(3) + ' ms'"}
@@ -76,11 +76,10 @@ def waterfall(prediction: Prediction, palette: Palette) -> Options:
             "data": [
                 {
                     "value": row.length_ms,
-                    "itemStyle": {
-                        "color": colours.get(row.name, palette.final if row.inside else palette.muted),
-                        "opacity": 0.6 if row.inside else 1,
-                        "borderRadius": 2,
-                    },
+                    # What lies inside the offload is drawn as an outline.
+                    "itemStyle": {"color": "transparent", "borderColor": palette.final, "borderWidth": 2}
+                    if row.inside
+                    else {"color": colours.get(row.name, palette.muted), "borderRadius": 2},
                 }
                 for row in rows
             ],
@@ -94,7 +93,7 @@ def waterfall(prediction: Prediction, palette: Palette) -> Options:
 def probabilities(prediction: Prediction, palette: Palette) -> Options:
     """The likeliest classes as bars, the answer in the colour of its exit."""
     ranked = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:_MOST_CLASSES]
-    options = base(palette)
+    options = base(palette, ", ".join(f"{name} {value:.1%}" for name, value in ranked))
     options["legend"] = {"show": False}
     options["grid"] |= {"top": 4, "right": 64}
     options["tooltip"]["show"] = False

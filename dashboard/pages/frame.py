@@ -43,7 +43,7 @@ class Frame:
         self._scheme = "system"
         self._pages: dict[str, Page] = {}
         self._header()
-        with ui.element("main").classes("main"):
+        with ui.element("div").classes("main"):
             self._faults = ui.element("div").classes("faults").props("role=alert")
             self._shown_faults: list[str] = []
             self._note = ui.label().classes("muted small note")
@@ -135,7 +135,8 @@ class Frame:
 
 
 def _fault_of(watch: Watch) -> str:
+    fault = watch.fault if watch.address in str(watch.fault) else f"{watch.name}: {watch.fault}"
     if watch.read_at is None:
-        return f"{watch.name}: {watch.fault}. Nothing was ever read from it."
+        return f"{fault}. Nothing was ever read from it."
     ago = int(time.time() - watch.read_at)
-    return f"{watch.name}: {watch.fault}. Figures are {ago} s old; the dashboard keeps trying."
+    return f"{fault}. Figures are {ago} s old; the dashboard keeps trying."

@@ -157,7 +157,7 @@ class LivePage:
         if self._reasons.rows != wrong:
             self._reasons.rows = wrong
         self._reasons.visible = bool(wrong)
-        self._fine.visible = not wrong
+        self._fine.visible = not wrong and bool(rows)
 
 
 def _chart() -> ui.echart:

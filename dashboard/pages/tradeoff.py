@@ -74,7 +74,7 @@ class TradeoffPage:
             with ui.element("div").classes("theta-row"):
                 ui.label(name)
                 slider = (
-                    ui.slider(min=0, max=1, step=0.001, value=0)
+                    ui.slider(min=0, max=1, step=0.001, value=0, on_change=_show_value)
                     .props(f'label aria-label="θ of {name}"')
                     .on("change", lambda event, at=at: self._theta_moved(at, event))
                 )
@@ -136,3 +136,8 @@ class TradeoffPage:
         # Sliders go back to what is in force, also after a refusal.
         self._shown = None
         self.refresh()
+
+
+def _show_value(event: events.ValueChangeEventArguments[float | None]) -> None:
+    # The thumb's own label has as many digits as θ; three are what a person sets.
+    event.sender.props(f"label-value={event.value or 0.0:.3f}")
