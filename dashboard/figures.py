@@ -81,10 +81,11 @@ def photo_bytes(gained: Increments) -> float | None:
 
 
 def share_on(gained: Increments, tiers: set[str]) -> float | None:
-    """Share of the samples answered on these tiers."""
-    counted = by_labels(gained, SAMPLES, "tier")
+    """Share of the samples answered on these tiers because an exit there was sure, not because of a fault."""
+    counted = by_labels(gained, SAMPLES, "tier", "outcome")
     samples = sum(counted.values())
-    return sum(count for (tier,), count in counted.items() if tier in tiers) / samples if samples else None
+    sure = sum(n for (tier, outcome), n in counted.items() if tier in tiers and outcome == "ok")
+    return sure / samples if samples else None
 
 
 def reasons(gained: Increments) -> list[tuple[str, str, int]]:

@@ -78,7 +78,7 @@ class NodeClient:
         )
         return _checked(Prediction, body, "POST /v1/predict")
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of the connections."""
         await self._http.aclose()
 

@@ -65,7 +65,7 @@ class Watch:
                     _log.exception(line("failed", node=self.name))
                     self.fault = "the dashboard failed to read this node; its log says more"
         finally:
-            await self._client.close()
+            await self._client.aclose()
 
     async def look(self) -> None:
         """Ask the node for all that changes; a fault is kept, and what was known before too."""

@@ -43,10 +43,10 @@ async def running_cloud(
 
 @asynccontextmanager
 async def running_edge(
-    bundle: Bundle, *, upstream: str | None = None, blocks: str = "1-1", **given: Any
+    bundle: Bundle, *, upstream: str | None = None, blocks: str = "1-1", port: int = 0, **given: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """An edge node; yields a client that talks to it over HTTP."""
-    settings = EdgeSettings(bundle=bundle.directory, port=0, blocks=blocks, upstream=upstream, **given)
+    settings = EdgeSettings(bundle=bundle.directory, port=port, blocks=blocks, upstream=upstream, **given)
     chosen = block_range(settings, bundle.manifest, default=(1, 3))
     with bound_socket(settings) as socket:
         async with running_node(settings, bundle, chosen) as node:

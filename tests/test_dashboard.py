@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 
 import pytest
 
-from dashboard.figures import exit_shares, latencies, leavings, photo_bytes, reasons, uplink_bytes
+from dashboard.charts.palette import LIGHT
+from dashboard.charts.tradeoff import costs_known, frontier
+from dashboard.charts.trial import spans
+from dashboard.figures import exit_shares, latencies, leavings, photo_bytes, reasons, share_on, uplink_bytes
 from dashboard.history import SECONDS, History, Step, binned
+from dashboard.network import macs_for_a_photo, pictured
+from dashboard.node_client import NodeClient, NodeError
 from dashboard.rates import buckets, increments, quantile, summed, total
 from dashboard.reading import Key, Reading, ReadingError, parsed
+from dashboard.samples import drawn_samples
+from dashboard.schemas import Policy, Prediction, Readiness, Upstream
 from dashboard.settings import DashboardSettings
+from dashboard.watch import Watch
 from dashboard.words import data_bytes, milliseconds, number, percent
+from offramp.bundle import Bundle, load_bundle
 from offramp.errors import ConfigError
+from tests.builders import manifest_with
+from tests.conftest import FASHION_BUNDLE, SAMPLES
+from tests.nodes import closed_port_address, first_photo, running_edge
 
 TEXT = """
 # TYPE offramp_samples_total counter
@@ -171,6 +184,7 @@ def test_figures_of_one_reading() -> None:
     gained = increments(EMPTY, parsed(TEXT))
     assert uplink_bytes(gained) == 50
     assert photo_bytes(gained) == 500
+    assert share_on(gained, {"edge"}) == 0.6
     assert exit_shares(gained) == {"exit-1": 0.7, "final": 0.3}
     assert reasons(gained) == [("refused", "unsupported_media", 2), ("degraded", "unavailable", 1)]
     (latency,) = latencies(gained)
@@ -199,3 +213,137 @@ def test_edges_come_from_the_command_line_or_a_variable() -> None:
 def test_a_variable_lists_edges_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASHBOARD_EDGE", "http://a:1, http://b:2")
     assert DashboardSettings.read({}).edge == ("http://a:1", "http://b:2")
+
+
+ANSWER = {
+    "label": "a",
+    "confidence": 0.9,
+    "exit": {"number": 2, "name": "final", "tier": "cloud"},
+    "degraded": False,
+    "degraded_reason": None,
+    "timings_ms": {"decode": 1.0, "edge_compute": 2.0, "offload": 10.0, "total": 14.0},
+    "sent": "feature",
+    "uplink_bytes": 100,
+    "upstream_ms": [{"tier": "cloud", "queue": 1.0, "compute": 5.0}],
+    "probabilities": {"a": 0.9, "b": 0.1},
+}
+
+
+def test_spans_follow_each_other_and_upstream_times_lie_within_the_offload() -> None:
+    found = {span.name: span for span in spans(Prediction.model_validate(ANSWER))}
+    assert [(span.start_ms, span.length_ms) for span in found.values()] == [
+        (0, 1), (1, 2), (3, 10), (5, 1), (6, 5), (13, 1),
+    ]  # fmt: skip
+    assert found["cloud compute"].inside and not found["offload"].inside
+
+
+def test_spans_are_never_negative_though_clocks_disagree() -> None:
+    odd = ANSWER | {"timings_ms": {"decode": 1, "edge_compute": 2, "offload": 3, "total": 4}}
+    assert all(span.length_ms >= 0 for span in spans(Prediction.model_validate(odd)))
+
+
+def test_costs_that_were_never_measured_are_not_offered() -> None:
+    points = load_bundle(FASHION_BUNDLE).manifest.operating_points
+    bare = [point.model_copy(update={"measured": None}) for point in points]
+    assert "MACs" in costs_known(points)
+    assert costs_known(bare) == []
+    assert frontier(bare, "MACs", None, LIGHT)["series"][1]["data"] == []
+
+
+def test_the_frontier_rises_and_marks_the_point_in_force() -> None:
+    points = load_bundle(FASHION_BUNDLE).manifest.operating_points
+    line, dots = frontier(points, "MACs", "drop-1", LIGHT)["series"]
+    accuracies = [y for _, y in line["data"]]
+    assert accuracies == sorted(set(accuracies))
+    assert [dot["name"] for dot in dots["data"] if dot["symbolSize"] > 12] == ["drop-1"]
+
+
+def test_tiers_follow_the_split_point_until_answers_name_them() -> None:
+    manifest = manifest_with([True, False, True])
+    policy = Policy(thetas=(0.5,), operating_point="full")
+    ready = Readiness(ready=True, upstream=Upstream(target="b:1", up=True, reason=None))
+    planned = pictured(manifest, policy, ready, {})
+    assert [(tier.name, len(tier.stages)) for tier in planned] == [("edge", 1), ("upstream", 2)]
+    seen = pictured(manifest, policy, ready, parsed(TEXT.replace('"exit-2"', '"final"')).counters)
+    assert [(tier.name, tier.share_in) for tier in seen] == [("edge", 1.0), ("cloud", pytest.approx(0.3))]
+    assert seen[1].uplink_bytes == pytest.approx(500 / 3)
+
+
+def test_a_node_without_upstream_runs_all_blocks() -> None:
+    ready = Readiness(ready=True, upstream=None)
+    (tier,) = pictured(manifest_with([True, True]), None, ready, {})
+    assert [stage.exit for stage in tier.stages] == ["exit-1", "final"]
+
+
+def test_macs_of_a_photo_count_every_exit_on_the_way() -> None:
+    ready = Readiness(ready=True, upstream=None)
+    manifest = manifest_with([True, True])  # blocks of 100 and 200, EECs of 10 and 20
+    assert macs_for_a_photo(pictured(manifest, None, ready, {})) == (None, 330)
+    tiers = pictured(manifest, None, ready, parsed(TEXT).counters)
+    taken, whole = macs_for_a_photo(tiers)
+    assert taken == pytest.approx(110 + 0.3 * 220)
+    assert whole == 330
+
+
+def test_samples_are_of_the_classes_of_the_bundle_and_from_the_folder_only() -> None:
+    assert [sample.label for sample in drawn_samples(SAMPLES, ("bag", "zebra", "../fashion-mnist/coat"))] == [
+        "bag"
+    ]
+    assert drawn_samples(SAMPLES / "absent", ("bag",)) == []
+
+
+async def test_a_watch_keeps_what_it_knew_when_the_node_goes_and_reads_on_when_it_comes_back(
+    tiny_bundle: Bundle,
+) -> None:
+    address = closed_port_address()
+    port = int(address.rpartition(":")[2])
+    async with aclosing(NodeClient(f"http://{address}")) as client:
+        watch = Watch(client)
+        async with running_edge(load_bundle(FASHION_BUNDLE), blocks="1-2", port=port) as edge:
+            await watch.look()
+            await edge.post("/v1/predict", content=first_photo(SAMPLES, "bag"))
+            await watch.look()
+        assert watch.fault is None
+        await watch.look()
+        assert "cannot be reached" in str(watch.fault)
+        assert watch.manifest is not None and watch.manifest.name == "b-lenet-fashion"
+        async with running_edge(tiny_bundle, blocks="1-3", port=port):
+            await watch.look()
+    assert watch.fault is None
+    assert watch.manifest.name == "tiny"
+    assert sum(total(step.gained, "offramp_samples_total") for step in watch.history.since(0)) == 1
+
+
+async def test_a_change_shows_what_the_node_says_and_a_refusal_changes_nothing() -> None:
+    async with (
+        running_edge(load_bundle(FASHION_BUNDLE), blocks="1-2") as edge,
+        aclosing(NodeClient(str(edge.base_url))) as client,
+    ):
+        watch = Watch(client)
+        await watch.choose("drop-1")
+        assert watch.policy is not None and watch.policy.operating_point == "drop-1"
+        with pytest.raises(NodeError, match="no operating point 'fast'"):
+            await watch.choose("fast")
+        assert watch.policy.operating_point == "drop-1"
+        await watch.set_theta(1, 0.25)
+        assert watch.policy.thetas == (0.25,)
+        with pytest.raises(NodeError, match="no exit 2"):
+            await watch.set_theta(2, 0.25)
+
+
+async def test_what_is_no_photo_is_refused_in_the_words_of_the_node() -> None:
+    async with (
+        running_edge(load_bundle(FASHION_BUNDLE), blocks="1-2") as edge,
+        aclosing(NodeClient(str(edge.base_url))) as client,
+    ):
+        said = (await edge.post("/v1/predict", content=b"no photo")).json()["error"]
+        with pytest.raises(NodeError) as refused:
+            await client.predict(b"no photo")
+    assert str(refused.value) == said
+
+
+async def test_a_node_out_of_reach_is_named() -> None:
+    address = f"http://{closed_port_address()}"
+    async with aclosing(NodeClient(address)) as client:
+        with pytest.raises(NodeError, match=f"^{address} cannot be reached"):
+            await client.metrics()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dashboard.charts.palette import Options, Palette, axis, base
-from dashboard.figures import latency_of, leavings, photo_bytes, uplink_bytes
+from dashboard.figures import Leaving, latency_of, leavings, photo_bytes, uplink_bytes
 from dashboard.history import Bin
 from dashboard.rates import Increments, by_labels
 
@@ -28,7 +28,7 @@ def shares(bins: Sequence[Bin], palette: Palette) -> Options:
             ],
         )
         # Of several edges, one may run on its own the exit that another one leaves to its upstream.
-        | {"areaStyle": {"opacity": 0.45 if at and keys[at - 1].exit == key.exit else 0.8}}
+        | {"areaStyle": {"opacity": 0.45 if at and _twin(keys[at - 1], key) else 0.8}}
         | {"stack": "all", "lineStyle": {"width": 0}}
         for at, key in enumerate(keys)
     ]
@@ -78,6 +78,10 @@ def traffic(bins: Sequence[Bin], palette: Palette) -> Options:
         line("sent", palette.accent, uplink_bytes) | {"connectNulls": True, "areaStyle": {"opacity": 0.15}},
     ]
     return _over_time(palette, series, bins, "(v) => v == null ? '–' : Math.round(v) + ' B'", unit="B")
+
+
+def _twin(before: Leaving, key: Leaving) -> bool:
+    return before.exit == key.exit and before.degraded == key.degraded
 
 
 def _share(part: float, whole: float) -> float | None:

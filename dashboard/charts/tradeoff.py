@@ -71,7 +71,7 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
                 "color": palette.text,
                 "fontSize": 13,
             },
-            "labelLayout": {"hideOverlap": True},
+            "labelLayout": {"hideOverlap": True, "moveOverlap": "shiftY"},
         },
     ]
     return options

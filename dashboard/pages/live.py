@@ -104,7 +104,7 @@ class LivePage:
         window = _WINDOWS[int(self._window.value)]
         self._rate.show(number(now_per_s), f"{number(samples)} in {window}")
         edges = {tier for watch in self._view.chosen for tier in watch.own_tiers}
-        self._early.show(percent(share_on(gained, edges)), "without asking the upstream")
+        self._early.show(percent(share_on(gained, edges)), "sure enough there, the upstream was not needed")
         sent, photo = uplink_bytes(gained), photo_bytes(gained)
         saved = f"{percent(sent / photo)} of sending every photo" if photo and sent is not None else ""
         self._bytes.show(data_bytes(sent), saved)
@@ -115,7 +115,7 @@ class LivePage:
             percent(degraded / samples if samples else None),
             f"{number(degraded)} answers, mostly: {top.replace('_', ' ')}"
             if degraded
-            else "the upstream gave every answer it was asked for"
+            else "no answer was"
             if samples
             else "",
             bad=degraded > 0,
@@ -135,7 +135,9 @@ class LivePage:
             self._upstream.show("none", "all blocks run on the node itself")
         elif down:
             count = f"{len(down)} of {len(upstreams)} down" if len(upstreams) > 1 else "down"
-            self._upstream.show(count, f"{down[0].target}: {down[0].reason or 'no reason given'}", bad=True)
+            reason = down[0].reason or "no reason given"
+            named = reason if down[0].target in reason else f"{down[0].target}: {reason}"
+            self._upstream.show(count, named, bad=True)
         else:
             self._upstream.show("up", ", ".join(sorted({upstream.target for upstream in upstreams})))
 

@@ -73,13 +73,16 @@ class TrialPage:
                 self._sample_button(sample)
 
     def _sample_button(self, sample: Sample) -> None:
-        with (
-            ui.element("button")
-            .classes("sample")
-            .props(f'type=button aria-label="Classify this {sample.label}" title="{sample.label}"')
-            .on("click", lambda: self._ask(sample.image, truth=sample.label))
-        ):
-            ui.element("img").props(f'src="{_data_url(sample.image)}" alt=""')
+        button = (
+            ui.element("button").classes("sample").on("click", lambda: self._ask(sample.image, sample.label))
+        )
+        # Set one by one: a label is text of a node, and could end a quoted attribute.
+        button.props["type"] = "button"
+        button.props["title"] = sample.label
+        button.props["aria-label"] = f"Classify this {sample.label}"
+        with button:
+            picture = ui.element("img").props('alt=""')
+            picture.props["src"] = _data_url(sample.image)
 
     async def _uploaded(self, event: events.UploadEventArguments) -> None:
         image = await event.file.read()
@@ -96,7 +99,7 @@ class TrialPage:
             return told("Draw something first.")
         return await self._ask(image)
 
-    async def _ask(self, image: bytes, *, truth: str | None = None) -> None:
+    async def _ask(self, image: bytes, truth: str | None = None) -> None:
         try:
             prediction, policy = await self._view.one.ask(image)
         except NodeError as error:
