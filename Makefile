@@ -49,5 +49,5 @@ $(VENV)/serving: pyproject.toml
 
 $(VENV)/everything: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[edge,cloud,train,dev]'
+	$(BIN)/pip install --quiet --editable '.[edge,cloud,dashboard,train,dev]'
 	@touch $@ $(VENV)/serving
