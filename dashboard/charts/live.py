@@ -112,7 +112,7 @@ def _over_time(
     options["tooltip"][":valueFormatter"] = shown
     options["xAxis"] = axis(
         palette, "time", min=bins[0].at * 1000, max=bins[-1].at * 1000, splitNumber=4,
-        axisLabel={"formatter": "{HH}:{mm}:{ss}", "showMinLabel": False, "showMaxLabel": False},
+        axisLabel={"formatter": "{HH}:{mm}:{ss}", "margin": 12, "showMinLabel": False, "showMaxLabel": False},
     )  # fmt: skip
     options["yAxis"] = axis(
         palette, "value", min=0, splitNumber=4, axisLabel={"formatter": f"{{value}} {unit}"}

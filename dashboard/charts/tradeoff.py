@@ -53,6 +53,7 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
         palette, "value", scale=True, axisLabel={"formatter": "{value} %"}, name="accuracy"
     )
     best = _undominated([(x, y) for x, y, _ in known])
+    named = _named(known, current)
     options["series"] = [
         {
             "type": "line",
@@ -63,7 +64,10 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
         },
         {
             "type": "scatter",
-            "data": [_dot(x, y, name, name == current, palette) for x, y, name in known],
+            "data": [
+                _dot(x, y, name, palette, in_force=name == current, named=name in named)
+                for x, y, name in known
+            ],
             "label": {
                 "show": True,
                 "formatter": "{b}",
@@ -71,18 +75,17 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
                 "color": palette.text,
                 "fontSize": 13,
             },
-            "labelLayout": {"hideOverlap": True, "moveOverlap": "shiftY"},
         },
     ]
     return options
 
 
-def _dot(x: float, y: float, name: str, in_force: bool, palette: Palette) -> Options:
+def _dot(x: float, y: float, name: str, palette: Palette, *, in_force: bool, named: bool) -> Options:
     return {
         "name": name,
         "value": [x, y],
         "symbolSize": 20 if in_force else 12,
-        # Above its neighbours, and its name is kept where two would overlap.
+        # Above its neighbours.
         "z": 4 if in_force else 3,
         "itemStyle": {
             "color": palette.final if in_force else palette.accent,
@@ -90,7 +93,7 @@ def _dot(x: float, y: float, name: str, in_force: bool, palette: Palette) -> Opt
             "borderWidth": 2,
             "opacity": 1,
         },
-        "label": {"fontWeight": "bold" if in_force else "normal"},
+        "label": {"show": named, "fontWeight": "bold" if in_force else "normal"},
     }
 
 
@@ -101,3 +104,18 @@ def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not best or y > best[-1][1]:
             best.append((x, y))
     return best
+
+
+def _named(known: Sequence[tuple[float, float, str]], current: str | None) -> set[str]:
+    # Names that would lie over one another are left to the table; the point in force comes first, then the
+    # cheapest and the dearest. Sizes of a name are shares of the chart's sides, as on a phone.
+    if not known:
+        return set()
+    wide = max(x for x, _, _ in known) - known[0][0] or 1.0
+    high = max(y for _, y, _ in known) - min(y for _, y, _ in known) or 1.0
+    ranked = sorted(known, key=lambda point: (point[2] != current, point not in (known[0], known[-1])))
+    placed: list[tuple[float, float, str]] = []
+    for x, y, name in ranked:
+        if all(abs(x - a) / wide > 0.3 or abs(y - b) / high > 0.08 for a, b, _ in placed):
+            placed.append((x, y, name))
+    return {name for _, _, name in placed}

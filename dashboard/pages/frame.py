@@ -47,7 +47,7 @@ class Frame:
             self._faults = ui.element("div").classes("faults").props("role=alert")
             self._shown_faults: list[str] = []
             self._note = ui.label().classes("muted small note")
-            with ui.tab_panels(self._tabs, value="Live", animated=False, on_change=self.refresh).classes(
+            with ui.tab_panels(self._tabs, value="Live", animated=False, on_change=self._tab_changed).classes(
                 "panels"
             ):
                 for name, page in _TABS.items():
@@ -110,6 +110,11 @@ class Frame:
         with self._faults:
             for text in texts:
                 ui.label(text).classes("box fault")
+
+    def _tab_changed(self) -> None:
+        # The tab before may have been longer.
+        ui.run_javascript("window.scrollTo(0, 0)")
+        self.refresh()
 
     def _selected(self, event: events.ValueChangeEventArguments[str]) -> None:
         self._view.selected = event.value

@@ -104,7 +104,7 @@ class LivePage:
         window = _WINDOWS[int(self._window.value)]
         self._rate.show(number(now_per_s), f"{number(samples)} in {window}")
         edges = {tier for watch in self._view.chosen for tier in watch.own_tiers}
-        self._early.show(percent(share_on(gained, edges)), "sure enough there, the upstream was not needed")
+        self._early.show(percent(share_on(gained, edges)), "the upstream was not needed")
         sent, photo = uplink_bytes(gained), photo_bytes(gained)
         saved = f"{percent(sent / photo)} of sending every photo" if photo and sent is not None else ""
         self._bytes.show(data_bytes(sent), saved)
@@ -115,7 +115,7 @@ class LivePage:
             percent(degraded / samples if samples else None),
             f"{number(degraded)} answers, mostly: {top.replace('_', ' ')}"
             if degraded
-            else "no answer was"
+            else "every answer is whole"
             if samples
             else "",
             bad=degraded > 0,
