@@ -58,7 +58,7 @@ async def _send(
             zip(itertools.cycle(to), itertools.cycle(files), strict=False)
         ):
             due = started + number / rate
-            if seconds is not None and due - started >= seconds:
+            if seconds is not None and number >= rate * seconds:
                 break
             await asyncio.sleep(due - time.monotonic())
             # At its own pace, whatever the answers take: a slow node must not slow the stream down.
