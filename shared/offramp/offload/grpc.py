@@ -58,6 +58,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A replica that took another address is found after a second, not after half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
 
 
