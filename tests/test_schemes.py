@@ -134,6 +134,17 @@ def test_a_scheme_without_its_budget_is_refused(asked: dict[str, Any], says: str
         calibrate(manifest_with([True, True]), table_of(50, 2), **asked)
 
 
+@pytest.mark.parametrize("split_point", [2, 3])
+def test_one_point_sends_nothing_and_is_the_best_that_does(split_point: int) -> None:
+    table = honest(2000)
+    point = OperatingPoint(name="full", thetas=(1.0, 1.0), split_point=split_point)
+    manifest = calibrate(manifest_with([True, True, True], operating_points=(point,)), table)
+    local = manifest.point_named("edge-only")
+    assert local.measured is not None and local.measured.offload_rate == 0
+    best_alone = max(table.correct[:, exit].mean() for exit in range(split_point - 1))
+    assert local.measured.accuracy >= best_alone - 1e-9
+
+
 def test_behind_a_bottleneck_points_are_held_against_the_best_there_is() -> None:
     table = honest(2000)
     worse = ExitTable(table.confidence, table.correct.copy())
