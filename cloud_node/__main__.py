@@ -33,6 +33,9 @@ def cloud(
         str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")
     ] = None,
     tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="Where spans go, over HTTP; nowhere unless given.")
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Port of /metrics, over HTTP; none unless given.")
     ] = None,
@@ -50,6 +53,7 @@ def cloud(
         blocks=blocks,
         upstream=upstream,
         tier=tier,
+        otlp_endpoint=otlp_endpoint,
         metrics_port=metrics_port,
     )
     start_logging(settings.log_level)

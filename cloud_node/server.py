@@ -30,6 +30,7 @@ _BYTES_BESIDE_A_FEATURE = 256  # of one sample in a call: its id and framing
 _OPTIONS = (
     # Without this two nodes would share a port and answer each other's calls.
     ("grpc.so_reuseport", 0),
+    ("grpc.http2.bdp_probe", 0),
 )
 
 

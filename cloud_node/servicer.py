@@ -27,6 +27,7 @@ from offramp.metrics import NodeMetrics
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
 from offramp.tier import checked_thetas
+from offramp.tracing import HEADER
 from offramp.wire.codec import SUPPORTED_CODECS, decode_feature
 from offramp.wire.messages import probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb
@@ -131,7 +132,13 @@ class TierServicer(TierServiceServicer):
             first_block=request.next_block,
             deadline=None if remaining_s is None else time.monotonic() + remaining_s - _WAY_BACK_S,
             images=images or None,
+            traceparent=_traceparent(context),
         )
+
+
+def _traceparent(context: Context) -> str | None:
+    found = dict(context.invocation_metadata() or ()).get(HEADER)
+    return found if isinstance(found, str) else None
 
 
 def _check_finite(batch: Batch) -> None:

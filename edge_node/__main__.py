@@ -29,6 +29,9 @@ def edge(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Blocks to run, 1-LAST; up to the split point.")] = None,
     tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="Where spans go, over HTTP; nowhere unless given.")
+    ] = None,
 ) -> None:
     """Serve the first blocks over REST. Every setting can also come from EDGE_*, as in EDGE_PORT=8000.
 
@@ -36,7 +39,14 @@ def edge(
     """
     start_logging()
     settings = EdgeSettings.read(
-        os.environ, bundle=bundle, upstream=upstream, host=host, port=port, blocks=blocks, tier=tier
+        os.environ,
+        bundle=bundle,
+        upstream=upstream,
+        host=host,
+        port=port,
+        blocks=blocks,
+        tier=tier,
+        otlp_endpoint=otlp_endpoint,
     )
     start_logging(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

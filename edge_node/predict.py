@@ -22,6 +22,7 @@ from offramp.images import ImageLimits, decode_images
 from offramp.metrics import exit_names
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
+from offramp.tracing import HEADER
 
 _log = logging.getLogger("edge_node")
 
@@ -81,7 +82,9 @@ class Predict:
         thetas = self._policy.state.thetas
         preprocessing = self._node.tier.manifest.preprocessing
         load = partial(decode_images, images, preprocessing, limits=self._limits)
-        batch = await self._node.classify(load, thetas=thetas, request_ids=request_ids, images=images)
+        batch = await self._node.classify(
+            load, thetas=thetas, request_ids=request_ids, images=images, traceparent=_header(scope, HEADER)
+        )
         predictions = []
         for request_id, sample in zip(request_ids, batch.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
@@ -155,13 +158,18 @@ def _wants_probabilities(query: bytes) -> bool:
 
 
 def _request_ids(scope: Scope, count: int) -> list[str]:
-    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    given = _header(scope, "x-request-id") or ""
     if given and not _REQUEST_ID.fullmatch(given):
         raise RequestError(
             f"x-request-id of {len(given)} characters does not fit; use up to 64 of letters, digits, '.', '_' and '-'"
         )
     base = given or secrets.token_hex(8)
     return [base] if count == 1 else [f"{base}-{number}" for number in range(1, count + 1)]
+
+
+def _header(scope: Scope, name: str) -> str | None:
+    found: bytes | None = dict(scope["headers"]).get(name.encode())
+    return None if found is None else found.decode("latin-1")
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -25,11 +25,17 @@ from offramp.serving import block_range, running_node
 
 @asynccontextmanager
 async def running_cloud(
-    bundle: Bundle, *, blocks: str = "2-3", port: int = 0, upstream: str | None = None, tier: str = "cloud"
+    bundle: Bundle,
+    *,
+    blocks: str = "2-3",
+    port: int = 0,
+    upstream: str | None = None,
+    tier: str = "cloud",
+    **given: Any,
 ) -> AsyncIterator[str]:
     """A cloud node; yields HOST:PORT."""
     settings = CloudSettings(
-        bundle=bundle.directory, port=port, blocks=blocks, upstream=upstream, tier=tier, drain_s=0.0
+        bundle=bundle.directory, port=port, blocks=blocks, upstream=upstream, tier=tier, drain_s=0.0, **given
     )
     chosen = block_range(settings, bundle.manifest, default=(1, 3))
     async with running_node(settings, bundle, chosen) as node:

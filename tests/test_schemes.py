@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from offramp.bundle import OperatingPoint
+from offramp.bundle.manifest import Levels, Tensor
 from offramp.errors import ConfigError
 from offramp.evaluation.comparison import alternatives, patience_taken
 from offramp.evaluation.table import ExitTable
@@ -14,6 +16,7 @@ from offramp.selection.budget import bytes_budget, ms_budget
 from offramp.selection.calibrate import calibrate, check_budget
 from offramp.selection.gates import gate_thetas
 from offramp.selection.quantiles import quantile_thetas
+from offramp.selection.thresholds import search_thresholds
 from offramp.wire.messages import request_bytes
 from tests.builders import manifest_with
 from tests.test_thresholds import costs, table_of
@@ -129,6 +132,40 @@ def test_a_scheme_gives_the_default_and_the_ladder_stays(asked: dict[str, Any], 
 def test_a_scheme_without_its_budget_is_refused(asked: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         calibrate(manifest_with([True, True]), table_of(50, 2), **asked)
+
+
+@pytest.mark.parametrize("split_point", [2, 3])
+def test_one_point_sends_nothing_and_is_the_best_that_does(split_point: int) -> None:
+    table = honest(2000)
+    point = OperatingPoint(name="full", thetas=(1.0, 1.0), split_point=split_point)
+    manifest = calibrate(manifest_with([True, True, True], operating_points=(point,)), table)
+    local = manifest.point_named("edge-only")
+    assert local.measured is not None and local.measured.offload_rate == 0
+    best_alone = max(table.correct[:, exit].mean() for exit in range(split_point - 1))
+    assert local.measured.accuracy >= best_alone - 1e-9
+
+
+def test_behind_a_bottleneck_points_are_held_against_the_best_there_is() -> None:
+    table = honest(2000)
+    worse = ExitTable(table.confidence, table.correct.copy())
+    worse.correct[::3, -1] = False  # what a bottleneck does to the last exit
+    wide = manifest_with([True, True, True])
+    first, second, third = wide.blocks
+    code = Tensor(shape=(1,), dtype="uint8")
+    narrow = manifest_with(
+        [True, True, True],
+        blocks=(
+            first.model_copy(update={"feature": code, "levels": Levels(frequencies=(1, 1))}),
+            second.model_copy(update={"input": code}),
+            third,
+        ),
+        operating_points=(OperatingPoint(name="full", thetas=(1.0, 1.0), split_point=2, codec="ans"),),
+    )
+    best = search_thresholds(worse, wide.exit_macs).path[0].accuracy
+    for manifest, least in ((wide, worse.correct[:, -1].mean()), (narrow, best)):
+        measured = calibrate(manifest, worse, max_drop=0).operating_point.measured
+        assert measured is not None and measured.accuracy >= least - 1e-9
+    assert best > worse.correct[:, -1].mean() + 0.05
 
 
 class TestBudgets:

@@ -19,6 +19,7 @@ from offramp.errors import OffloadError, OffloadReason, OverloadError
 from offramp.metrics import NodeMetrics
 from offramp.offload import Offloader, Resumed, Sent, TierTime
 from offramp.tier import Answer, Handover, Outcome, Tier
+from offramp.tracing import OFF, Trace, Tracing
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ class Node:
         offload_timeout_s: float,
         workers: int,
         max_pending: int,
+        tracing: Tracing = OFF,
     ) -> None:
         """Join the parts.
 
@@ -70,6 +72,7 @@ class Node:
             offload_timeout_s: deadline of a call to the upstream, in seconds.
             workers: threads that run blocks at the same time.
             max_pending: requests under way or waiting for a worker, beyond which new ones are refused.
+            tracing: where spans go.
         """
         self.tier = tier
         self.name = name
@@ -78,6 +81,7 @@ class Node:
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
         self._max_pending = max_pending
         self._pending = 0
+        self._tracing = tracing
         self.metrics = NodeMetrics(tier.manifest)
         self.metrics.watch("pending", "Calls under way or waiting for a worker.", lambda: self._pending)
         if upstream is not None:
@@ -94,6 +98,7 @@ class Node:
         first_block: int | None = None,
         deadline: float | None = None,
         images: Sequence[bytes] | None = None,
+        traceparent: str | None = None,
     ) -> Batch:
         """Answer a batch of samples.
 
@@ -104,6 +109,7 @@ class Node:
             first_block: where to begin; the tier's first block unless given.
             deadline: moment, as `time.monotonic` counts, by which an offload has to be back.
             images: the files the samples came as, if they did: an upstream may be sent them instead of features.
+            traceparent: the caller's span, as W3C writes it.
 
         Raises:
             OverloadError: the queue is full; nothing was done.
@@ -116,7 +122,12 @@ class Node:
         self._pending += 1
         started = time.perf_counter()
         try:
-            batch = await self._classify(load, thetas, request_ids, first_block, deadline, images)
+            named: dict[str, str | int] = {
+                "offramp.request_id": request_ids[0],
+                "offramp.samples": len(request_ids),
+            }
+            with self._tracing.request(f"{self.name} classify", traceparent, **named) as trace:
+                batch = await self._classify(load, thetas, request_ids, first_block, deadline, images, trace)
             self.metrics.answered(batch, time.perf_counter() - started)
             return batch
         finally:
@@ -130,11 +141,18 @@ class Node:
         first_block: int | None,
         deadline: float | None,
         images: Sequence[bytes] | None,
+        trace: Trace,
     ) -> Batch:
         submitted = time.perf_counter()
         outcomes, started, loaded, done = await asyncio.get_running_loop().run_in_executor(
             self._workers, self._run, load, thetas, first_block
         )
+        for stage, begin, end in (
+            ("queue", submitted, started),
+            ("decode", started, loaded),
+            ("blocks", loaded, done),
+        ):
+            trace.stage(stage, begin, end)
         own = TierTime(self.name, _ms(submitted, started), _ms(loaded, done))
         undecided = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Handover)]
         samples = {
@@ -147,13 +165,15 @@ class Node:
             before = time.perf_counter()
             handovers = [outcome for outcome in outcomes if isinstance(outcome, Handover)]
             try:
-                resumed = await self._resume(
-                    handovers,
-                    thetas,
-                    [request_ids[at] for at in undecided],
-                    deadline,
-                    [images[at] for at in undecided] if images else None,
-                )
+                with trace.child("offload") as offload:
+                    resumed = await self._resume(
+                        handovers,
+                        thetas,
+                        [request_ids[at] for at in undecided],
+                        deadline,
+                        [images[at] for at in undecided] if images else None,
+                        offload.traceparent,
+                    )
                 finished = _finished(resumed)
                 times.extend(resumed.times)
             except OffloadError as error:
@@ -179,6 +199,7 @@ class Node:
         request_ids: Sequence[str],
         deadline: float | None,
         images: Sequence[bytes] | None,
+        traceparent: str | None,
     ) -> Resumed:
         assert self.upstream is not None, "a tier that is not the last has an upstream"
         limit = self._offload_timeout_s
@@ -187,7 +208,12 @@ class Node:
         if limit <= 0:
             raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
         return await self.upstream.resume(
-            handovers, thetas=thetas, request_ids=request_ids, timeout_s=limit, images=images
+            handovers,
+            thetas=thetas,
+            request_ids=request_ids,
+            timeout_s=limit,
+            images=images,
+            traceparent=traceparent,
         )
 
     def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:

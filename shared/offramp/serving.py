@@ -12,6 +12,7 @@ from offramp.offload.grpc import GrpcOffloader, UpstreamSettings
 from offramp.runtime import load_blocks
 from offramp.settings import NodeSettings
 from offramp.tier import Tier
+from offramp.tracing import tracing_to
 
 
 def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[int, int]) -> tuple[int, int]:
@@ -67,6 +68,8 @@ async def running_node(
                     codec=manifest.codec_at(last + 1),
                 )
             )
+        tracing = tracing_to(settings.otlp_endpoint, service=settings.tier)
+        stack.callback(tracing.close)
         node = Node(
             tier,
             name=settings.tier,
@@ -74,6 +77,7 @@ async def running_node(
             offload_timeout_s=settings.offload_timeout_s,
             workers=settings.workers,
             max_pending=settings.max_pending,
+            tracing=tracing,
         )
         stack.callback(node.close)
         yield node

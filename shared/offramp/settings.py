@@ -77,6 +77,7 @@ class NodeSettings(Settings):
     workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
     threads: int = Field(default=1, ge=1, le=256)
     max_pending: int = Field(default=256, ge=1)
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://")
     grace_s: float = Field(default=5.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -159,9 +159,19 @@ def _learned(
     norm = nn.BatchNorm2d(channels)
     nn.init.constant_(norm.weight, _SPREAD)
     encoder = nn.Sequential(
-        nn.Conv2d(of_feature, channels, kernel, stride=stride, padding=kernel // 2, bias=False), norm
+        nn.Conv2d(of_feature, of_feature, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(of_feature),
+        nn.ReLU(),
+        nn.Conv2d(of_feature, channels, 1, bias=False),
+        norm,
     )
-    decoder = nn.Sequential(nn.Conv2d(channels, of_feature * stride**2, 1), nn.PixelShuffle(stride))
+    decoder = nn.Sequential(
+        nn.Conv2d(channels, of_feature, 1, bias=False),
+        nn.BatchNorm2d(of_feature),
+        nn.ReLU(),
+        nn.Conv2d(of_feature, of_feature * stride**2, 1),
+        nn.PixelShuffle(stride),
+    )
     return encoder, decoder
 
 

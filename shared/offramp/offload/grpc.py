@@ -19,6 +19,7 @@ from offramp.offload.breaker import Breaker
 from offramp.offload.offloader import Resumed, Sent, TierTime, UpstreamAnswer, UpstreamState
 from offramp.telemetry import line
 from offramp.tier import Answer, Handover
+from offramp.tracing import HEADER
 from offramp.wire.codec import codec_number, encode_feature, expected_bytes
 from offramp.wire.messages import BYTES_OF_CALL, MESSAGE_OPTIONS, SERVICE_NAME, probabilities_from_bytes
 from offramp.wire.v1 import wire_pb2 as pb
@@ -58,6 +59,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A replica that took another address is found after a second, not after half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
 
 
@@ -147,6 +150,7 @@ class GrpcOffloader:
         request_ids: Sequence[str],
         timeout_s: float,
         images: Sequence[bytes] | None = None,
+        traceparent: str | None = None,
     ) -> Resumed:
         """Finish samples upstream, in one call, or two if some go as images; see `Offloader.resume`."""
         if self._breaker.cause:
@@ -167,7 +171,7 @@ class GrpcOffloader:
             else:
                 feature = np.stack([handovers[at].feature for at in samples])
                 request.feature.CopyFrom(encode_feature(feature, self._codec, self._levels))
-            calls.append(self._ask(request, sent, timeout_s))
+            calls.append(self._ask(request, sent, timeout_s, traceparent))
         parts = await asyncio.gather(*calls)
         answers = dict(
             zip(
@@ -186,10 +190,12 @@ class GrpcOffloader:
     def _smaller(self, image: bytes | None) -> Sent:
         return "image" if image and self._takes_images and len(image) < self._feature_bytes else "feature"
 
-    async def _ask(self, request: pb.InferRequest, sent: Sent, timeout_s: float) -> Resumed:
+    async def _ask(
+        self, request: pb.InferRequest, sent: Sent, timeout_s: float, traceparent: str | None
+    ) -> Resumed:
         uplink_bytes = request.ByteSize() + BYTES_OF_CALL
         try:
-            response = await self._call(request, timeout_s)
+            response = await self._call(request, timeout_s, traceparent)
             answers = self._answers(response, request.request_ids, sent)
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
@@ -201,9 +207,12 @@ class GrpcOffloader:
         times = [TierTime(time.tier, time.queue_ms, time.compute_ms) for time in response.times]
         return Resumed(answers, times, uplink_bytes)
 
-    async def _call(self, request: pb.InferRequest, timeout_s: float) -> pb.InferResponse:
+    async def _call(
+        self, request: pb.InferRequest, timeout_s: float, traceparent: str | None
+    ) -> pb.InferResponse:
+        metadata = ((HEADER, traceparent),) if traceparent else None
         try:
-            response: pb.InferResponse = await self._stub.Infer(request, timeout=timeout_s)
+            response: pb.InferResponse = await self._stub.Infer(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, timeout_s) from error
         return self._readable(response)

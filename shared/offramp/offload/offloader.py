@@ -65,11 +65,12 @@ class Offloader(Protocol):
         request_ids: Sequence[str],
         timeout_s: float,
         images: Sequence[bytes] | None = None,
+        traceparent: str | None = None,
     ) -> Resumed:
         """Finish samples that all go on at the same block.
 
         images: the files they came as, if this node knows them; sent instead where that takes fewer bytes, since a
-        network answers the same from the beginning.
+        network answers the same from the beginning. traceparent: span that the upstream's hang below.
 
         Raises:
             OffloadError: the upstream is late, gone, refuses, or answers nonsense.

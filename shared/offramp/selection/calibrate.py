@@ -44,7 +44,7 @@ def calibrate(
 
     Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
     the full network ('drop-0', 'drop-0.1', …), or, with a bottleneck, below the best its exits reach together, as far
-    as they differ. These lie on the Pareto front, but for 'full'.
+    as they differ. These lie on the Pareto front, but for 'full' and for 'edge-only', the best that sends nothing.
 
     Args:
         manifest: of the bundle that made the predictions.
@@ -87,6 +87,7 @@ def calibrate(
         thetas_by_name[default] = grid.cheapest(max_drop=drop).thetas
     for drop in _LADDER:
         thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
+    thetas_by_name |= _edge_only(manifest, table)
     kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
     points = [
         measured(
@@ -187,6 +188,17 @@ def check_budget(
         raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
     if max_cost is not None and not 0 < max_cost <= 1:
         raise ConfigError(f"--max-cost is {max_cost}; a share of the backbone's cost lies between 0 and 1")
+
+
+def _edge_only(manifest: Manifest, table: ExitTable) -> dict[str, tuple[float, ...]]:
+    local = sum(block < manifest.operating_point.split_point for block in manifest.exit_blocks)
+    if not 0 < local < table.num_exits:
+        return {}
+    sooner: tuple[float, ...] = ()
+    if local > 1:
+        here = ExitTable(table.confidence[:, :local], table.correct[:, :local])
+        sooner = search_thresholds(here, manifest.exit_macs[:local]).path[0].thetas
+    return {"edge-only": (*sooner, 0.0, *(1.0,) * (table.num_exits - 1 - local))}
 
 
 def _distinct(thetas_by_name: dict[str, tuple[float, ...]], *, keep: str) -> dict[str, tuple[float, ...]]:

@@ -22,9 +22,6 @@ from offramp.training.augment import augment
 from offramp.training.losses import distillation_loss, joint_loss, reconstruction_loss
 from offramp.training.regimes import Phase
 
-# A sample that an exit is certain of still counts a little: θ may be higher one day.
-_LEAST_DOUBT = 0.1
-
 
 @dataclass(frozen=True)
 class Teacher:
@@ -110,10 +107,8 @@ class PhaseTraining(lightning.LightningModule):
         if self._teacher is None:
             logits_by_exit = self.network.logits_at(image_BCHW, weights)
             return joint_loss(logits_by_exit, class_B, weights, label_smoothing=self._recipe.label_smoothing)
-        last, unsure_at = self.network.num_exits, self._phase.unsure_at
-        wanted = {*weights, *([] if self._frozen else [last]), *([] if unsure_at is None else [unsure_at])}
-        logits_by_exit = self.network.logits_at(image_BCHW, wanted)
-        weight_B = None if unsure_at is None else _doubt(logits_by_exit.pop(unsure_at))
+        last = self.network.num_exits
+        logits_by_exit = self.network.logits_at(image_BCHW, weights if self._frozen else [*weights, last])
         if self._frozen:
             with torch.no_grad():
                 teacher = self._frozen[0]
@@ -122,13 +117,7 @@ class PhaseTraining(lightning.LightningModule):
             taught_BK = logits_by_exit.pop(last)
         alpha, temperature = self._teacher.alpha, self._teacher.temperature
         return distillation_loss(
-            logits_by_exit,
-            taught_BK,
-            class_B,
-            weights,
-            alpha=alpha,
-            temperature=temperature,
-            weight_B=weight_B,
+            logits_by_exit, taught_BK, class_B, weights, alpha=alpha, temperature=temperature
         )
 
     def _matching(self, image_BCHW: Tensor) -> Tensor:
@@ -182,11 +171,6 @@ class PhaseTraining(lightning.LightningModule):
             pct_start=0.2,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _doubt(logits_BK: Tensor) -> Tensor:
-    doubt_B = _LEAST_DOUBT + 1 - logits_BK.detach().float().softmax(dim=1).amax(dim=1)
-    return doubt_B / doubt_B.mean()
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

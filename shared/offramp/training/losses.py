@@ -53,7 +53,6 @@ def distillation_loss(
     *,
     alpha: float,
     temperature: float,
-    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Draw every exit towards the teacher's softened answer.
 
@@ -64,7 +63,6 @@ def distillation_loss(
         weights: weight of each exit.
         alpha: share of the teacher, 0 to 1; the rest is cross-entropy with the labels.
         temperature: T > 0 of the softmax on both sides.
-        weight_B: of each sample, with a mean of 1; all alike unless given.
 
     Returns:
         Scalar loss in nats, averaged over the batch.
@@ -80,11 +78,11 @@ def distillation_loss(
     total = torch.zeros((), device=teacher_BK.device)
     for number, logits_BK in logits_by_exit.items():
         answer_BK = torch.log_softmax(logits_BK.float() / temperature, dim=1)
-        divergence_B = functional.kl_div(answer_BK, target_BK, reduction="none", log_target=True).sum(dim=1)
-        loss_B = alpha * temperature**2 * divergence_B
+        divergence = functional.kl_div(answer_BK, target_BK, reduction="batchmean", log_target=True)
+        loss = alpha * temperature**2 * divergence
         if alpha < 1:
-            loss_B = loss_B + (1 - alpha) * functional.cross_entropy(logits_BK, class_B, reduction="none")
-        total = total + weights[number] * (loss_B if weight_B is None else weight_B * loss_B).mean()
+            loss = loss + (1 - alpha) * functional.cross_entropy(logits_BK, class_B)
+        total = total + weights[number] * loss
     return total
 
 

@@ -29,15 +29,13 @@ class Phase:
     """Blocks and exits, by number, that learn; everything else is frozen, batch-norm statistics included.
 
     weights: of the loss of every exit that learns, by exit number. narrows: whether the bottleneck learns too; without
-    exits it learns to give back the feature it was given. unsure_at: exit whose doubt weighs the samples, since only
-    those it is unsure of come any further.
+    exits it learns to give back the feature it was given.
     """
 
     blocks: frozenset[int]
     exits: frozenset[int]
     weights: Mapping[int, float]
     narrows: bool = False
-    unsure_at: int | None = None
 
     def learning(self, network: EarlyExitNetwork) -> list[nn.Module]:
         """The modules whose weights change."""
@@ -83,8 +81,7 @@ def _bottleneck(
         if block >= spec.split_point
     }
     blocks = frozenset(range(spec.split_point, exit_blocks[-1] + 1))
-    before = len(exit_blocks) - len(behind)
-    tuned = Phase(blocks, frozenset(behind), behind, narrows=True, unsure_at=before or None)
+    tuned = Phase(blocks, frozenset(behind), behind, narrows=True)
     # Rounding alone has nothing to learn by itself.
     return (tuned,) if spec.channels is None else (Phase(none, none, {}, narrows=True), tuned)
 

@@ -50,9 +50,6 @@ class Run(Record):
             "learning_rate": self.learning_rate,
         }
         recipe = recipe_named(self.provenance.recipe)
-        if self.bottleneck is not None:
-            # What is blanked cannot be told from what the bottleneck dropped.
-            changes["augmentation"] = replace(recipe.augmentation, blank=0)
         return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
     def phases(self, network: EarlyExitNetwork) -> tuple[Phase, ...]:
