@@ -69,14 +69,8 @@ async def test_one_trace_leads_from_the_request_to_the_blocks_in_the_cloud(
     names = {(service, span.name): span for service, span in collector.spans}
     assert set(names) == {
         ("offramp-edge", "edge classify"),
-        ("offramp-edge", "queue"),
-        ("offramp-edge", "decode"),
-        ("offramp-edge", "blocks"),
         ("offramp-edge", "offload"),
         ("offramp-cloud", "cloud classify"),
-        ("offramp-cloud", "queue"),
-        ("offramp-cloud", "decode"),
-        ("offramp-cloud", "blocks"),
     }
     assert {span.trace_id.hex() for _, span in collector.spans} == {caller.split("-")[1]}
     top, offload, deep = (
@@ -89,11 +83,12 @@ async def test_one_trace_leads_from_the_request_to_the_blocks_in_the_cloud(
     )
     assert top.parent_span_id.hex() == caller.split("-")[2]
     assert (offload.parent_span_id, deep.parent_span_id) == (top.span_id, offload.span_id)
-    assert names["offramp-cloud", "blocks"].parent_span_id == deep.span_id
     for span in names.values():
         assert top.start_time_unix_nano - 2_000_000 <= span.start_time_unix_nano <= span.end_time_unix_nano
-    told = {a.key: a.value.string_value for a in deep.attributes}
-    assert told["offramp.request_id"] == "walk-7"
+    for span in (top, deep):
+        told = {a.key: a.value for a in span.attributes}
+        assert told["offramp.request_id"].string_value == "walk-7"
+        assert all(told[f"offramp.{stage}_ms"].double_value > 0 for stage in ("queue", "decode", "blocks"))
     answered = {
         r.name for r in caplog.records if re.search(r"event=answered request=walk-7\b", r.getMessage())
     }

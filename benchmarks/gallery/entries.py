@@ -31,8 +31,8 @@ class Entry:
 _CIFAR = "cifar10.zip"
 _MORE = ("--learning-rate", "0.05", "--epochs", "20")
 _CERTIFIED = ("--guarantee", "0.02")
-_NARROW = ("--bytes", "128", "--epochs", "16", "--learning-rate", "0.05")
-_SMALL = ("--bytes", "64", "--epochs", "20", "--learning-rate", "0.05")
+_NARROW = ("--bytes", "128", "--epochs", "14", "--learning-rate", "0.05")
+_SMALL = ("--bytes", "64", "--epochs", "12", "--learning-rate", "0.05")
 _ON_TOP = ("--epochs", "15")
 
 ENTRIES: tuple[Entry, ...] = (

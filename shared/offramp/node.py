@@ -147,13 +147,8 @@ class Node:
         outcomes, started, loaded, done = await asyncio.get_running_loop().run_in_executor(
             self._workers, self._run, load, thetas, first_block
         )
-        for stage, begin, end in (
-            ("queue", submitted, started),
-            ("decode", started, loaded),
-            ("blocks", loaded, done),
-        ):
-            trace.stage(stage, begin, end)
         own = TierTime(self.name, _ms(submitted, started), _ms(loaded, done))
+        trace.stages({"queue": own.queue_ms, "decode": _ms(started, loaded), "blocks": own.compute_ms})
         undecided = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Handover)]
         samples = {
             at: Classified(outcome, self.name, None, sent=None, uplink_bytes=0)

@@ -1,13 +1,13 @@
 """Where one request's time went, across tiers: spans for OpenTelemetry, or nothing at all.
 
 Off unless a node is given an OTLP endpoint; needs the extra `otel` then. The parent travels as W3C `traceparent`, in an
-HTTP header to the edge and in gRPC metadata between tiers.
+HTTP header to the edge and in gRPC metadata between tiers. Stages are attributes of a span: a span of its own for each
+would cost more than a small network does.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,15 +17,15 @@ HEADER = "traceparent"
 
 
 class Trace(Protocol):
-    """One span of a request; times are those of `time.perf_counter`."""
+    """One span of a request."""
 
     @property
     def traceparent(self) -> str | None:
         """What a deeper tier needs to join in; None when nothing is recorded."""
         ...
 
-    def stage(self, name: str, start: float, end: float) -> None:
-        """Add a part that is over already."""
+    def stages(self, milliseconds: Mapping[str, float]) -> None:
+        """Say where its time went."""
         ...
 
     @contextmanager
@@ -52,7 +52,7 @@ class _Off:
 
     traceparent = None
 
-    def stage(self, name: str, start: float, end: float) -> None:
+    def stages(self, milliseconds: Mapping[str, float]) -> None:
         pass
 
     @contextmanager
@@ -120,29 +120,23 @@ class OtelTracing:
 
 class _OtelTrace:
     def __init__(self, tracer: Any, span: Any) -> None:
-        from opentelemetry.trace import set_span_in_context
-
         self._tracer = tracer
         self._span = span
-        self._context = set_span_in_context(span)
-        self._epoch_ns = time.time_ns() - int(time.perf_counter() * 1e9)
 
     @property
     def traceparent(self) -> str | None:
         own = self._span.get_span_context()
         return f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
 
-    def stage(self, name: str, start: float, end: float) -> None:
-        span = self._tracer.start_span(name, context=self._context, start_time=self._at(start))
-        span.end(end_time=self._at(end))
+    def stages(self, milliseconds: Mapping[str, float]) -> None:
+        self._span.set_attributes({f"offramp.{name}_ms": spent for name, spent in milliseconds.items()})
 
     @contextmanager
     def child(self, name: str) -> Iterator[Trace]:
-        span = self._tracer.start_span(name, context=self._context)
+        from opentelemetry.trace import set_span_in_context
+
+        span = self._tracer.start_span(name, context=set_span_in_context(self._span))
         try:
             yield _OtelTrace(self._tracer, span)
         finally:
             span.end()
-
-    def _at(self, moment: float) -> int:
-        return self._epoch_ns + int(moment * 1e9)
