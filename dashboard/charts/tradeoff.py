@@ -116,6 +116,8 @@ def _named(known: Sequence[tuple[float, float, str]], current: str | None) -> se
     ranked = sorted(known, key=lambda point: (point[2] != current, point not in (known[0], known[-1])))
     placed: list[tuple[float, float, str]] = []
     for x, y, name in ranked:
-        if all(abs(x - a) / wide > 0.3 or abs(y - b) / high > 0.08 for a, b, _ in placed):
+        hides_name = any(abs(x - a) / wide < 0.3 and abs(y - b) / high < 0.08 for a, b, _ in placed)
+        hides_dot = any(0 < (a - x) / wide < 0.2 and abs(y - b) / high < 0.05 for a, b, _ in known)
+        if name == current or not (hides_name or hides_dot):
             placed.append((x, y, name))
     return {name for _, _, name in placed}

@@ -15,6 +15,7 @@ class AnswerBox:
     """The right half of *Try it*."""
 
     def __init__(self) -> None:
+        self._painted: tuple[Prediction, Policy, Palette] | None = None
         self._none = ui.label("No photo yet: drop one, take a sample, or draw.").classes("box muted hint")
         self._fault = ui.label().classes("box fault").props("role=alert")
         self._fault.visible = False
@@ -72,7 +73,10 @@ class AnswerBox:
         self._degraded.text = f"degraded: {prediction.degraded_reason}"
 
     def paint(self, prediction: Prediction, policy: Policy, palette: Palette) -> None:
-        """Draw charts and bars."""
+        """Draw charts and bars, if they are other ones."""
+        if (prediction, policy, palette) == self._painted:
+            return
+        self._painted = prediction, policy, palette
         show(self._bars, probabilities(prediction, palette))
         show(self._times, waterfall(prediction, palette))
         self._exits.clear()

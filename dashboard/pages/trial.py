@@ -53,6 +53,7 @@ class TrialPage:
                         )
             with ui.element("div").classes("stack"):
                 self._answer = AnswerBox()
+        self._fill_strip()
         self.refresh()
 
     def refresh(self) -> None:
@@ -62,14 +63,15 @@ class TrialPage:
         if labels != self._labels:
             self._labels = labels
             self._fill_strip()
-        self._shipped.visible = bool(drawn_samples(self._view.samples, self._labels))
         if self._last:
             self._answer.paint(*self._last, self._view.palette)
 
     def _fill_strip(self) -> None:
+        samples = drawn_samples(self._view.samples, self._labels)
+        self._shipped.visible = bool(samples)
         self._strip.clear()
         with self._strip:
-            for sample in drawn_samples(self._view.samples, self._labels):
+            for sample in samples:
                 self._sample_button(sample)
 
     def _sample_button(self, sample: Sample) -> None:
