@@ -36,6 +36,9 @@ def dashboard(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = DashboardSettings.read(os.environ, edge=edge or None, host=host, port=port, samples=samples)
 
+    # First, so that an install without the extra is told which one: it may lack what an edge node has, too.
+    import nicegui  # noqa: F401
+
     from dashboard.server import serve
 
     serve(settings)
