@@ -6,8 +6,7 @@
 - layer-wise: the blocks up to exit 1 with its EEC, then those up to exit 2, …; what is done is frozen.
 - distill: the EECs learn from a trained backbone, which is frozen or learns with them.
 - bottleneck: an encoder and a decoder at the split learn to hand on what they were given, the rest frozen; then they
-  and all behind them learn from the network as it was; then everything does, so that what is handed on becomes easier
-  to narrow.
+  and all behind them learn from the network as it was.
 """
 
 from __future__ import annotations
@@ -83,11 +82,8 @@ def _bottleneck(
     }
     blocks = frozenset(range(spec.split_point, exit_blocks[-1] + 1))
     tuned = Phase(blocks, frozenset(behind), behind, narrows=True)
-    every = dict(enumerate(weights, start=1))
-    together = Phase(frozenset(range(1, exit_blocks[-1] + 1)), frozenset(every), every, narrows=True)
     # Rounding alone has nothing to learn by itself.
-    matched = () if spec.channels is None else (Phase(none, none, {}, narrows=True),)
-    return (*matched, tuned, together)
+    return (tuned,) if spec.channels is None else (Phase(none, none, {}, narrows=True), tuned)
 
 
 def _all_at_once(exit_blocks: Sequence[int], weights: Mapping[int, float]) -> tuple[Phase, ...]:
