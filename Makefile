@@ -10,7 +10,7 @@ PROTO := protos/offramp/wire/v1/wire.proto
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-demo: $(VENV)/serving ## run both nodes, classify the shipped photos, keep serving until Ctrl-C
+demo: $(VENV)/serving ## run both nodes and the live page, classify the shipped photos, serve until Ctrl-C
 	$(BIN)/offramp up $(DEMO)
 
 test: $(VENV)/everything ## run the tests, and say how much of the serving half they cover
@@ -44,7 +44,7 @@ clean: ## remove what make made
 # An edge device and the demo need no torch; the tests do.
 $(VENV)/serving: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[edge,cloud]'
+	$(BIN)/pip install --quiet --editable '.[edge,cloud,dashboard]'
 	@touch $@
 
 $(VENV)/everything: pyproject.toml

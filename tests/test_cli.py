@@ -306,8 +306,9 @@ class TestUp:
             assert "exit-1" in shown and "final" in shown
             assert "RuntimeWarning" not in shown
             ask_as_it_says(shown)
+            read_the_page(shown)
             children = children_of(process.pid)
-            assert len(children) == 2
+            assert len(children) == 3
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 0
         finally:
@@ -360,7 +361,7 @@ class TestUp:
 
 
 def start_up() -> subprocess.Popen[str]:
-    ports = ["--edge-port", "0", "--cloud-port", "0"]
+    ports = ["--edge-port", "0", "--cloud-port", "0", "--dashboard-port", "0"]
     return subprocess.Popen(
         [sys.executable, "-m", "offramp.cli", "up", *ports], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -382,6 +383,12 @@ def ask_as_it_says(shown: str) -> None:
     _, _, file, address = shlex.split(found[1])
     response = httpx.post(address, content=(ROOT / file.removeprefix("@")).read_bytes(), trust_env=False)
     assert response.json()["label"] == "ankle-boot"
+
+
+def read_the_page(shown: str) -> None:
+    found = re.search(r"page +(http://\S+)", shown)
+    assert found
+    assert "Offramp" in httpx.get(found[1], trust_env=False, timeout=20).text
 
 
 def children_of(pid: int) -> list[int]:

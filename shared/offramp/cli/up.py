@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any, NoReturn
 
 import httpx
@@ -32,9 +36,13 @@ def up(
     ),
     edge_port: Annotated[int, typer.Option(help="Port of the edge node; 0 takes a free one.")] = 8000,
     cloud_port: Annotated[int, typer.Option(help="Port of the cloud node; 0 takes a free one.")] = 50051,
+    dashboard_port: Annotated[int, typer.Option(help="Port of the live page; 0 takes a free one.")] = 8080,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Photos per second while serving, so that the page moves.")
+    ] = 5.0,
     once: Annotated[bool, typer.Option(help="Classify the photos and leave.")] = False,
 ) -> None:
-    """Run both nodes on this machine, classify the photos through them, keep serving until Ctrl-C.
+    """Run both nodes and the live page on this machine, classify the photos, keep serving until Ctrl-C.
 
     Example: offramp up --bundle models/b-lenet-fashion --photos samples/fashion-mnist
     """
@@ -77,20 +85,55 @@ def up(
                     f"{degraded} answers were degraded although both nodes run; the lines above say why"
                 )
             if not once:
-                console.print("serving until Ctrl-C")
-                _watch(edge, cloud, console, restart=f"offramp cloud --bundle {bundle} --port {_port(cloud)}")
+                with _live_page(edge, dashboard_port, photos, show) as page:
+                    console.print(f"page   {page}")
+                    console.print("serving until Ctrl-C")
+                    restart = f"offramp cloud --bundle {bundle} --port {_port(cloud)}"
+                    _watch(edge, cloud, console, restart=restart, files=files, rate=rate)
     except KeyboardInterrupt:
         console.print("stopped")
 
 
-def _watch(edge: NodeProcess, cloud: NodeProcess, console: Console, *, restart: str) -> None:
+@contextmanager
+def _live_page(edge: NodeProcess, port: int, photos: Path, show: Callable[[str], None]) -> Iterator[str]:
+    """Run the dashboard, if it is installed; yields its address, or how to get it."""
+    if find_spec("nicegui") is None:
+        yield "none: pip install 'offramp[dashboard]'"
+        return
+    arguments = ["--edge", f"http://{edge.address}", "--port", str(port), "--samples", str(photos)]
+    with node_process("dashboard", arguments, name="dashboard", show=show) as page:
+        yield f"http://{page.address}"
+
+
+def _watch(
+    edge: NodeProcess,
+    cloud: NodeProcess,
+    console: Console,
+    *,
+    restart: str,
+    files: Sequence[Path],
+    rate: float,
+) -> None:
     cloud_runs = True
+    stream = Thread(target=_keep_asking, args=(f"http://{edge.address}", files, rate), daemon=True)
+    if rate:
+        stream.start()
     while edge.is_running:
         if cloud_runs and not cloud.is_running:
             cloud_runs = False
             console.print(f"the cloud node ended: the edge answers degraded; start it again with: {restart}")
         time.sleep(0.2)
     raise ConfigError("the edge node ended by itself; what it said last is above")
+
+
+def _keep_asking(address: str, files: Sequence[Path], rate: float) -> None:
+    with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
+        while True:
+            file = random.choice(files)
+            # A node that is stopping answers no more; whoever watches it says so.
+            with suppress(httpx.HTTPError):
+                client.post("/v1/predict", content=file.read_bytes())
+            time.sleep(1 / rate)
 
 
 def _port(node: NodeProcess) -> str:
