@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dashboard.history import SAMPLES, Bin, History, Step, binned
 from dashboard.node_client import NodeClient, NodeError
-from dashboard.rates import by_labels, increments
+from dashboard.rates import Increments, by_labels, increments, summed
 from dashboard.reading import Reading, ReadingError
 from dashboard.schemas import Policy, Prediction, Readiness
 from offramp.bundle import Manifest
@@ -119,3 +119,8 @@ def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
     until = int(time.time()) - 1
     steps = [watch.history.since(until - seconds - width) for watch in watches]
     return binned(steps, until=until, seconds=seconds, width=width)
+
+
+def gained_lately(watch: Watch, seconds: int) -> Increments:
+    """What the node's counters gained in the last so many seconds."""
+    return summed(step.gained for step in watch.history.since(int(time.time()) - 1 - seconds))

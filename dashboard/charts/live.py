@@ -63,7 +63,12 @@ def latency(bins: Sequence[Bin], palette: Palette) -> Options:
         | {"connectNulls": True}
         for exit in exits
     ]
-    return _over_time(palette, series, bins, "(v) => v == null ? '–' : v.toPrecision(3) + ' ms'", unit="ms")
+    options = _over_time(
+        palette, series, bins, "(v) => v == null ? '–' : v.toPrecision(3) + ' ms'", unit="ms"
+    )
+    # A single slow second would press all others flat.
+    options["yAxis"] |= {"type": "log", "min": None}
+    return options
 
 
 def traffic(bins: Sequence[Bin], palette: Palette) -> Options:

@@ -56,7 +56,7 @@ def base(palette: Palette, said: str) -> Options:
         "animation": False,
         "aria": {"enabled": True, "label": {"description": said}},
         "textStyle": {"color": palette.text, "fontFamily": "Roboto, sans-serif"},
-        "grid": {"left": 8, "right": 16, "top": 36, "bottom": 8, "containLabel": True},
+        "grid": {"left": 8, "right": 30, "top": 36, "bottom": 8, "containLabel": True},
         "tooltip": {
             "trigger": "axis",
             "confine": True,

@@ -6,7 +6,7 @@ from nicegui import ui
 
 from dashboard.network import Stage, Tier, macs_for_a_photo, pictured
 from dashboard.pages.view import View, card
-from dashboard.watch import bins_of
+from dashboard.watch import gained_lately
 from dashboard.words import data_bytes, number, percent
 
 _SECONDS = 600
@@ -24,13 +24,12 @@ class NetworkPage:
     def refresh(self) -> None:
         """Draw again when something differs."""
         watch = self._view.one
-        (last_minutes,) = bins_of([watch], seconds=_SECONDS, width=_SECONDS)[-1:]
         tiers = (
             pictured(
                 watch.manifest,
                 watch.policy,
                 watch.readiness,
-                last_minutes.gained or {},
+                gained_lately(watch, _SECONDS),
                 own=max(watch.own_tiers - {"edge"}, default="edge"),
             )
             if watch.manifest

@@ -11,9 +11,8 @@ from dashboard.figures import exit_shares
 from dashboard.node_client import NodeError
 from dashboard.pages.points import PointsTable
 from dashboard.pages.view import View, card, show, told
-from dashboard.rates import summed
 from dashboard.schemas import Policy
-from dashboard.watch import bins_of
+from dashboard.watch import gained_lately
 from dashboard.words import percent
 from offramp.bundle import Manifest, OperatingPoint
 from offramp.metrics import exit_names
@@ -99,8 +98,7 @@ class TradeoffPage:
         self._table.mark(current)
 
     def _show_shares(self, point: OperatingPoint | None) -> None:
-        bins = bins_of([self._view.one], seconds=_SHARES_S, width=_SHARES_S)
-        here = exit_shares(summed(one.gained for one in bins if one.gained is not None))
+        here = exit_shares(gained_lately(self._view.one, _SHARES_S))
         told_here = ", ".join(f"{name} {percent(here[name])}" for name in sorted(here))
         text = (
             f"In the last two minutes here: {told_here}."
