@@ -120,7 +120,14 @@ class TestWhatItTakes:
 
     async def test_the_openapi_page_describes_every_path(self, client: httpx.AsyncClient) -> None:
         schema = (await client.get("/openapi.json")).json()
-        assert set(schema["paths"]) == {"/v1/predict", "/v1/policy", "/v1/bundle", "/healthz", "/readyz"}
+        assert set(schema["paths"]) == {
+            "/v1/predict",
+            "/v1/policy",
+            "/v1/bundle",
+            "/healthz",
+            "/readyz",
+            "/metrics",
+        }
         assert schema["components"]["schemas"]["Prediction"]["examples"]
 
     async def test_the_api_page_needs_no_other_host(self, client: httpx.AsyncClient) -> None:
