@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import atheris
 import numpy as np
@@ -59,7 +59,8 @@ def _decode(data: bytes) -> None:
         return
     block = _BLOCKS[data[0] % len(_BLOCKS)]
     shape = (_SAMPLES, *_SHAPE) if data[2] < _RIGHT_SHAPE else tuple(data[_HEAD : _HEAD + data[2] % 5])
-    message = pb.FeatureTensor(codec=data[1] % 5, shape=shape, payload=data[_HEAD:])  # type: ignore[arg-type]
+    codec = cast("pb.Codec", data[1] % 5)  # known and unknown ones
+    message = pb.FeatureTensor(codec=codec, shape=shape, payload=data[_HEAD:])
     try:
         feature = decode_feature(message, block=block, num_samples=_SAMPLES)
     except FeatureError:

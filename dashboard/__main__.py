@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def dashboard(
     settings = DashboardSettings.read(os.environ, edge=edge or None, host=host, port=port, samples=samples)
 
     # First, so that an install without the extra is told which one: it may lack what an edge node has, too.
-    import nicegui  # noqa: F401
+    import_module("nicegui")
 
     from dashboard.server import serve
 

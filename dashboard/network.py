@@ -95,7 +95,7 @@ def macs_for_a_photo(tiers: Sequence[Tier]) -> tuple[float | None, int]:
 def _tier_of_blocks(
     manifest: Manifest, policy: Policy | None, readiness: Readiness | None, gained: Increments, edge: str
 ) -> list[str]:
-    seen = {exit: tier for exit, tier in by_labels(gained, SAMPLES, "exit", "tier")}  # noqa: C416
+    seen = {labels[0]: labels[1] for labels in by_labels(gained, SAMPLES, "exit", "tier")}
     if readiness is not None and readiness.upstream is None:
         return [edge] * len(manifest.blocks)
     points = {point.name: point for point in manifest.operating_points}

@@ -88,7 +88,8 @@ class TrialPage:
 
     async def _uploaded(self, event: events.UploadEventArguments) -> None:
         image = await event.file.read()
-        event.sender.reset()  # type: ignore[attr-defined]
+        assert isinstance(event.sender, ui.upload)
+        event.sender.reset()
         await self._ask(image)
 
     async def _sketched(self) -> None:

@@ -6,6 +6,7 @@ Labels are made once; counting an answer is a dozen additions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -32,6 +33,9 @@ _CONFIDENCES = tuple(step / 20 for step in range(1, 21))
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 # Beside why an upstream did not answer: it did, but a tier behind it did not.
 _DEEPER = "deeper_tier"
+
+# θ in force, and the name of the operating point they came from.
+_Policy = Callable[[], tuple[Sequence[float], str | None]]
 
 
 def exit_names(num_exits: int) -> list[str]:
@@ -87,18 +91,16 @@ class NodeMetrics:
         """Add a gauge that is read when somebody asks."""
         Gauge(f"offramp_{name}", text, registry=self.registry).set_function(read)
 
-    def watch_thetas(
-        self, read: Callable[[], tuple[Sequence[float], str | None]], points: Sequence[str]
-    ) -> None:
+    def watch_thetas(self, read: _Policy, points: Sequence[str]) -> None:
         """Add gauges of θ and of the operating point in force; its name is "" when θ were set by hand."""
         theta = Gauge("offramp_theta", "Threshold in force.", ["exit"], registry=self.registry)
         for at, name in enumerate(self._names[:-1]):
-            theta.labels(name).set_function(lambda at=at: read()[0][at])  # type: ignore[misc]
+            theta.labels(name).set_function(partial(_theta, read, at))
         info = Gauge(
             "offramp_operating_point_info", "1 for the one in force.", ["name"], registry=self.registry
         )
         for point in ("", *points):
-            info.labels(point).set_function(lambda point=point: float((read()[1] or "") == point))  # type: ignore[misc]
+            info.labels(point).set_function(partial(_is_in_force, read, point))
 
     def received(self, image_bytes: int) -> None:
         """Count images that came in."""
@@ -140,3 +142,11 @@ class NodeMetrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(f"offramp_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
+
+
+def _theta(read: _Policy, at: int) -> float:
+    return read()[0][at]
+
+
+def _is_in_force(read: _Policy, point: str) -> float:
+    return float((read()[1] or "") == point)

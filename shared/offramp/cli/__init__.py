@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.author import calibrate, compress, export, train
+from offramp.cli.bundles import calibrate, export
 from offramp.cli.judge import evaluate, predict
 from offramp.cli.link import link
+from offramp.cli.runs import compress, train
 from offramp.cli.stream import stream
 from offramp.cli.up import up
 
