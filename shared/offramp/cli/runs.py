@@ -153,9 +153,11 @@ def compress(
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, in each of the two phases.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.03,
-    alpha: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the network as it was in the loss.")
-    ] = 0.9,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Run whose last exit teaches, of any recipe; the network as it was unless given."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the teacher in the loss.")] = 0.9,
     temperature: Annotated[float, typer.Option(help="T above 0, softens both sides.")] = 4.0,
     skip_unreadable: SkipOption = False,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
@@ -163,7 +165,7 @@ def compress(
     """Make the feature between the tiers small: round it, or learn a bottleneck; needs the extra `train`.
 
     What lies before the split stays as it is. The blocks behind it first learn nothing, while the bottleneck learns to
-    give back what it is given, and then learn with it from the network as it was.
+    give back what it is given, and then learn with it from the network as it was, or from a better one.
 
     Example: offramp compress runs/b-alexnet-cifar10 --data data/cifar10.zip --bytes 128 --out runs/b-alexnet-128
     """
@@ -194,6 +196,7 @@ def compress(
         regime="bottleneck",
         bottleneck=spec,
         start=str(run),
+        teacher=teacher and str(teacher),
         learning_rate=learning_rate,
         exit_weights=origin.exit_weights,
         alpha=alpha,

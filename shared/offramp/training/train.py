@@ -160,11 +160,11 @@ def _first_network(run: Run) -> EarlyExitNetwork:
 
 
 def _teacher(run: Run, network: EarlyExitNetwork) -> Teacher | None:
-    if run.regime == "bottleneck":
+    if run.regime not in ("distill", "bottleneck"):
+        return None
+    if run.teacher is None and run.regime == "bottleneck":
         assert run.start is not None, "checked when the network was made"
         return Teacher(load_network(Path(run.start)), run.alpha, run.temperature)
-    if run.regime != "distill":
-        return None
     if run.teacher is None:
         # A frozen backbone teaches its own EECs: its last exit is computed on the way anyway.
         return Teacher(None if run.frozen else deepcopy(network), run.alpha, run.temperature)
