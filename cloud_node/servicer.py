@@ -13,16 +13,18 @@ from typing import Any, TypeAlias
 import grpc
 from numpy.typing import NDArray
 
+from offramp.batching import Call
 from offramp.errors import (
     BundleMismatchError,
     ConfigError,
+    ExpiredError,
     FeatureError,
     OffloadError,
     OfframpError,
     OverloadError,
     RequestError,
 )
-from offramp.images import decode_images
+from offramp.images import open_images
 from offramp.metrics import NodeMetrics
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
@@ -41,13 +43,11 @@ _log = logging.getLogger("cloud_node")
 _STATUS: tuple[tuple[type[OfframpError], grpc.StatusCode], ...] = (
     (BundleMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
     (OverloadError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (ExpiredError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (OffloadError, grpc.StatusCode.UNAVAILABLE),
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
 )
-
-# Left of a call's deadline for the way back, when this node asks an upstream of its own.
-_WAY_BACK_S = 0.05
 
 _LONGEST_ID = 100
 
@@ -114,23 +114,30 @@ class TierServicer(TierServiceServicer):
         manifest = self._node.tier.manifest
         thetas = checked_thetas(request.thetas, manifest)
         images = list(request.images)
-        decode: Callable[[], NDArray[Any]]
+        load: Callable[[], NDArray[Any]]
+        is_light = True
         if images:
-            decode = partial(decode_images, images, manifest.preprocessing)
+            opened = open_images(images)
+            load, is_light = partial(opened.decode, manifest.preprocessing), opened.is_light
         else:
-            decode = partial(
+            load = partial(
                 decode_feature,
                 request.feature,
                 block=manifest.blocks[request.next_block - 2],
                 num_samples=len(request.request_ids),
             )
         remaining_s = context.time_remaining()
-        return await self._node.classify(
-            decode,
+        call = Call(
+            load=load,
             thetas=thetas,
-            request_ids=request.request_ids,
+            num_samples=len(request.request_ids),
             first_block=request.next_block,
-            deadline=None if remaining_s is None else time.monotonic() + remaining_s - _WAY_BACK_S,
+            deadline=None if remaining_s is None else time.monotonic() + remaining_s,
+            is_light=is_light,
+        )
+        return await self._node.classify(
+            call,
+            request_ids=request.request_ids,
             images=images or None,
             traceparent=_traceparent(context),
         )

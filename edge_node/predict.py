@@ -17,8 +17,9 @@ from edge_node.body import BodyBudget, LimitedBody, read_images
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
+from offramp.batching import Call
 from offramp.errors import OverloadError, RequestError
-from offramp.images import ImageLimits, decode_images
+from offramp.images import ImageLimits, open_images
 from offramp.metrics import exit_names
 from offramp.node import Batch, Classified, Node
 from offramp.telemetry import line
@@ -81,9 +82,16 @@ class Predict:
         request_ids = _request_ids(scope, len(images))
         thetas = self._policy.state.thetas
         preprocessing = self._node.tier.manifest.preprocessing
-        load = partial(decode_images, images, preprocessing, limits=self._limits)
+        opened = open_images(images, limits=self._limits)
+        call = Call(
+            load=partial(opened.decode, preprocessing),
+            thetas=thetas,
+            num_samples=len(images),
+            first_block=1,
+            is_light=opened.is_light,
+        )
         batch = await self._node.classify(
-            load, thetas=thetas, request_ids=request_ids, images=images, traceparent=_header(scope, HEADER)
+            call, request_ids=request_ids, images=images, traceparent=_header(scope, HEADER)
         )
         predictions = []
         for request_id, sample in zip(request_ids, batch.samples, strict=True):

@@ -62,6 +62,10 @@ class OverloadError(OfframpError):
     """A node has as much to do as it takes on; the same request is welcome later."""
 
 
+class ExpiredError(OfframpError):
+    """A call's deadline passed before its turn came: nobody waits for its answer any more."""
+
+
 class OffloadReason(StrEnum):
     """Why an upstream did not answer: a small, fixed vocabulary, fit for a metric's label."""
 

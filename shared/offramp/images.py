@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # It also warns of damaged notes (EXIF), which do not matter: see `_upright`.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_LIGHT_PIXELS = 512 * 512
 
 # What brings a photo upright, by its EXIF orientation.
 _TURNS: Mapping[Any, Image.Transpose] = {
@@ -69,19 +72,60 @@ def decode_images(
         TooLargeError: the headers claim more pixels in sum than `limits` allow.
         RequestError: empty, truncated or damaged data, or an aspect ratio beyond `limits`.
     """
-    decoded, pixels_left = [], limits.max_pixels
+    return open_images(images, limits=limits).decode(preprocessing)
+
+
+class OpenedImages:
+    """Images whose headers were read and fit the limits; their pixels are still to be decoded, once."""
+
+    def __init__(self, images: Sequence[Image.Image], sizes: Sequence[int], num_pixels: int) -> None:
+        self._images = images
+        self._sizes = sizes
+        # Beyond that, decoding takes milliseconds.
+        self.is_light = num_pixels <= _LIGHT_PIXELS
+
+    def decode(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        """Decode them: uint8 pixels (B, H, W, C); see `decode_images`.
+
+        Raises:
+            RequestError: truncated or damaged data.
+        """
+        decoded = []
+        for number, (image, size) in enumerate(zip(self._images, self._sizes, strict=True), start=1):
+            with _numbered(number, len(self._images)):
+                _load(image, size, preprocessing)
+            decoded.append(_fit(image, preprocessing))
+            image.close()
+        return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
+
+
+def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS) -> OpenedImages:
+    """Read the headers of images and hold them against the limits; no pixel is decoded.
+
+    Raises:
+        UnsupportedMediaError: the bytes of one are not a JPEG, PNG or WebP.
+        TooLargeError: the headers claim more pixels in sum than `limits` allow.
+        RequestError: empty or damaged data, or an aspect ratio beyond `limits`.
+    """
+    opened, pixels_left = [], limits.max_pixels
     for number, data in enumerate(images, start=1):
-        try:
+        with _numbered(number, len(images)):
             image = _open(data)
             pixels_left -= image.width * image.height
             _check_header(image.size, pixels_left, limits)
-            _load(image, len(data), preprocessing)
-        except RequestError as error:
-            if len(images) == 1:
-                raise
-            raise type(error)(f"image {number} of {len(images)}: {error}") from error
-        decoded.append(_fit(image, preprocessing))
-    return np.stack(decoded)
+        opened.append(image)
+    return OpenedImages(opened, [len(data) for data in images], limits.max_pixels - pixels_left)
+
+
+@contextmanager
+def _numbered(number: int, count: int) -> Iterator[None]:
+    """Say which of several images an error is about."""
+    try:
+        yield
+    except RequestError as error:
+        if count == 1:
+            raise
+        raise type(error)(f"image {number} of {count}: {error}") from error
 
 
 def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -143,7 +187,8 @@ def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         plain = plain.resize(size, Image.Resampling.BILINEAR)
     if plain.mode == "RGBA":
         plain = Image.alpha_composite(Image.new("RGBA", size, (0, 0, 0, 255)), plain)
-    return np.asarray(plain.convert(preprocessing.mode), dtype=np.uint8).reshape(preprocessing.pixel_shape)
+    fitting = plain if plain.mode == preprocessing.mode else plain.convert(preprocessing.mode)
+    return np.frombuffer(fitting.tobytes(), dtype=np.uint8).reshape(preprocessing.pixel_shape)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -6,20 +6,19 @@ and where the upstream does not answer, fall back to the surest local exit and s
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
-
+from offramp.batching import Batcher, Call
 from offramp.errors import OffloadError, OffloadReason, OverloadError
 from offramp.metrics import NodeMetrics
 from offramp.offload import Offloader, Resumed, Sent, TierTime
-from offramp.tier import Answer, Handover, Outcome, Tier
+from offramp.tier import Answer, Handover, Tier
 from offramp.tracing import OFF, Trace, Tracing
+
+# Left of a call's deadline for the way back, when this node asks an upstream of its own.
+_WAY_BACK_S = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ class Batch:
 
 
 class Node:
-    """Runs its tier on worker threads and asks its upstream for the rest."""
+    """Runs its tier and asks its upstream for the rest."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class Node:
         name: str,
         upstream: Offloader | None,
         offload_timeout_s: float,
-        workers: int,
+        batcher: Batcher,
         max_pending: int,
         tracing: Tracing = OFF,
     ) -> None:
@@ -70,20 +69,20 @@ class Node:
             name: of the tier, as answers and logs show it.
             upstream: asked for what no exit here is sure of; None for the last tier.
             offload_timeout_s: deadline of a call to the upstream, in seconds.
-            workers: threads that run blocks at the same time.
-            max_pending: requests under way or waiting for a worker, beyond which new ones are refused.
+            batcher: runs the tier.
+            max_pending: calls under way or waiting for their turn, beyond which new ones are refused.
             tracing: where spans go.
         """
         self.tier = tier
         self.name = name
         self.upstream = upstream
         self._offload_timeout_s = offload_timeout_s
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
+        self._batcher = batcher
         self._max_pending = max_pending
         self._pending = 0
         self._tracing = tracing
         self.metrics = NodeMetrics(tier.manifest)
-        self.metrics.watch("pending", "Calls under way or waiting for a worker.", lambda: self._pending)
+        self.metrics.watch("pending", "Calls under way or waiting for their turn.", lambda: self._pending)
         if upstream is not None:
             self.metrics.watch(
                 "upstream_up", "1 while the upstream is being asked.", lambda: float(upstream.state.up)
@@ -91,28 +90,23 @@ class Node:
 
     async def classify(
         self,
-        load: Callable[[], NDArray[Any]],
+        call: Call,
         *,
-        thetas: Sequence[float],
         request_ids: Sequence[str],
-        first_block: int | None = None,
-        deadline: float | None = None,
         images: Sequence[bytes] | None = None,
         traceparent: str | None = None,
     ) -> Batch:
-        """Answer a batch of samples.
+        """Answer a call's samples.
 
         Args:
-            load: makes the input (B, …) of the first block; runs on a worker, since decoding is work too.
-            thetas: θ of every exit of the bundle but the last.
+            call: the samples, θ, and where to begin.
             request_ids: one for each sample.
-            first_block: where to begin; the tier's first block unless given.
-            deadline: moment, as `time.monotonic` counts, by which an offload has to be back.
             images: the files the samples came as, if they did: an upstream may be sent them instead of features.
             traceparent: the caller's span, as W3C writes it.
 
         Raises:
             OverloadError: the queue is full; nothing was done.
+            ExpiredError: the call's deadline passed in the queue; nothing was done.
             OffloadError: the upstream did not answer, and some sample passed no local exit.
         """
         if self._pending >= self._max_pending:
@@ -127,7 +121,7 @@ class Node:
                 "offramp.samples": len(request_ids),
             }
             with self._tracing.request(f"{self.name} classify", traceparent, **named) as trace:
-                batch = await self._classify(load, thetas, request_ids, first_block, deadline, images, trace)
+                batch = await self._classify(call, request_ids, images, trace)
             self.metrics.answered(batch, time.perf_counter() - started)
             return batch
         finally:
@@ -135,20 +129,15 @@ class Node:
 
     async def _classify(
         self,
-        load: Callable[[], NDArray[Any]],
-        thetas: Sequence[float],
+        call: Call,
         request_ids: Sequence[str],
-        first_block: int | None,
-        deadline: float | None,
         images: Sequence[bytes] | None,
         trace: Trace,
     ) -> Batch:
-        submitted = time.perf_counter()
-        outcomes, started, loaded, done = await asyncio.get_running_loop().run_in_executor(
-            self._workers, self._run, load, thetas, first_block
-        )
-        own = TierTime(self.name, _ms(submitted, started), _ms(loaded, done))
-        trace.stages({"queue": own.queue_ms, "decode": _ms(started, loaded), "blocks": own.compute_ms})
+        ran = await self._batcher.run(call)
+        outcomes = ran.outcomes
+        own = TierTime(self.name, ran.queue_ms, ran.compute_ms)
+        trace.stages({"queue": ran.queue_ms, "decode": ran.load_ms, "blocks": ran.compute_ms})
         undecided = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Handover)]
         samples = {
             at: Classified(outcome, self.name, None, sent=None, uplink_bytes=0)
@@ -163,9 +152,8 @@ class Node:
                 with trace.child("offload") as offload:
                     resumed = await self._resume(
                         handovers,
-                        thetas,
+                        call,
                         [request_ids[at] for at in undecided],
-                        deadline,
                         [images[at] for at in undecided] if images else None,
                         offload.traceparent,
                     )
@@ -176,35 +164,25 @@ class Node:
                 finished = [self._degraded(handover, error, share) for handover in handovers]
             samples.update(zip(undecided, finished, strict=True))
             offload_ms = _ms(before, time.perf_counter())
-        return Batch([samples[at] for at in range(len(outcomes))], _ms(started, loaded), times, offload_ms)
-
-    def _run(
-        self, load: Callable[[], NDArray[Any]], thetas: Sequence[float], first_block: int | None
-    ) -> tuple[list[Outcome], float, float, float]:
-        started = time.perf_counter()
-        batch = load()
-        loaded = time.perf_counter()
-        outcomes = self.tier.run(batch, thetas, first_block=first_block)
-        return outcomes, started, loaded, time.perf_counter()
+        return Batch([samples[at] for at in range(len(outcomes))], ran.load_ms, times, offload_ms)
 
     async def _resume(
         self,
         handovers: Sequence[Handover],
-        thetas: Sequence[float],
+        call: Call,
         request_ids: Sequence[str],
-        deadline: float | None,
         images: Sequence[bytes] | None,
         traceparent: str | None,
     ) -> Resumed:
         assert self.upstream is not None, "a tier that is not the last has an upstream"
         limit = self._offload_timeout_s
-        if deadline is not None:
-            limit = min(limit, deadline - time.monotonic())
+        if call.deadline is not None:
+            limit = min(limit, call.deadline - time.monotonic() - _WAY_BACK_S)
         if limit <= 0:
             raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
         return await self.upstream.resume(
             handovers,
-            thetas=thetas,
+            thetas=call.thetas,
             request_ids=request_ids,
             timeout_s=limit,
             images=images,
@@ -218,7 +196,7 @@ class Node:
 
     def close(self) -> None:
         """Let the workers finish what they have begun; what waits for one is cancelled."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._batcher.close()
 
 
 def _finished(resumed: Resumed) -> list[Classified]:

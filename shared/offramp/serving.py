@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from offramp.batching import Batcher
 from offramp.bundle import Bundle, Manifest
 from offramp.errors import ConfigError
 from offramp.node import Node
@@ -75,7 +76,12 @@ async def running_node(
             name=settings.tier,
             upstream=upstream,
             offload_timeout_s=settings.offload_timeout_s,
-            workers=settings.workers,
+            batcher=Batcher(
+                tier,
+                workers=settings.workers,
+                max_batch=settings.max_batch,
+                window_s=settings.batch_window_ms / 1000,
+            ),
             max_pending=settings.max_pending,
             tracing=tracing,
         )

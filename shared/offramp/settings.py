@@ -77,6 +77,8 @@ class NodeSettings(Settings):
     workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
     threads: int = Field(default=1, ge=1, le=256)
     max_pending: int = Field(default=256, ge=1)
+    max_batch: int = Field(default=32, ge=1, description="samples of different calls that run together")
+    batch_window_ms: float = Field(default=0.0, ge=0, le=1000, description="kept waiting for them; for a GPU")
     otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://")
     grace_s: float = Field(default=5.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
