@@ -92,6 +92,7 @@ ENTRIES: tuple[Entry, ...] = (
         data=_CIFAR,
         calibrate=("--scheme", "gates", "--max-drop", "0.5", *_CERTIFIED),
         compress=_NARROW,
+        points=("gates-0.5", "drop-0.5"),
         rival="alexnet-backbone",
     ),
 )
