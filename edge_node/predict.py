@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import random
 import re
-import secrets
 import time
 from functools import partial
 from urllib.parse import parse_qsl
 
+import orjson
 from starlette.types import Receive, Scope, Send
 
 from edge_node.body import BodyBudget, LimitedBody, read_images
@@ -53,16 +53,16 @@ class Predict:
         except asyncio.CancelledError:
             refusal = refusal_for(OverloadError("this node is stopping; ask again"))
             self._node.metrics.refused(refusal.code)
-            await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers)
+            await _send(send, refusal.status, orjson.dumps(refusal.body), refusal.headers)
             raise
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
             refusal = refusal_for(error)
             self._node.metrics.refused(refusal.code)
             drained = not isinstance(error, SlowBodyError) and await body.drain()
             headers = {} if drained else {"connection": "close"}
-            await _send(send, refusal.status, json.dumps(refusal.body).encode(), refusal.headers | headers)
+            await _send(send, refusal.status, orjson.dumps(refusal.body), refusal.headers | headers)
         else:
-            await _send(send, 200, json.dumps(answer).encode(), {})
+            await _send(send, 200, orjson.dumps(answer), {})
 
     async def _answer(self, scope: Scope, body: LimitedBody) -> dict[str, object]:
         started = time.perf_counter()
@@ -171,7 +171,7 @@ def _request_ids(scope: Scope, count: int) -> list[str]:
         raise RequestError(
             f"x-request-id of {len(given)} characters does not fit; use up to 64 of letters, digits, '.', '_' and '-'"
         )
-    base = given or secrets.token_hex(8)
+    base = given or f"{random.getrandbits(64):016x}"
     return [base] if count == 1 else [f"{base}-{number}" for number in range(1, count + 1)]
 
 

@@ -37,6 +37,7 @@ def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
         log_level="warning",  # its greetings and farewells; ours say the same and more
         lifespan="off",
         ws="none",
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=30,

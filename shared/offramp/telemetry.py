@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+
+# What most values look like; all else is looked at more closely.
+_PLAIN = re.compile(r"[!#-<>-~]+")
 
 
 def start_logging(level: str = "INFO") -> None:
     """Send every log line of this process to standard error. Called once, by an entry point."""
+    # What no line shows need not be found out for each: thread, process, and place in the source.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as the logging HOWTO has it
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -23,4 +30,6 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text
     return json.dumps(text) if not text or any(c in ' "=' or not c.isprintable() for c in text) else text
