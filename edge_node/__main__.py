@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
+from edge_node.server import bound_socket, log_ready, serve
 from edge_node.settings import EdgeSettings
-from offramp.bundle import load_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
 from offramp.serving import block_range, running_node
-from offramp.telemetry import line, start_logging
+from offramp.telemetry import start_logging
 
 
 @told_in_one_line
@@ -29,6 +30,9 @@ def edge(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Blocks to run, 1-LAST; up to the split point.")] = None,
     tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes behind the port, for as many cores; 1 unless given.")
+    ] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="Where spans go, over HTTP; nowhere unless given.")
     ] = None,
@@ -46,19 +50,23 @@ def edge(
         port=port,
         blocks=blocks,
         tier=tier,
+        processes=processes,
         otlp_endpoint=otlp_endpoint,
     )
     start_logging(settings.log_level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+    loaded = load_bundle(settings.bundle)
+    chosen = _blocks(settings, loaded.manifest)
+    with bound_socket(settings) as listening:
+        if settings.processes > 1:
+            from edge_node.processes import serve_in_processes
+
+            serve_in_processes(settings, loaded.manifest, chosen, listening)
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(settings, loaded, chosen, listening))
 
 
-async def _serve(settings: EdgeSettings) -> None:
-    from edge_node.app import edge_app
-    from edge_node.server import bound_socket, serve
-
-    bundle = load_bundle(settings.bundle)
-    manifest = bundle.manifest
+def _blocks(settings: EdgeSettings, manifest: Manifest) -> tuple[int, int]:
     count = len(manifest.blocks)
     last = min(manifest.operating_point.split_point - 1, count) if settings.upstream else count
     blocks = block_range(settings, manifest, default=(1, last))
@@ -66,18 +74,17 @@ async def _serve(settings: EdgeSettings) -> None:
         raise ConfigError(
             f"blocks {settings.blocks} asked for, but an edge node takes images: it begins with block 1"
         )
-    with bound_socket(settings) as socket:
-        async with running_node(settings, bundle, blocks) as node:
-            logging.getLogger("edge_node").info(
-                line(
-                    "ready",
-                    tier=settings.tier,
-                    address=f"{settings.host}:{socket.getsockname()[1]}",
-                    blocks=f"{blocks[0]}-{blocks[1]}",
-                    bundle=manifest.bundle_id,
-                )
-            )
-            await serve(edge_app(node, settings), socket, settings)
+    return blocks
+
+
+async def _serve(
+    settings: EdgeSettings, bundle: Bundle, blocks: tuple[int, int], listening: socket.socket
+) -> None:
+    from edge_node.app import edge_app
+
+    async with running_node(settings, bundle, blocks) as node:
+        log_ready(settings, bundle.manifest, blocks, f"{settings.host}:{listening.getsockname()[1]}")
+        await serve(edge_app(node, settings), listening, settings)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ PREDICT_PATH = "/v1/predict"
 _MAX_BYTES = 65_536  # of every body that carries no image
 
 
-def edge_app(node: Node, settings: EdgeSettings) -> ASGIApp:
+def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -> ASGIApp:
     """The whole interface: predictions on their own short way, the rest through FastAPI."""
     manifest = node.tier.manifest
-    policy = Policy(manifest)
+    policy = policy or Policy(manifest)
     node.metrics.watch_thetas(
         lambda: (policy.state.thetas, policy.state.operating_point),
         [point.name for point in manifest.operating_points],

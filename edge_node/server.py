@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from edge_node.settings import EdgeSettings
+from offramp.bundle import Manifest
 from offramp.errors import ConfigError
 from offramp.settings import reason_of
+from offramp.telemetry import line
+
+_log = logging.getLogger("edge_node")
 
 
 def bound_socket(settings: EdgeSettings) -> socket.socket:
@@ -29,21 +36,38 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
 
 
 def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
-    """uvicorn, as this node wants it."""
-    config = uvicorn.Config(
+    """uvicorn around an app that is ready."""
+    return uvicorn.Server(http_config(app, settings, lifespan="off"))
+
+
+def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **more: Any) -> uvicorn.Config:
+    """uvicorn's settings, as this node wants them."""
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         log_level="warning",  # its greetings and farewells; ours say the same and more
-        lifespan="off",
         ws="none",
         proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
+        **more,
     )
-    return uvicorn.Server(config)
+
+
+def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], address: str) -> None:
+    """Say that requests are answered, and where."""
+    _log.info(
+        line(
+            "ready",
+            tier=settings.tier,
+            address=address,
+            blocks=f"{blocks[0]}-{blocks[1]}",
+            bundle=manifest.bundle_id,
+        )
+    )
 
 
 async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:

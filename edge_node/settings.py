@@ -20,3 +20,11 @@ class EdgeSettings(NodeSettings):
     max_pixels: int = Field(default=25_000_000, ge=1)
     max_buffered_bytes: int = Field(default=256_000_000, ge=1)
     body_timeout_s: float = Field(default=30.0, gt=0)
+    processes: int = Field(default=1, ge=1, le=256)
+
+    def share(self) -> EdgeSettings:
+        """What one of its processes may use of what the whole node may."""
+        shared = ("workers", "max_pending", "max_buffered_bytes")
+        return self.model_copy(
+            update={name: max(1, getattr(self, name) // self.processes) for name in shared}
+        )

@@ -7,6 +7,7 @@ program, since code between fork and exec is not safe once gRPC runs.
 from __future__ import annotations
 
 import ctypes
+import os
 import runpy
 import signal
 import sys
@@ -14,10 +15,17 @@ import sys
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
-def main() -> None:
-    """Take the module's name out of the arguments and run it."""
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent, of that process id, ends; or end now, if it has."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Take the module's name out of the arguments and run it."""
+    end_with_parent(os.getppid())
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

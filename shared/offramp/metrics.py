@@ -1,13 +1,17 @@
 """What a node counts, for Prometheus: base units, bounded labels, one registry for each node.
 
-Labels are made once; counting an answer is a dozen additions.
+Labels are made once; counting an answer is a dozen additions. Where a node runs as several processes, they count in
+files that prometheus-client shares between them (its multiprocess mode), and any of them tells the figures of all; what
+is one process's own, as its memory, is then left out.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +21,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     generate_latest,
+    multiprocess,
 )
 
 from offramp.bundle import Manifest
@@ -25,6 +30,8 @@ from offramp.errors import OffloadReason
 if TYPE_CHECKING:
     from offramp.node import Batch
 
+# Names the directory of the files that several processes count in; read by prometheus-client when it is imported.
+SHARED_BY = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # Blocks of small networks take tens of microseconds, a slow uplink seconds.
@@ -34,6 +41,9 @@ _SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 # Beside why an upstream did not answer: it did, but a tier behind it did not.
 _DEEPER = "deeper_tier"
 
+# What counts of a gauge that several processes have.
+_Mode = Literal["livesum", "livemin", "livemostrecent"]
+_LATEST: _Mode = "livemostrecent"
 # θ in force, and the name of the operating point they came from.
 _Policy = Callable[[], tuple[Sequence[float], str | None]]
 
@@ -48,9 +58,17 @@ class NodeMetrics:
 
     def __init__(self, manifest: Manifest) -> None:
         """Begin at zero."""
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._own = CollectorRegistry()
+        self._is_shared = SHARED_BY in os.environ
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
+        if self._is_shared:
+            self.registry = CollectorRegistry()
+            _forget_ended(Path(os.environ[SHARED_BY]))
+            multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+        else:
+            self.registry = self._own
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
         names = exit_names(manifest.num_exits)
         self._names = names
         self._samples = self._counter("samples", "Answers given.", "exit", "tier", "outcome")
@@ -82,25 +100,32 @@ class NodeMetrics:
         self._refused = self._counter("refused", "Calls answered with an error.", "code")
         self._images = self._counter("image_bytes", "Bytes of the images received.")
         self._batch = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
-        self._info = Gauge(
-            "offramp_bundle_info", "The bundle that is served.", ["bundle"], registry=self.registry
-        )
-        self._info.labels(manifest.bundle_id).set(1)
+        self._gauge("bundle_info", "The bundle that is served.", "bundle").labels(manifest.bundle_id).set(1)
 
-    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a gauge that is read when somebody asks."""
-        Gauge(f"offramp_{name}", text, registry=self.registry).set_function(read)
+    def watch(self, name: str, text: str, read: Callable[[], float], *, sums: bool = False) -> None:
+        """Add a gauge that is read when somebody asks; of several processes the least counts, or their sum."""
+        self._follow(self._gauge(name, text, mode="livesum" if sums else "livemin"), read)
 
     def watch_thetas(self, read: _Policy, points: Sequence[str]) -> None:
         """Add gauges of θ and of the operating point in force; its name is "" when θ were set by hand."""
-        theta = Gauge("offramp_theta", "Threshold in force.", ["exit"], registry=self.registry)
+        theta = self._gauge("theta", "Threshold in force.", "exit", mode=_LATEST)
         for at, name in enumerate(self._names[:-1]):
-            theta.labels(name).set_function(partial(_theta, read, at))
-        info = Gauge(
-            "offramp_operating_point_info", "1 for the one in force.", ["name"], registry=self.registry
-        )
+            self._follow(theta.labels(name), partial(_theta, read, at))
+        info = self._gauge("operating_point_info", "1 for the one in force.", "name", mode=_LATEST)
         for point in ("", *points):
-            info.labels(point).set_function(partial(_is_in_force, read, point))
+            self._follow(info.labels(point), partial(_is_in_force, read, point))
+
+    def _follow(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        if not self._is_shared:
+            gauge.set_function(read)
+            return
+        self._gauges.append((gauge, read))
+        gauge.set(read())
+
+    def refresh(self) -> None:
+        """Read the gauges of this process again: whoever asks another one sees them as they were then."""
+        for gauge, read in self._gauges:
+            gauge.set(read())
 
     def received(self, image_bytes: int) -> None:
         """Count images that came in."""
@@ -135,13 +160,25 @@ class NodeMetrics:
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
+        self.refresh()
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"offramp_{name}", text, labels, registry=self.registry)
+        return Counter(f"offramp_{name}", text, labels, registry=self._own)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"offramp_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
+        return Histogram(f"offramp_{name}", text, labels, buckets=tuple(buckets), registry=self._own)
+
+    def _gauge(self, name: str, text: str, *labels: str, mode: _Mode = "livemin") -> Gauge:
+        return Gauge(f"offramp_{name}", text, labels, registry=self._own, multiprocess_mode=mode)
+
+
+def _forget_ended(directory: Path) -> None:
+    """What processes that have ended left behind in the gauges of those that live."""
+    for file in directory.glob("gauge_live*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not Path(f"/proc/{pid}").exists():
+            multiprocess.mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
 
 
 def _theta(read: _Policy, at: int) -> float:

@@ -82,7 +82,9 @@ class Node:
         self._pending = 0
         self._tracing = tracing
         self.metrics = NodeMetrics(tier.manifest)
-        self.metrics.watch("pending", "Calls under way or waiting for their turn.", lambda: self._pending)
+        self.metrics.watch(
+            "pending", "Calls under way or waiting for their turn.", lambda: self._pending, sums=True
+        )
         if upstream is not None:
             self.metrics.watch(
                 "upstream_up", "1 while the upstream is being asked.", lambda: float(upstream.state.up)

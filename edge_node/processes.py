@@ -1,0 +1,101 @@
+"""One edge node as several processes behind one port, for as many cores: uvicorn starts, watches and replaces them.
+
+They share the port, the policy and the figures, and nothing else: each has blocks and an upstream of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack
+from functools import partial
+from tempfile import TemporaryDirectory
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.supervisors import Multiprocess
+
+from edge_node.app import edge_app
+from edge_node.policy import Policy, Shared, shared_policy
+from edge_node.server import http_config, log_ready
+from edge_node.settings import EdgeSettings
+from offramp.bundle import Manifest, load_bundle
+from offramp.child import end_with_parent
+from offramp.errors import ConfigError, OfframpError
+from offramp.metrics import SHARED_BY, NodeMetrics
+from offramp.serving import running_node
+from offramp.telemetry import start_logging
+
+_REFRESH_S = 1.0
+
+
+def serve_in_processes(
+    settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], listening: socket.socket
+) -> None:
+    """Answer requests until SIGTERM or SIGINT, then let every process finish those under way.
+
+    Raises:
+        ConfigError: a process did not start; its log line says why.
+    """
+    with TemporaryDirectory(prefix="offramp-") as directory:
+        os.environ[SHARED_BY] = directory
+        address = f"{settings.host}:{listening.getsockname()[1]}"
+        shared = shared_policy(manifest)
+        start = partial(EdgeProcess, settings.share(), blocks, address, shared, parent=os.getpid())
+        config = http_config(start, settings, lifespan="on", factory=True, workers=settings.processes)
+        told = Multiprocess(config, [listening])
+        told.run()
+        if not told.signal_queue and any(process.exitcode for process in told.processes):
+            raise ConfigError("a process of this node did not start; the line above says why")
+
+
+class EdgeProcess:
+    """The app of one process: the node lives as long as uvicorn serves it."""
+
+    def __init__(
+        self, settings: EdgeSettings, blocks: tuple[int, int], address: str, shared: Shared, *, parent: int
+    ) -> None:
+        end_with_parent(parent)
+        start_logging(settings.log_level)
+        self._settings = settings
+        self._blocks = blocks
+        self._address = address
+        self._shared = shared
+        self._stack = AsyncExitStack()
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or begin and end."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            assert self._app is not None, "no request comes before the start"
+            await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._start()
+        except OfframpError as error:
+            await self._stack.aclose()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stack.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        bundle = load_bundle(self._settings.bundle)
+        node = await self._stack.enter_async_context(running_node(self._settings, bundle, self._blocks))
+        self._app = edge_app(node, self._settings, Policy(bundle.manifest, self._shared))
+        refreshing = asyncio.create_task(_refresh(node.metrics))
+        self._stack.callback(refreshing.cancel)
+        log_ready(self._settings, bundle.manifest, self._blocks, self._address)
+
+
+async def _refresh(metrics: NodeMetrics) -> None:
+    # Another process of this node may be the one that is asked for the figures.
+    while True:
+        await asyncio.sleep(_REFRESH_S)
+        metrics.refresh()
