@@ -63,7 +63,7 @@ def ship(entry: Entry, places: Places, models: Path) -> None:
     if not entry.compress or bundle.exists():
         return
     _offramp("compress", wide, "--data", data, *entry.compress, "--out", str(run), "--resume")
-    _offramp("export", str(run), "--out", str(bundle))
+    _offramp("export", str(run), "--out", str(bundle), "--aggregate")
     _offramp("calibrate", str(bundle), "--data", data, "--max-drop", "0", *_CERTIFIED)
 
 

@@ -45,6 +45,7 @@ def export_bundle(
     preprocessing: Preprocessing,
     split_point: int,
     confidences: Sequence[Confidence] | None = None,
+    aggregates: bool = False,
     provenance: Provenance | None = None,
 ) -> Bundle:
     """Write a bundle and prove that it computes what the network does.
@@ -59,6 +60,7 @@ def export_bundle(
         preprocessing: from pixels to what the network's first block takes.
         split_point: first block that the cloud runs.
         confidences: of every exit, shallow to deep; max softmax unless given.
+        aggregates: whether the last exit answers with the geometric mean of all exits.
         provenance: what made the network.
 
     Raises:
@@ -89,6 +91,7 @@ def export_bundle(
         ),
         default_operating_point=_FULL,
         layers=tuple(cost.layers),
+        aggregates=aggregates,
         provenance=provenance,
     )
     _prove(Bundle(directory, manifest, graphs), network, confidences)

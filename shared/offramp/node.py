@@ -14,7 +14,7 @@ from offramp.batching import Batcher, Call
 from offramp.errors import OffloadError, OffloadReason, OverloadError
 from offramp.metrics import NodeMetrics
 from offramp.offload import Offloader, Resumed, Sent, TierTime
-from offramp.tier import Answer, Handover, Tier
+from offramp.tier import Answer, Handover, Tier, aggregated
 from offramp.tracing import OFF, Trace, Tracing
 
 # Left of a call's deadline for the way back, when this node asks an upstream of its own.
@@ -159,7 +159,7 @@ class Node:
                         [images[at] for at in undecided] if images else None,
                         offload.traceparent,
                     )
-                finished = _finished(resumed)
+                finished = self._finished(resumed, handovers, call.first_block)
                 times.extend(resumed.times)
             except OffloadError as error:
                 share = _share(error.uplink_bytes, len(handovers))
@@ -191,6 +191,21 @@ class Node:
             traceparent=traceparent,
         )
 
+    def _finished(
+        self, resumed: Resumed, handovers: Sequence[Handover], first_block: int
+    ) -> list[Classified]:
+        share = _share(resumed.uplink_bytes, len(resumed.answers))
+        manifest = self.tier.manifest
+        finished = []
+        for found, handover in zip(resumed.answers, handovers, strict=True):
+            answer = found.answer
+            if found.sent == "feature":  # who is sent the image passes all exits itself
+                answer = aggregated(answer, handover.passed, manifest=manifest, first_block=first_block)
+            finished.append(
+                Classified(answer, found.tier, found.degraded_reason, sent=found.sent, uplink_bytes=share)
+            )
+        return finished
+
     def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:
         if handover.surest is None:
             raise error
@@ -199,14 +214,6 @@ class Node:
     def close(self) -> None:
         """Let the workers finish what they have begun; what waits for one is cancelled."""
         self._batcher.close()
-
-
-def _finished(resumed: Resumed) -> list[Classified]:
-    share = _share(resumed.uplink_bytes, len(resumed.answers))
-    return [
-        Classified(a.answer, a.tier, a.degraded_reason, sent=a.sent, uplink_bytes=share)
-        for a in resumed.answers
-    ]
 
 
 def _share(total_bytes: int, count: int) -> int:

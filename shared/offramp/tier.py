@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.aggregation import confidence_of, joined, rooted
 from offramp.bundle.manifest import Manifest
 from offramp.errors import ConfigError
 from offramp.runtime.block import BlockOutput, BlockRunner
@@ -37,15 +38,36 @@ class Answer:
 class Handover:
     """A sample no exit of this tier was sure of: its feature, the block that takes it, and the best guess so far.
 
-    `surest` is the answer of the exit with the highest confidence; None if no exit of this tier was passed.
+    `surest` is the answer of the exit with the highest confidence; None if no exit of this tier was passed. `passed`
+    has the probabilities (K,) of all of them, shallow to deep, where the bundle aggregates.
     """
 
     next_block: int
     feature: NDArray[Any]
     surest: Answer | None
+    passed: tuple[NDArray[np.float32], ...] = ()
 
 
 Outcome = Answer | Handover
+
+
+def aggregated(
+    answer: Answer, passed: Sequence[NDArray[np.float32]], *, manifest: Manifest, first_block: int
+) -> Answer:
+    """Join an answer of the last exit with the exits a tier passed before it, where the bundle aggregates.
+
+    Args:
+        answer: of this tier or a deeper one.
+        passed: probabilities (K,) of the exits that this tier passed, shallow to deep.
+        manifest: of the bundle.
+        first_block: where this tier began; the one that began with block 1 completes the mean.
+    """
+    if not manifest.aggregates or answer.exit_number < manifest.num_exits:
+        return answer
+    probabilities_K = joined(answer.probabilities, passed)
+    if first_block == 1:
+        probabilities_K = rooted(probabilities_K, manifest.num_exits)
+    return Answer(probabilities_K, confidence_of(probabilities_K), answer.exit_number)
 
 
 @dataclass(frozen=True)
@@ -107,8 +129,10 @@ class Tier:
             return []
         outcomes: dict[int, Outcome] = {}
         surest: dict[int, Answer] = {}
+        passed: dict[int, tuple[NDArray[np.float32], ...]] = {}
+        first_block = first_block or self.start
         samples = np.arange(len(batch))  # which sample each row of `batch` is
-        for number in range(first_block or self.start, self.stop + 1):
+        for number in range(first_block, self.stop + 1):
             output = self._blocks[number - self.start].run(batch)
             exit_number = self._exit_numbers[number - 1]
             stops_B = np.zeros(len(samples), dtype=np.bool_)
@@ -117,16 +141,25 @@ class Tier:
                 for row, answer in enumerate(_answers(output, exit_number)):
                     sample = int(samples[row])
                     if stops_B[row]:
-                        outcomes[sample] = answer
-                    else:
-                        surest[sample] = _surer(answer, surest.get(sample))
+                        outcomes[sample] = aggregated(
+                            answer,
+                            passed.get(sample, ()),
+                            manifest=self.manifest,
+                            first_block=first_block,
+                        )
+                        continue
+                    surest[sample] = _surer(answer, surest.get(sample))
+                    if self.manifest.aggregates:
+                        passed[sample] = (*passed.get(sample, ()), answer.probabilities)
             if stops_B.all():
                 break
             assert output.feature is not None
             samples, batch = samples[~stops_B], output.feature[~stops_B]
         for row, sample in enumerate(samples.tolist()):
             if sample not in outcomes:
-                outcomes[sample] = Handover(self.stop + 1, batch[row], surest.get(sample))
+                outcomes[sample] = Handover(
+                    self.stop + 1, batch[row], surest.get(sample), passed.get(sample, ())
+                )
         return [outcomes[sample] for sample in range(len(outcomes))]
 
     def _stops(self, exit_number: int, output: BlockOutput, thetas: Sequence[float]) -> NDArray[np.bool_]:

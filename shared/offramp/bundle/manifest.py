@@ -188,6 +188,9 @@ class Manifest(Record):
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
     default_operating_point: Name
     layers: tuple[Layer, ...] = ()
+    aggregates: bool = Field(
+        default=False, description="whether the last exit answers with the geometric mean of all exits"
+    )
     provenance: Provenance | None = None
 
     @property
@@ -285,6 +288,8 @@ def bundle_id_for(manifest: Manifest) -> str:
     for block in decisive["blocks"]:
         if block["levels"] is None:  # absent, so that a bundle without a bottleneck keeps the id it had
             del block["levels"]
+    if manifest.aggregates:
+        decisive["aggregates"] = True
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return f"{manifest.name}-{digest[:12]}"
 

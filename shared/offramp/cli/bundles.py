@@ -49,6 +49,13 @@ def export(
     static: Annotated[
         bool, typer.Option(help="The backbone alone, without early exits: the rival to compare with.")
     ] = False,
+    aggregate: Annotated[
+        bool,
+        typer.Option(
+            help="Let the last exit answer with the geometric mean of all exits: it costs nothing, and is right more "
+            "often where the tail is weak, as behind a bottleneck."
+        ),
+    ] = False,
 ) -> None:
     """Export a trained network as a bundle that never stops early, until it is calibrated; needs the extra `train`.
 
@@ -68,6 +75,7 @@ def export(
         preprocessing=origin.recipe.preprocessing,
         split_point=_split_point(origin, static=static),
         confidences=confidences,
+        aggregates=aggregate and not static,
         provenance=_with_command(origin.provenance),
     )
     next_step = "evaluate" if static else "calibrate"

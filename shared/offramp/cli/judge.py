@@ -95,7 +95,11 @@ def evaluate(
     )
     right_N = table.correct_at(table.exit_taken(chosen))
     compared = tuple(_compare(other, images, right_N) for other in rivals)
-    others = alternatives(found.probabilities, classes, manifest.exit_macs) if manifest.num_exits > 1 else ()
+    others = (
+        alternatives(found.probabilities, classes, manifest.exit_macs, aggregates=manifest.aggregates)
+        if manifest.num_exits > 1
+        else ()
+    )
     summary = summary.model_copy(
         update={
             "rivals": compared,

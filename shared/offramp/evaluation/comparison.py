@@ -23,7 +23,11 @@ class Alternative(Record):
 
 
 def alternatives(
-    probabilities: NDArray[np.float32], classes_N: NDArray[np.int64], exit_macs: Sequence[int]
+    probabilities: NDArray[np.float32],
+    classes_N: NDArray[np.int64],
+    exit_macs: Sequence[int],
+    *,
+    aggregates: bool = False,
 ) -> tuple[Alternative, ...]:
     """Aggregation of all exits, which always costs everything, and patience.
 
@@ -31,7 +35,10 @@ def alternatives(
         probabilities: (N, E, K) of every exit.
         classes_N: the true classes.
         exit_macs: multiplications of a sample that leaves at each exit.
+        aggregates: whether the last exit is an aggregation already; no other is made of it then.
     """
+    if aggregates:
+        return tuple(_patient(probabilities.argmax(axis=2), classes_N, exit_macs))
     depth_E = np.arange(1, probabilities.shape[1] + 1, dtype=np.float64)
     logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     together = {

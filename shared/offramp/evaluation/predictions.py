@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.aggregation import confidence_of, joined, rooted
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import RiskName
 from offramp.evaluation.table import ExitTable
@@ -19,8 +20,9 @@ from offramp.wire.codec import encode_feature
 class ExitPredictions:
     """What all exits say of all images.
 
-    confidence (N, E) in [0, 1) and probabilities (N, E, K) of every exit, the last one included; payload_bytes (N,):
-    of the feature at the default operating point's split, encoded as it would be sent, one image at a time.
+    confidence (N, E) in [0, 1) and probabilities (N, E, K) of every exit, the last one as the bundle has it answer,
+    alone or aggregated; payload_bytes (N,): of the feature at the default operating point's split, encoded as it would
+    be sent, one image at a time.
     """
 
     confidence: NDArray[np.float32]
@@ -80,5 +82,9 @@ def predict_every_exit(
                 batch = output.feature
                 if described.number == split_point - 1:
                     payload_bytes[sample] = len(encode_feature(batch, codec, described.levels).payload)
+        if manifest.aggregates:
+            *passed, last_K = probabilities[sample]
+            mean_K = rooted(joined(last_K, passed), manifest.num_exits)
+            probabilities[sample, -1], confidence[sample, -1] = mean_K, confidence_of(mean_K)
         advance(1)
     return ExitPredictions(confidence, probabilities, payload_bytes)
