@@ -13,6 +13,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from edge_node.app import edge_app
@@ -43,9 +44,9 @@ def serve_in_processes(
         shared = shared_policy(manifest)
         start = partial(EdgeProcess, settings.share(), blocks, address, shared, parent=os.getpid())
         config = http_config(start, settings, lifespan="on", factory=True, workers=settings.processes)
-        told = Multiprocess(config, [listening])
-        told.run()
-        if not told.signal_queue and any(process.exitcode for process in told.processes):
+        processes = Multiprocess(config, [listening])
+        processes.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
             raise ConfigError("a process of this node did not start; the line above says why")
 
 
