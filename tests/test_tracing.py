@@ -112,3 +112,16 @@ async def test_a_parent_that_is_none_begins_a_trace_of_its_own(
         await predict(client, PHOTO, traceparent=parent)
     top = next(span for _, span in collector.spans if span.name == "edge classify")
     assert top.parent_span_id == b"" and any(top.trace_id)
+
+
+async def test_of_many_requests_only_a_share_is_traced_unless_the_caller_asks(
+    tiny_bundle: Bundle, collector: Collector
+) -> None:
+    asked = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with running_edge(
+        tiny_bundle, blocks="1-3", otlp_endpoint=collector.endpoint, trace_share=0.0
+    ) as client:
+        for _ in range(5):
+            await predict(client, PHOTO)
+        await predict(client, PHOTO, traceparent=asked)
+    assert [span.trace_id.hex() for _, span in collector.spans] == ["0af7651916cd43dd8448eb211c80319c"]

@@ -69,7 +69,7 @@ async def running_node(
                     codec=manifest.codec_at(last + 1),
                 )
             )
-        tracing = tracing_to(settings.otlp_endpoint, service=settings.tier)
+        tracing = tracing_to(settings.otlp_endpoint, service=settings.tier, share=settings.trace_share)
         stack.callback(tracing.close)
         node = Node(
             tier,

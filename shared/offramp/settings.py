@@ -80,6 +80,7 @@ class NodeSettings(Settings):
     max_batch: int = Field(default=32, ge=1, description="samples of different calls that run together")
     batch_window_ms: float = Field(default=0.0, ge=0, le=1000, description="kept waiting for them; for a GPU")
     otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    trace_share: float = Field(default=1.0, ge=0, le=1, description="of requests that are traced")
     grace_s: float = Field(default=5.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

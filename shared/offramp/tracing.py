@@ -70,8 +70,13 @@ class _Off:
 OFF = _Off()
 
 
-def tracing_to(endpoint: str | None, *, service: str) -> Tracing:
+def tracing_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Tracing:
     """Tracing to an OTLP endpoint over HTTP, as in http://127.0.0.1:4318/v1/traces; off for None.
+
+    Args:
+        endpoint: of a collector.
+        service: the tier's name.
+        share: of the requests that are traced, 0 to 1; one whose caller traces it always is.
 
     Raises:
         ConfigError: OpenTelemetry is not installed.
@@ -83,18 +88,22 @@ def tracing_to(endpoint: str | None, *, service: str) -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(f"tracing needs {error.name}: pip install 'offramp[otel]'") from error
-    return OtelTracing(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service=service)
+    return OtelTracing(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service=service, share=share)
 
 
 class OtelTracing:
     """Spans for OpenTelemetry."""
 
-    def __init__(self, processor: Any, *, service: str) -> None:
-        """Hand spans to a span processor of the SDK; `service` is the tier's name."""
+    def __init__(self, processor: Any, *, service: str, share: float = 1.0) -> None:
+        """Hand spans to a span processor of the SDK; see `tracing_to`."""
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-        self._provider = TracerProvider(resource=Resource.create({"service.name": f"offramp-{service}"}))
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": f"offramp-{service}"}),
+            sampler=ParentBased(TraceIdRatioBased(share)),
+        )
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("offramp")
 
