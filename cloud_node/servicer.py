@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -26,7 +27,7 @@ from offramp.errors import (
 )
 from offramp.images import open_images
 from offramp.metrics import NodeMetrics
-from offramp.node import Batch, Classified, Node
+from offramp.node import Batch, Node
 from offramp.telemetry import line
 from offramp.tier import checked_thetas
 from offramp.tracing import HEADER
@@ -77,8 +78,8 @@ class TierServicer(TierServiceServicer):
             self._check(request)
             batch = await self._classify(request, context)
             _check_finite(batch)
-        for request_id, sample in zip(request.request_ids, batch.samples, strict=True):
-            _log.info(_log_line(request_id, sample, batch))
+        # Written once the answer is on its way.
+        asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), batch)
         return _response(request, batch)
 
     def _check(self, request: pb.InferRequest) -> None:
@@ -188,15 +189,20 @@ def _response(request: pb.InferRequest, batch: Batch) -> pb.InferResponse:
     return pb.InferResponse(answers=answers, times=times)
 
 
-def _log_line(request_id: str, sample: Classified, batch: Batch) -> str:
+def _log_answers(request_ids: Sequence[str], batch: Batch) -> None:
+    if not _log.isEnabledFor(logging.INFO):
+        return
     own = batch.times[0]
-    return line(
-        "answered",
-        request=request_id,
-        exit=sample.answer.exit_number,
-        tier=sample.tier,
-        confidence=sample.answer.confidence,
-        degraded=bool(sample.degraded_reason),
-        queue_ms=own.queue_ms,
-        compute_ms=own.compute_ms,
-    )
+    for request_id, sample in zip(request_ids, batch.samples, strict=True):
+        _log.info(
+            line(
+                "answered",
+                request=request_id,
+                exit=sample.answer.exit_number,
+                tier=sample.tier,
+                confidence=sample.answer.confidence,
+                degraded=bool(sample.degraded_reason),
+                queue_ms=own.queue_ms,
+                compute_ms=own.compute_ms,
+            )
+        )

@@ -136,22 +136,31 @@ class Predict:
             prediction["probabilities"] = dict(
                 zip(manifest.labels, answer.probabilities.tolist(), strict=True)
             )
-        _log.info(
-            line(
-                "answered",
-                request=request_id,
-                exit=answer.exit_number,
-                tier=sample.tier,
-                confidence=answer.confidence,
-                degraded=sample.degraded_reason is not None,
-                compute_ms=batch.times[0].compute_ms,
-                offload_ms=offload_ms,
-                total_ms=total_ms,
-                sent=sample.sent or "nothing",
-                uplink_bytes=sample.uplink_bytes,
-            )
-        )
+        # Written once the answer is on its way.
+        asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, batch, offload_ms, total_ms)
         return prediction
+
+
+def _log_answer(
+    request_id: str, sample: Classified, batch: Batch, offload_ms: float, total_ms: float
+) -> None:
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    _log.info(
+        line(
+            "answered",
+            request=request_id,
+            exit=sample.answer.exit_number,
+            tier=sample.tier,
+            confidence=sample.answer.confidence,
+            degraded=sample.degraded_reason is not None,
+            compute_ms=batch.times[0].compute_ms,
+            offload_ms=offload_ms,
+            total_ms=total_ms,
+            sent=sample.sent or "nothing",
+            uplink_bytes=sample.uplink_bytes,
+        )
+    )
 
 
 def _wants_probabilities(query: bytes) -> bool:

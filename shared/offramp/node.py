@@ -6,6 +6,7 @@ and where the upstream does not answer, fall back to the surest local exit and s
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ class Node:
             }
             with self._tracing.request(f"{self.name} classify", traceparent, **named) as trace:
                 batch = await self._classify(call, request_ids, images, trace)
-            self.metrics.answered(batch, time.perf_counter() - started)
+            # Counted once the answer is on its way.
+            asyncio.get_running_loop().call_soon(self.metrics.answered, batch, time.perf_counter() - started)
             return batch
         finally:
             self._pending -= 1

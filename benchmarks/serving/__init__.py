@@ -1,0 +1,1 @@
+"""Offramp against the servers a user would pick instead, serving the plain backbone."""

@@ -1,0 +1,44 @@
+"""The plain backbone of a bundle as one ONNX graph: its blocks joined, without their early exits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import compose, utils
+
+from offramp.bundle import Bundle
+
+
+def backbone_of(bundle: Bundle) -> onnx.ModelProto:
+    """Join the blocks; input: block 1's pixels, outputs: the last exit's `probabilities` and `confidence`."""
+    whole: onnx.ModelProto | None = None
+    for block in bundle.manifest.blocks:
+        model = onnx.load_from_string(bundle.graphs[block.number])
+        outputs = ["feature"] if block.feature else ["probabilities", "confidence"]
+        # Cut out what leads to these outputs: what only an early exit needs goes with it.
+        part = utils.Extractor(model).extract_model([model.graph.input[0].name], outputs)
+        if whole is None:
+            whole = compose.add_prefix(part, "block1_")
+            continue
+        part = compose.add_prefix(part, f"block{block.number}_")
+        joint = [(whole.graph.output[0].name, part.graph.input[0].name)]
+        whole = compose.merge_models(whole, part, io_map=joint)
+    assert whole is not None, "a bundle has blocks"
+    _name_outputs(whole)
+    onnx.checker.check_model(whole)
+    return whole
+
+
+def write_backbone(bundle: Bundle, path: Path) -> None:
+    """Write it to a file."""
+    path.write_bytes(backbone_of(bundle).SerializeToString())
+
+
+def _name_outputs(model: onnx.ModelProto) -> None:
+    plain = {output.name: output.name.split("_", 1)[1] for output in model.graph.output}
+    for node in model.graph.node:
+        node.output[:] = [plain.get(name, name) for name in node.output]
+        node.input[:] = [plain.get(name, name) for name in node.input]
+    for output in model.graph.output:
+        output.name = plain[output.name]

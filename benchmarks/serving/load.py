@@ -1,0 +1,79 @@
+"""Load from wrk: so many clients, each with one request under way, photos in random order."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from offramp.errors import ConfigError
+
+# Prints one line that is easy to read back: counts, microseconds, faults.
+_SCRIPT = """
+local photos = {}
+for path in io.popen("find '%s' -type f | sort"):lines() do
+  local file = io.open(path, "rb"); photos[#photos + 1] = file:read("*a"); file:close()
+end
+math.randomseed(0)
+local headers = {["content-type"] = "image/jpeg"}
+request = function() return wrk.format("POST", wrk.path, headers, photos[math.random(#photos)]) end
+done = function(summary, latency, requests)
+  local e = summary.errors
+  print(string.format("TURN %%d %%d %%d %%d %%d %%d", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(90), latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+_TURN = re.compile(r"^TURN (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one server did for some seconds; latencies in milliseconds."""
+
+    requests: int
+    per_second: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+
+def write_script(path: Path, photos: Path) -> None:
+    """Write wrk's script for a folder of photos.
+
+    Raises:
+        ConfigError: wrk is missing.
+    """
+    if shutil.which("wrk") is None:
+        raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
+    path.write_text(_SCRIPT % photos.resolve(), encoding="utf-8")
+
+
+def turn(url: str, script: Path, *, clients: int, seconds: float) -> Turn:
+    """Ask for some seconds.
+
+    Raises:
+        ConfigError: a request failed: a figure with failures in it would be worth nothing.
+    """
+    base = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}{urlsplit(url).path}"
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", "-s", str(script), base]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return read_turn(said, url)
+
+
+def read_turn(said: str, url: str) -> Turn:
+    """Read what the script printed.
+
+    Raises:
+        ConfigError: it printed nothing, or requests failed.
+    """
+    found = _TURN.search(said)
+    if not found:
+        raise ConfigError(f"wrk said nothing of {url}: {said.strip()[-300:]}")
+    requests, duration_us, p50, p90, p99, faults = (int(text) for text in found.groups())
+    if faults:
+        raise ConfigError(f"{faults} of {requests} requests to {url} failed; its figures are worth nothing")
+    return Turn(requests, requests / duration_us * 1e6, p50 / 1000, p90 / 1000, p99 / 1000)

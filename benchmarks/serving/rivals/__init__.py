@@ -1,0 +1,92 @@
+"""The rivals: what each is called, needs, and how it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS = Path(__file__).parent
+_COMMON = ("numpy", "onnxruntime", "pillow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """A server of the plain backbone.
+
+    command: of its environment's bin/, with {port} and {workers} filled in. folder: of its environment; rivals that need
+    the same packages share one. path: where it takes images.
+    """
+
+    name: str
+    folder: str
+    requirements: tuple[str, ...]
+    command: tuple[str, ...]
+    workers: int = 2
+    path: str = "/v1/predict"
+
+    def argv(self, environment: Path, port: int) -> list[str]:
+        """Its command line."""
+        program, *rest = (part.format(port=port, workers=self.workers) for part in self.command)
+        return [str(environment / "bin" / program), *rest]
+
+    def variables(self, spec: Path, port: int) -> Mapping[str, str]:
+        """Its environment variables beside the usual ones; `spec` says what to serve."""
+        return {
+            "PLAIN_SPEC": str(spec),
+            "PYTHONPATH": str(PROGRAMS),
+            "RIVAL_PORT": str(port),
+            "RIVAL_WORKERS": str(self.workers),
+            "OMP_NUM_THREADS": "1",
+            "BENTOML_DO_NOT_TRACK": "True",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+
+_FASTAPI = (
+    "uvicorn",
+    "fastapi_server:app",
+    "--port={port}",
+    "--workers={workers}",
+    "--log-level=warning",
+    "--no-access-log",
+)
+
+# PyTriton is left out: its HTTP interface takes tensors in Triton's protocol, and no JPEG with JSON back.
+RIVALS: tuple[Rival, ...] = (
+    *(
+        Rival(
+            name=f"FastAPI, {workers} worker{'s' if workers > 1 else ''}",
+            folder="fastapi",
+            requirements=("fastapi", "uvicorn[standard]", *_COMMON),
+            command=_FASTAPI,
+            workers=workers,
+        )
+        for workers in (1, 2)
+    ),
+    Rival(
+        name="Mosec",
+        folder="mosec",
+        requirements=("mosec", *_COMMON),
+        command=("python", str(PROGRAMS / "mosec_server.py"), "--port={port}", "--address=127.0.0.1"),
+        path="/inference",
+    ),
+    Rival(
+        name="LitServe",
+        folder="litserve",
+        requirements=("litserve", *_COMMON),
+        command=("python", str(PROGRAMS / "litserve_server.py")),
+    ),
+    Rival(
+        name="BentoML",
+        folder="bentoml",
+        requirements=("bentoml", *_COMMON),
+        command=("bentoml", "serve", "bentoml_server:Predict", "--port={port}", "--host=127.0.0.1"),
+    ),
+    Rival(
+        name="Ray Serve",
+        folder="ray",
+        requirements=("ray[serve]", *_COMMON),
+        command=("python", str(PROGRAMS / "ray_server.py")),
+    ),
+)

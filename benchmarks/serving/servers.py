@@ -1,0 +1,189 @@
+"""Servers under test as process trees: started, asked until they answer, measured, ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from benchmarks.serving.rivals import Rival
+from offramp.errors import ConfigError
+
+_START_S = 90.0
+_STOP_S = 10.0
+
+
+@dataclass(eq=False)
+class Tree:
+    """A process and all below it. Processor time of a child that has ended is kept."""
+
+    process: psutil.Process
+    _seen_s: dict[int, float] = field(default_factory=dict)
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time so far."""
+        for each in self._all():
+            try:
+                times = each.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            self._seen_s[each.pid] = times.user + times.system
+        return sum(self._seen_s.values())
+
+    def memory_bytes(self) -> int:
+        """Resident memory, what processes share counted once each (PSS)."""
+        total = 0
+        for each in self._all():
+            try:
+                total += each.memory_full_info().pss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def _all(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@dataclass(frozen=True)
+class Server:
+    """Something that answers: its URL, its processes by name, and how long it took to its first answer."""
+
+    name: str
+    url: str
+    trees: Mapping[str, Tree]
+    start_s: float
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    name: str, url: str, commands: Mapping[str, Sequence[str]], variables: Mapping[str, str], photo: bytes
+) -> Iterator[Server]:
+    """Start a server's processes, one after the other, and wait for its first answer.
+
+    Raises:
+        ConfigError: it does not answer; the last of what it said is quoted.
+    """
+    with tempfile.TemporaryFile() as log:
+        started: dict[str, subprocess.Popen[bytes]] = {}
+        begun = time.perf_counter()
+        try:
+            for part, command in commands.items():
+                started[part] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **variables},
+                    start_new_session=True,
+                )
+            _until_it_answers(name, url, photo, started, log.fileno())
+            trees = {part: Tree(psutil.Process(process.pid)) for part, process in started.items()}
+            yield Server(name, url, trees, time.perf_counter() - begun)
+        finally:
+            for process in reversed(started.values()):
+                _end(process)
+
+
+def _until_it_answers(
+    name: str, url: str, photo: bytes, started: Mapping[str, subprocess.Popen[bytes]], log: int
+) -> None:
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end and all(process.poll() is None for process in started.values()):
+        try:
+            answer = httpx.post(url, content=photo, headers=_HEADERS, timeout=20, trust_env=False)
+            if answer.status_code == 200 and not answer.json().get("degraded"):
+                return
+        except (httpx.HTTPError, ValueError):
+            pass
+        time.sleep(0.02)
+    said = os.pread(log, 1_000_000, 0).decode(errors="replace").strip().splitlines()
+    raise ConfigError(f"{name} did not answer at {url}: {said[-1] if said else 'it said nothing'}")
+
+
+_HEADERS = {"content-type": "image/jpeg"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # The whole session: some servers leave their workers behind.
+    with_children = [psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else []
+    below = [child for parent in with_children for child in parent.children(recursive=True)]
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in psutil.wait_procs(below, timeout=2)[1]:
+        child.kill()
+
+
+@contextmanager
+def rival(each: Rival, environments: Path, spec: Path, photo: bytes) -> Iterator[Server]:
+    """A rival in an environment of its own, which is made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be installed, or does not answer.
+    """
+    environment = environments / each.folder
+    _install(each, environment)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}{each.path}"
+    command = {"server": each.argv(environment, port)}
+    with running(each.name, url, command, each.variables(spec, port), photo) as server:
+        yield server
+
+
+def _install(each: Rival, environment: Path) -> None:
+    if (environment / "bin" / "python").exists():
+        return
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
+        pip = [str(environment / "bin" / "pip"), "install", "--quiet", *each.requirements]
+        subprocess.run(pip, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        said = str(error.stderr).strip().splitlines()
+        raise ConfigError(f"{each.name} cannot be installed: {said[-1] if said else error}") from error
+
+
+@contextmanager
+def offramp(
+    bundle: Path, point: str, photo: bytes, *, edge: Sequence[str], cloud: Sequence[str]
+) -> Iterator[Server]:
+    """Edge and cloud on this machine, at an operating point.
+
+    Raises:
+        ConfigError: a node does not answer.
+    """
+    ports = free_port(), free_port()
+    upstream = f"127.0.0.1:{ports[1]}"
+    start = [sys.executable, "-m"]
+    common = ["--bundle", str(bundle)]
+    commands = {
+        "cloud": [*start, "cloud_node", *common, "--port", str(ports[1]), *cloud],
+        "edge": [*start, "edge_node", *common, "--port", str(ports[0]), "--upstream", upstream, *edge],
+    }
+    base = f"http://127.0.0.1:{ports[0]}"
+    variables = {"OMP_NUM_THREADS": "1"}
+    with running("Offramp", f"{base}/v1/predict", commands, variables, photo) as server:
+        policy = httpx.put(f"{base}/v1/policy", json={"operating_point": point}, trust_env=False)
+        policy.raise_for_status()
+        yield server
