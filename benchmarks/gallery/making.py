@@ -64,7 +64,7 @@ def ship(entry: Entry, places: Places, models: Path) -> None:
         return
     _offramp("compress", wide, "--data", data, *entry.compress, "--out", str(run), "--resume")
     _offramp("export", str(run), "--out", str(bundle), "--aggregate")
-    _offramp("calibrate", str(bundle), "--data", data, "--max-drop", "0", *_CERTIFIED)
+    _offramp("calibrate", str(bundle), "--data", data, "--max-drop", entry.narrow_drop, *_CERTIFIED)
 
 
 def evaluations(entry: Entry, places: Places) -> Sequence[dict[str, Any]]:
