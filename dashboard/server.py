@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from nicegui import app as nicegui
 from nicegui import ui
 
 from dashboard.node_client import NodeClient
@@ -42,10 +43,13 @@ def serve(settings: DashboardSettings) -> None:
             await ui.context.client.connected()
             await frame.connected()
 
+        # Quasar's bar above the page while something is sent has no name that could be read aloud.
+        nicegui.config.quasar_config["loadingBar"]["skipHijack"] = True
         ui.run_with(
             app,
             root=page,
             title="Offramp",
+            language="en-US",
             favicon=_FAVICON,
             dark=None,
             tailwind=False,

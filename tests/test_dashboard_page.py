@@ -4,86 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from offramp.bundle import load_bundle
 from offramp.cli.processes import node_process
-from tests.conftest import FASHION_BUNDLE, SAMPLES
-from tests.nodes import closed_port_address, first_photo, running_cloud, running_edge
+from tests.browsing import CHROMIUM, TABS, Running, launched, opened, running_dashboard, show_tab
+from tests.conftest import SAMPLES
+from tests.nodes import closed_port_address, first_photo
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, FilePayload, Page
+    from playwright.async_api import Browser, FilePayload
 
 pytest.importorskip("nicegui", reason="needs the extra 'dashboard'")
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright, of the extra 'dev'")
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, as the Debian package installs it")
 
-TABS = ("Live", "Try it", "Trade-off", "Network")
 expect = playwright.expect
-
-
-@dataclass(frozen=True)
-class Running:
-    """A dashboard, and the edge node it looks at."""
-
-    address: str
-    edge: httpx.AsyncClient
 
 
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu"]
-        )
+    async with launched() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Running]:
-    bundle = load_bundle(FASHION_BUNDLE)
-    async with (
-        running_cloud(bundle, blocks="2-2") as upstream,
-        running_edge(bundle, upstream=upstream) as edge,
-    ):
-        arguments = ["--edge", str(edge.base_url), "--samples", str(SAMPLES), "--port", "0"]
-        with node_process("dashboard", arguments, name="dashboard") as dashboard:
-            yield Running(f"http://{dashboard.address}", edge)
-
-
-@asynccontextmanager
-async def opened(
-    browser: Browser, address: str, *, width: int = 1400, scheme: Literal["dark", "light"] = "light"
-) -> AsyncIterator[Page]:
-    """The page in a browser of its own; it fails if it logs an error or asks anyone but the dashboard."""
-    context = await browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page = await context.new_page()
-    page.set_default_timeout(15_000)
-    wrong: list[str] = []
-    own = (address, address.replace("http", "ws"), "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
-    page.on("websocket", lambda socket: None if socket.url.startswith(own) else wrong.append(socket.url))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    try:
-        await page.goto(address)
-        yield page
-        assert wrong == []
-    finally:
-        await context.close()
-
-
-async def show_tab(page: Page, name: str) -> None:
-    await page.get_by_role("tab", name=name).click()
+    async with running_dashboard() as running:
+        yield running
 
 
 async def policy_becomes(edge: httpx.AsyncClient, **expected: object) -> None:

@@ -78,7 +78,7 @@ class Frame:
 
     def _header(self) -> None:
         with ui.header().classes("header"):
-            ui.label("Offramp").classes("brand")
+            ui.label("Offramp").classes("brand").props("role=heading aria-level=1")
             with (
                 ui.tabs()
                 .props("no-caps inline-label dense shrink outside-arrows mobile-arrows")

@@ -53,7 +53,7 @@ class LivePage:
             )
         with ui.row().classes("bar"):
             self._window = ui.toggle(_WINDOWS, value=120, on_change=self.refresh).props(
-                'no-caps dense unelevated aria-label="time shown"'
+                'no-caps dense unelevated toggle-text-color=surface aria-label="time shown"'
             )
             self._empty = ui.label(
                 "No photo was classified in this time. Take one under “Try it”, or send one to POST /v1/predict."

@@ -92,7 +92,7 @@ class NetworkPage:
             colour = self._view.palette.exit(stage.exit)
             ui.element("div").classes("stem")
             with ui.element("div").classes("net-exit").style(f"border-color:{colour}"):
-                ui.label(stage.exit).classes("strong").style(f"color:{colour}")
+                ui.label(stage.exit).classes("strong")
                 ui.label("always answers" if stage.theta is None else f"θ {stage.theta:.3f}").classes("small")
                 ui.label(f"{number(stage.exit_macs)} MACs").classes("muted small")
                 ui.label(percent(stage.share)).classes("net-share")

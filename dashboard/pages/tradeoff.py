@@ -57,7 +57,7 @@ class TradeoffPage:
                     known = costs_known(points) or ["MACs"]
                     self._cost = known[0]
                     ui.toggle(known, value=self._cost, on_change=self._cost_changed).props(
-                        'no-caps dense unelevated aria-label="cost shown"'
+                        'no-caps dense unelevated toggle-text-color=surface aria-label="cost shown"'
                     )
                     self._chart = ui.echart({}, on_point_click=self._point_clicked).classes("chart tall")
                 with card("θ in force"):

@@ -16,7 +16,7 @@ from dashboard.schemas import Policy, Prediction
 _MAX_BYTES = 10_000_000  # what an edge node takes, unless told otherwise
 _MAX_SHOWN_BYTES = 3_000_000
 _SKETCH = (
-    '<canvas class="sketch" width="224" height="224" role="img" '
+    '<canvas class="sketch" width="224" height="224" role="img" aria-describedby="sketch-note" '
     'aria-label="Draw here with mouse, pen or finger"></canvas>'
 )
 
@@ -31,15 +31,7 @@ class TrialPage:
         with ui.element("div").classes("split"):
             with ui.element("div").classes("stack"):
                 with card("Your own photo"):
-                    ui.upload(
-                        label="Drop a photo here or press +",
-                        auto_upload=True,
-                        max_file_size=_MAX_BYTES,
-                        on_upload=self._uploaded,
-                        on_rejected=lambda: told(
-                            "The photo is larger than 10 MB, which is what an edge node takes."
-                        ),
-                    ).props('flat bordered accept="image/*" aria-label="Photo to classify"').classes("upload")
+                    self._draw_upload()
                 self._shipped = card("A shipped sample")
                 with self._shipped:
                     self._strip = ui.element("div").classes("strip")
@@ -47,10 +39,15 @@ class TrialPage:
                 with card("A drawing"), ui.row().classes("drawing"):
                     ui.html(_SKETCH, sanitize=False)
                     with ui.column():
-                        ui.button("Classify", on_click=self._sketched).props("unelevated no-caps")
+                        ui.button("Classify", on_click=self._sketched).props(
+                            "unelevated no-caps text-color=surface"
+                        )
                         ui.button("Clear", on_click=lambda: ui.run_javascript("offrampSketch.clear()")).props(
                             "flat no-caps"
                         )
+                        ui.label("No mouse, pen or finger? Choose a photo or take a sample.").classes(
+                            "muted small"
+                        ).props("id=sketch-note")
             with ui.element("div").classes("stack"):
                 self._answer = AnswerBox()
         self._fill_strip()
@@ -65,6 +62,27 @@ class TrialPage:
             self._fill_strip()
         if self._last:
             self._answer.paint(*self._last, self._view.palette)
+
+    def _draw_upload(self) -> None:
+        upload = (
+            ui.upload(
+                auto_upload=True,
+                max_file_size=_MAX_BYTES,
+                on_upload=self._uploaded,
+                on_rejected=lambda: told("The photo is larger than 10 MB, which is what an edge node takes."),
+            )
+            .props('flat bordered accept="image/*"')
+            .classes("upload")
+        )
+        # Quasar's own button holds the field for files, which no screen reader can make sense of: here the field
+        # lies in a label, and a button beside it is for the keyboard.
+        with upload.add_slot("header"), ui.element("div").classes("drop"):
+            with ui.element("label").classes("drop-label"):
+                ui.label("Drop a photo here")
+                ui.element("q-uploader-add-trigger")
+            ui.button("Choose a photo").props("flat dense no-caps").on(
+                "click", js_handler=f"() => runMethod({upload.id}, 'pickFiles', [])"
+            )
 
     def _fill_strip(self) -> None:
         samples = drawn_samples(self._view.samples, self._labels)
