@@ -1,0 +1,192 @@
+"""How soon the dashboard can be used: from opening its address until it shows figures, and until a control reacts.
+
+    python -m benchmarks.page_load models/b-lenet-fashion --photos samples/fashion-mnist
+
+A cloud node, an edge node, a stream of photos and the dashboard run as processes of this machine; Debian's Chromium
+opens the page again and again: with an empty cache, then with what it kept. A control has reacted when the server's
+answer to a click is on the page. Needs chromium, as in `apt-get install chromium`, and playwright, of the extra `dev`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Annotated
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from offramp.cli.errors import told_in_one_line
+from offramp.cli.processes import node_process
+from offramp.cli.progress import progress
+from offramp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+_WARM_UP_S = 5.0  # of the stream, so that there are figures to show
+
+
+@dataclass(frozen=True)
+class Load:
+    """One opening of the page: seconds from the start of the navigation, and what came over the socket."""
+
+    figures_s: float
+    reacts_s: float
+    tabs_s: float
+    files: int
+    data_bytes: int
+
+
+@told_in_one_line
+def main(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("models/b-lenet-fashion"),
+    photos: Annotated[Path, typer.Option(help="Folder of photos, one sub-folder per class.")] = Path(
+        "samples/fashion-mnist"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Openings of each kind.")] = 9,
+    width: Annotated[int, typer.Option(min=300, help="Of the window, in pixels.")] = 1400,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how long the dashboard's page takes to open, with an empty cache and with a filled one.
+
+    Example: python -m benchmarks.page_load models/b-lenet-fashion --photos samples/fashion-mnist
+    """
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise ConfigError("chromium is missing; install it, as in apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
+    with _dashboard(bundle, photos) as address, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+        found = _measured(browser, address, rounds, width)
+        browser.close()
+    if as_json:
+        typer.echo(json.dumps({kind: [asdict(load) for load in loads] for kind, loads in found.items()}))
+        return
+    Console().print(_table(found, rounds))
+
+
+def _measured(browser: Browser, address: str, rounds: int, width: int) -> dict[str, list[Load]]:
+    found: dict[str, list[Load]] = {"empty": [], "filled": []}
+    with progress("openings", 2 * rounds) as advance:
+        for _ in range(rounds):
+            context = browser.new_context(viewport={"width": width, "height": 900})
+            for loads in found.values():
+                loads.append(_opened(context, address))
+                advance(1)
+            context.close()
+    return found
+
+
+def _opened(context: BrowserContext, address: str) -> Load:
+    page = context.new_page()
+    begin = time.perf_counter()
+    page.goto(address, wait_until="commit")
+    page.wait_for_function(_SHOWS_FIGURES)
+    figures_s = time.perf_counter() - begin
+    page.get_by_role("button", name="10 min").click()
+    page.get_by_text("in 10 min").wait_for()
+    reacts_s = time.perf_counter() - begin
+    tabs_s = max(_tab_opened(page, name, shows) for name, shows in _TABS.items())
+    files, data_bytes = page.evaluate(_CARRIED)
+    page.close()
+    return Load(figures_s, reacts_s, tabs_s, files, data_bytes)
+
+
+def _tab_opened(page: Page, name: str, shows: str) -> float:
+    begin = time.perf_counter()
+    page.get_by_role("tab", name=name).click()
+    page.locator(shows).first.wait_for()
+    return time.perf_counter() - begin
+
+
+# A figure of the first tile that is no dash, and a chart that has been drawn.
+_SHOWS_FIGURES = """() => {
+  const value = document.querySelector(".tile-value");
+  return /[0-9]/.test(value?.textContent ?? "") && document.querySelector(".chart :is(canvas, svg)") !== null;
+}"""
+# Files that came over the socket, not out of the cache, and their bytes, headers included.
+_CARRIED = """() => {
+  const sizes = ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
+    .map((entry) => entry.transferSize).filter((size) => size > 0);
+  return [sizes.length, sizes.reduce((sum, size) => sum + size, 0)];
+}"""
+# What the other tabs are there for.
+_TABS = {"Try it": ".sample", "Trade-off": ".chart :is(canvas, svg)", "Network": ".net-exit"}
+
+
+@contextmanager
+def _dashboard(bundle: Path, photos: Path) -> Iterator[str]:
+    common = ["--bundle", str(bundle), "--port", "0"]
+    with (
+        node_process("cloud_node", common, name="cloud") as cloud,
+        node_process("edge_node", [*common, "--upstream", cloud.address], name="edge") as edge,
+        node_process(
+            "dashboard",
+            ["--edge", f"http://{edge.address}", "--samples", str(photos), "--port", "0"],
+            name="dashboard",
+        ) as dashboard,
+        _stream(f"http://{edge.address}", photos),
+    ):
+        yield f"http://{dashboard.address}"
+
+
+@contextmanager
+def _stream(edge: str, photos: Path) -> Iterator[None]:
+    files = sorted(photos.glob("*/*.*"))
+    if not files:
+        raise ConfigError(f"{photos} has no photos in sub-folders; give --photos DIR")
+    stop = Event()
+
+    def send() -> None:
+        with httpx.Client(base_url=edge, timeout=30, trust_env=False) as client:
+            while not stop.is_set():
+                for file in files:
+                    client.post("/v1/predict", content=file.read_bytes()).raise_for_status()
+                    if stop.wait(0.1):
+                        return
+
+    thread = Thread(target=send)
+    thread.start()
+    try:
+        time.sleep(_WARM_UP_S)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _table(found: dict[str, list[Load]], rounds: int) -> Table:
+    table = Table(title=f"medians of {rounds} openings, the slowest in brackets")
+    for column in ("cache", "figures", "a control reacts", "slowest other tab", "files", "over the socket"):
+        table.add_column(column, justify="left" if column == "cache" else "right")
+    for kind, loads in found.items():
+        table.add_row(
+            kind,
+            *(
+                _seconds([getattr(load, name) for load in loads])
+                for name in ("figures_s", "reacts_s", "tabs_s")
+            ),
+            f"{median(load.files for load in loads):.0f}",
+            f"{median(load.data_bytes for load in loads) / 1e3:.0f} kB",
+        )
+    return table
+
+
+def _seconds(each: list[float]) -> str:
+    return f"{median(each):.2f} s ({max(each):.2f})"
+
+
+if __name__ == "__main__":
+    typer.run(main)
