@@ -35,6 +35,32 @@ class Latency:
     quantiles_ms: tuple[float | None, ...]
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What a cloud node does for the tiers before it; None where nothing was counted."""
+
+    calls_per_s: float | None
+    samples_per_call: float | None
+    waiting_ms: float | None
+    computing_ms: float | None
+    refused: float
+
+
+def serving_of(gained: Increments, seconds: float) -> Serving:
+    """Calls of so many seconds; waiting for a worker and computing are 95th percentiles of a call."""
+    calls = total(gained, "offramp_batch_samples_count")
+    waiting, computing = (
+        quantile(buckets(gained, "offramp_stage_seconds", stage=stage), 0.95) for stage in ("queue", "blocks")
+    )
+    return Serving(
+        calls / seconds if seconds else None,
+        total(gained, "offramp_batch_samples_sum") / calls if calls else None,
+        None if waiting is None else waiting * 1000,
+        None if computing is None else computing * 1000,
+        total(gained, "offramp_refused_total"),
+    )
+
+
 def leavings(gained: Increments) -> dict[Leaving, float]:
     """How many samples left where, shallow exits first."""
     counted = by_labels(gained, SAMPLES, "exit", "tier", "outcome")

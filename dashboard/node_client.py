@@ -1,4 +1,7 @@
-"""An edge node's REST interface, as the dashboard uses it: every fault becomes one sentence."""
+"""A node's HTTP interface, as the dashboard uses it: every fault becomes one sentence.
+
+An edge node has all of it, a cloud node /metrics.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class NodeError(OfframpError):
 
 
 class NodeClient:
-    """Asks one edge node."""
+    """Asks one node."""
 
     def __init__(self, address: str) -> None:
         self.address = address

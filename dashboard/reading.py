@@ -15,7 +15,7 @@ _STARTED = "process_start_time_seconds"
 
 
 class ReadingError(OfframpError):
-    """What was read is not the metrics of an edge node."""
+    """What was read is not the metrics of a node."""
 
 
 class Key(NamedTuple):
@@ -74,5 +74,5 @@ def parsed(text: str) -> Reading:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ReadingError("GET /metrics answered with something that is not Prometheus text") from error
     if not any(key.name.startswith("offramp_samples") for key in counters) and not gauges:
-        raise ReadingError("GET /metrics has no figures of Offramp; is this an edge node?")
+        raise ReadingError("GET /metrics has no figures of Offramp; is this the address of a node's metrics?")
     return Reading(counters, gauges, started)

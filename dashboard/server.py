@@ -16,7 +16,7 @@ from nicegui import ui
 from dashboard.node_client import NodeClient
 from dashboard.pages.frame import Frame
 from dashboard.settings import DashboardSettings
-from dashboard.watch import Watch
+from dashboard.watch import MetricsWatch, Watch
 from offramp.errors import ConfigError
 from offramp.settings import reason_of
 from offramp.telemetry import line
@@ -35,11 +35,14 @@ def serve(settings: DashboardSettings) -> None:
         ConfigError: the port is taken.
     """
     watches = [Watch(NodeClient(address)) for address in settings.edge]
+    clouds = [MetricsWatch(NodeClient(address)) for address in settings.cloud]
     with _bound(settings) as listening:
-        app = FastAPI(lifespan=_watching(watches), docs_url=None, redoc_url=None, openapi_url=None)
+        app = FastAPI(
+            lifespan=_watching([*watches, *clouds]), docs_url=None, redoc_url=None, openapi_url=None
+        )
 
         async def page() -> None:
-            frame = Frame(watches, settings.samples)
+            frame = Frame(watches, clouds, settings.samples)
             await ui.context.client.connected()
             await frame.connected()
 
@@ -68,7 +71,7 @@ def serve(settings: DashboardSettings) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _watching(watches: Sequence[Watch]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _watching(watches: Sequence[MetricsWatch]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(watch.run()) for watch in watches]

@@ -1,4 +1,4 @@
-"""Looks at an edge node once a second and remembers what it saw."""
+"""Looks at a node once a second and remembers what it saw."""
 
 from __future__ import annotations
 
@@ -20,38 +20,22 @@ _log = logging.getLogger("dashboard")
 _EVERY_S = 1.0
 
 
-class Watch:
-    """One edge node: what it last said, and its last minutes."""
+class MetricsWatch:
+    """One node of any tier: what its /metrics last said, and its last minutes."""
 
     def __init__(self, client: NodeClient) -> None:
         self.address = client.address
         self.reading: Reading | None = None
-        self.manifest: Manifest | None = None
-        self.policy: Policy | None = None
-        self.readiness: Readiness | None = None
         self.fault: str | None = None
         self.read_at: float | None = None
         self.history = History()
         self._client = client
         self._clock = 0.0
-        self._changes = 0
 
     @property
     def name(self) -> str:
         """Its address without http://."""
         return self.address.partition("://")[2]
-
-    @property
-    def own_tiers(self) -> set[str]:
-        """Names the node itself has in its answers: "edge", or what it was given.
-
-        A node does not say its name, but block 1 runs nowhere else, so neither does an exit behind it.
-        """
-        first = self.manifest.blocks[0].exit if self.manifest else None
-        if self.reading is None or first is None:
-            return {"edge"}
-        own = by_labels(self.reading.counters, SAMPLES, "exit", "tier")
-        return {"edge"} | {tier for exit, tier in own if exit == "exit-1"}
 
     async def run(self) -> None:
         """Look once a second until cancelled."""
@@ -66,6 +50,45 @@ class Watch:
                     self.fault = "the dashboard failed to read this node; its log says more"
         finally:
             await self._client.aclose()
+
+    async def look(self) -> None:
+        """Ask the node for its figures; a fault is kept, and what was known before too."""
+        try:
+            self._remember(await self._client.metrics())
+        except (NodeError, ReadingError) as error:
+            self.fault = str(error)
+        else:
+            self.fault = None
+
+    def _remember(self, reading: Reading) -> None:
+        clock = time.monotonic()
+        if self.reading is not None:
+            gained = increments(self.reading, reading)
+            self.history.add(Step(int(time.time()), clock - self._clock, gained))
+        self.reading, self._clock, self.read_at = reading, clock, time.time()
+
+
+class Watch(MetricsWatch):
+    """One edge node: what it says of itself, too, and what may be changed there."""
+
+    def __init__(self, client: NodeClient) -> None:
+        super().__init__(client)
+        self.manifest: Manifest | None = None
+        self.policy: Policy | None = None
+        self.readiness: Readiness | None = None
+        self._changes = 0
+
+    @property
+    def own_tiers(self) -> set[str]:
+        """Names the node itself has in its answers: "edge", or what it was given.
+
+        A node does not say its name, but block 1 runs nowhere else, so neither does an exit behind it.
+        """
+        first = self.manifest.blocks[0].exit if self.manifest else None
+        if self.reading is None or first is None:
+            return {"edge"}
+        own = by_labels(self.reading.counters, SAMPLES, "exit", "tier")
+        return {"edge"} | {tier for exit, tier in own if exit == "exit-1"}
 
     async def look(self) -> None:
         """Ask the node for all that changes; a fault is kept, and what was known before too."""
@@ -105,13 +128,6 @@ class Watch:
         policy = await self._client.policy()
         return await self._client.predict(image), policy
 
-    def _remember(self, reading: Reading) -> None:
-        clock = time.monotonic()
-        if self.reading is not None:
-            gained = increments(self.reading, reading)
-            self.history.add(Step(int(time.time()), clock - self._clock, gained))
-        self.reading, self._clock, self.read_at = reading, clock, time.time()
-
 
 def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
     """The last so many seconds of these nodes, in bins of `width` seconds."""
@@ -121,6 +137,11 @@ def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
     return binned(steps, until=until, seconds=seconds, width=width)
 
 
-def gained_lately(watch: Watch, seconds: int) -> Increments:
+def steps_lately(watch: MetricsWatch, seconds: int) -> list[Step]:
+    """The steps of the last so many seconds."""
+    return watch.history.since(int(time.time()) - 1 - seconds)
+
+
+def gained_lately(watch: MetricsWatch, seconds: int) -> Increments:
     """What the node's counters gained in the last so many seconds."""
-    return summed(step.gained for step in watch.history.since(int(time.time()) - 1 - seconds))
+    return summed(step.gained for step in steps_lately(watch, seconds))

@@ -13,7 +13,7 @@ import httpx
 from offramp.bundle import load_bundle
 from offramp.cli.processes import node_process
 from tests.conftest import FASHION_BUNDLE, SAMPLES
-from tests.nodes import running_cloud, running_edge
+from tests.nodes import closed_port_address, running_cloud, running_edge
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -49,11 +49,13 @@ async def launched() -> AsyncIterator[Browser]:
 async def running_dashboard() -> AsyncIterator[Running]:
     """A cloud node, an edge node before it, and the dashboard that watches."""
     bundle = load_bundle(FASHION_BUNDLE)
+    metrics = closed_port_address()
     async with (
-        running_cloud(bundle, blocks="2-2") as upstream,
+        running_cloud(bundle, blocks="2-2", metrics_port=int(metrics.rpartition(":")[2])) as upstream,
         running_edge(bundle, upstream=upstream) as edge,
     ):
-        arguments = ["--edge", str(edge.base_url), "--samples", str(SAMPLES), "--port", "0"]
+        nodes = ["--edge", str(edge.base_url), "--cloud", f"http://{metrics}"]
+        arguments = [*nodes, "--samples", str(SAMPLES), "--port", "0"]
         with node_process("dashboard", arguments, name="dashboard") as dashboard:
             yield Running(f"http://{dashboard.address}", edge)
 

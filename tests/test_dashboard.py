@@ -11,7 +11,16 @@ import pytest
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.tradeoff import costs_known, frontier
 from dashboard.charts.trial import spans
-from dashboard.figures import exit_shares, latencies, leavings, photo_bytes, reasons, share_on, uplink_bytes
+from dashboard.figures import (
+    exit_shares,
+    latencies,
+    leavings,
+    photo_bytes,
+    reasons,
+    serving_of,
+    share_on,
+    uplink_bytes,
+)
 from dashboard.history import SECONDS, History, Step, binned
 from dashboard.network import macs_for_a_photo, pictured
 from dashboard.node_client import NodeClient, NodeError
@@ -20,13 +29,13 @@ from dashboard.reading import Key, Reading, ReadingError, parsed
 from dashboard.samples import drawn_samples
 from dashboard.schemas import Policy, Prediction, Readiness, Upstream
 from dashboard.settings import DashboardSettings
-from dashboard.watch import Watch, gained_lately
+from dashboard.watch import MetricsWatch, Watch, gained_lately
 from dashboard.words import data_bytes, milliseconds, number, percent
 from offramp.bundle import Bundle, load_bundle
 from offramp.errors import ConfigError
 from tests.builders import manifest_with
 from tests.conftest import FASHION_BUNDLE, SAMPLES
-from tests.nodes import closed_port_address, first_photo, running_edge
+from tests.nodes import closed_port_address, first_photo, running_cloud, running_edge
 
 TEXT = """
 # TYPE offramp_samples_total counter
@@ -283,6 +292,45 @@ def test_macs_of_a_photo_count_every_exit_on_the_way() -> None:
     taken, whole = macs_for_a_photo(tiers)
     assert taken == pytest.approx(110 + 0.3 * 220)
     assert whole == 330
+
+
+def test_what_a_cloud_node_serves_is_told_for_a_call_and_a_second() -> None:
+    text = """
+# TYPE offramp_batch_samples histogram
+offramp_batch_samples_bucket{le="+Inf"} 20.0
+offramp_batch_samples_count 20.0
+offramp_batch_samples_sum 50.0
+# TYPE offramp_stage_seconds histogram
+offramp_stage_seconds_bucket{stage="queue",le="0.001"} 0.0
+offramp_stage_seconds_bucket{stage="queue",le="0.003"} 20.0
+offramp_stage_seconds_bucket{stage="queue",le="+Inf"} 20.0
+# TYPE offramp_refused_total counter
+offramp_refused_total{code="RESOURCE_EXHAUSTED"} 3.0
+"""
+    serving = serving_of(parsed("# TYPE offramp_pending gauge\nofframp_pending 1.0\n" + text).counters, 10.0)
+    assert (serving.calls_per_s, serving.samples_per_call, serving.refused) == (2.0, 2.5, 3.0)
+    assert serving.waiting_ms == pytest.approx(1 + 0.95 * 2)
+    assert serving.computing_ms is None
+    assert serving_of({}, 0.0).calls_per_s is None
+
+
+async def test_a_cloud_node_is_watched_by_its_metrics_alone(tiny_bundle: Bundle) -> None:
+    address = closed_port_address()
+    port = int(address.rpartition(":")[2])
+    async with aclosing(NodeClient(f"http://{address}")) as client:
+        watch = MetricsWatch(client)
+        async with (
+            running_cloud(tiny_bundle, metrics_port=port) as upstream,
+            running_edge(tiny_bundle, upstream=upstream) as edge,
+        ):
+            await watch.look()
+            assert watch.fault is None
+            await edge.put("/v1/policy", json={"thetas": [1, 1]})
+            (await edge.post("/v1/predict", content=first_photo(SAMPLES, "bag"))).raise_for_status()
+            await watch.look()
+        assert serving_of(gained_lately(watch, 60), 60).samples_per_call == 1
+        await watch.look()
+    assert "cannot be reached" in str(watch.fault)
 
 
 def test_samples_are_of_the_classes_of_the_bundle_and_from_the_folder_only() -> None:

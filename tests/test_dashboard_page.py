@@ -56,6 +56,16 @@ async def test_live_counts_the_photos_of_others(browser: Browser, running: Runni
         await expect(page.get_by_text("No photo was classified")).to_be_hidden()
 
 
+async def test_live_counts_the_calls_of_a_cloud_node(browser: Browser, running: Running) -> None:
+    await running.edge.put("/v1/policy", json={"operating_point": "full"})
+    async with opened(browser, running.address) as page:
+        figures = page.get_by_role("group", name="127.0.0.1").locator(".cloud-value")
+        for _ in range(3):
+            await running.edge.post("/v1/predict", content=first_photo(SAMPLES, "trouser"))
+        await expect(figures.nth(1)).to_have_text("1")  # photos in a call
+        await expect(figures.nth(4)).to_contain_text("ms")  # computing
+
+
 async def test_a_sample_gets_an_answer(browser: Browser, running: Running) -> None:
     async with opened(browser, running.address) as page:
         await show_tab(page, "Try it")

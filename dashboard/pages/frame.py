@@ -14,7 +14,7 @@ from dashboard.pages.network import NetworkPage
 from dashboard.pages.tradeoff import TradeoffPage
 from dashboard.pages.trial import TrialPage
 from dashboard.pages.view import ALL, Page, View
-from dashboard.watch import Watch
+from dashboard.watch import MetricsWatch, Watch
 
 _TABS: dict[str, Callable[[View], Page]] = {
     "Live": LivePage,
@@ -35,10 +35,10 @@ _SCHEMES: dict[str, tuple[str, str, bool | None]] = {
 class Frame:
     """One open page."""
 
-    def __init__(self, watches: Sequence[Watch], samples: Path) -> None:
+    def __init__(self, watches: Sequence[Watch], clouds: Sequence[MetricsWatch], samples: Path) -> None:
         ui.add_css((_STATIC / "dashboard.css").read_text())
         ui.add_head_html(f"<script>{(_STATIC / 'sketch.js').read_text()}</script>")
-        self._view = View(watches, samples, selected=ALL if len(watches) > 1 else watches[0].address)
+        self._view = View(watches, clouds, samples, selected=ALL if len(watches) > 1 else watches[0].address)
         self._dark = ui.dark_mode(None)
         self._scheme = "system"
         self._pages: dict[str, Page] = {}
@@ -102,7 +102,7 @@ class Frame:
             )
 
     def _show_faults(self) -> None:
-        texts = [_fault_of(watch) for watch in self._view.chosen if watch.fault]
+        texts = [_fault_of(watch) for watch in (*self._view.chosen, *self._view.clouds) if watch.fault]
         if texts == self._shown_faults:
             return
         self._shown_faults = texts
@@ -139,7 +139,7 @@ class Frame:
         self.refresh()
 
 
-def _fault_of(watch: Watch) -> str:
+def _fault_of(watch: MetricsWatch) -> str:
     fault = watch.fault if watch.address in str(watch.fault) else f"{watch.name}: {watch.fault}"
     if watch.read_at is None:
         return f"{fault}. Nothing was ever read from it."

@@ -8,6 +8,7 @@ from dashboard.charts import live
 from dashboard.charts.palette import Options
 from dashboard.figures import latencies, leavings, photo_bytes, reasons, share_on, uplink_bytes
 from dashboard.history import SAMPLES
+from dashboard.pages.clouds import CloudsCard
 from dashboard.pages.view import View, card, show
 from dashboard.rates import Increments, summed, total
 from dashboard.watch import bins_of
@@ -76,6 +77,7 @@ class LivePage:
                     "flat dense hide-bottom hide-no-data"
                 )
                 self._fine = ui.label("Every photo got a whole answer.").classes("muted")
+            self._clouds = CloudsCard(view)
         self.refresh()
 
     def refresh(self) -> None:
@@ -99,6 +101,7 @@ class LivePage:
         for chart, options in charts:
             show(chart, options)
         self._show_tables(gained)
+        self._clouds.refresh(seconds)
 
     def _show_tiles(self, gained: Increments, samples: float, now_per_s: float | None) -> None:
         window = _WINDOWS[int(self._window.value)]

@@ -18,18 +18,20 @@ class PointsTable:
         known = costs_known(points)
         columns: dict[str, Callable[[OperatingPoint], str]] = {
             "name": lambda point: point.name,
-            "θ": lambda point: " ".join(f"{theta:.3f}" for theta in point.thetas),
             "accuracy": lambda point: f"{100 * point.measured.accuracy:.2f} %" if point.measured else ABSENT,
             "MACs": lambda point: number(cost_of(point, "MACs")),
         }
+        columns["offloaded"] = lambda point: percent(point.measured.offload_rate if point.measured else None)
         if "milliseconds" in known:
             columns["computing"] = lambda point: milliseconds(cost_of(point, "milliseconds"))
         if "request bytes" in known:
             columns["request"] = lambda point: data_bytes(cost_of(point, "request bytes"))
-        columns["offloaded"] = lambda point: percent(point.measured.offload_rate if point.measured else None)
+        # Last, since a phone shows the first columns and deep networks have many θ.
+        columns["θ"] = lambda point: " ".join(f"{theta:.3f}" for theta in point.thetas)
         self._rows: dict[str, ui.element] = {}
         widths = (
-            f"grid-template-columns: minmax(110px, 1.4fr) 1.4fr repeat({len(columns) - 2}, minmax(86px, 1fr))"
+            f"grid-template-columns: minmax(var(--name), 1.4fr) repeat({len(columns) - 2}, minmax(var(--figure), 1fr)) "
+            "minmax(max-content, 1.4fr)"
         )
         with ui.element("div").classes("scroll"), ui.element("div").classes("points").style(widths):
             with ui.element("div").classes("point head"):

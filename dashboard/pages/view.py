@@ -10,7 +10,7 @@ from typing import Protocol
 from nicegui import ui
 
 from dashboard.charts.palette import DARK, LIGHT, Options, Palette
-from dashboard.watch import Watch
+from dashboard.watch import MetricsWatch, Watch
 
 ALL = ""
 
@@ -27,6 +27,7 @@ class View:
     """The state of one open page."""
 
     watches: Sequence[Watch]
+    clouds: Sequence[MetricsWatch]
     samples: Path
     selected: str = ALL
     palette: Palette = field(default=LIGHT)
