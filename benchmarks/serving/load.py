@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,11 @@ for path in io.popen("find '%s' -type f | sort"):lines() do
 end
 math.randomseed(0)
 local headers = {["content-type"] = "image/jpeg"}
+if os.getenv("TAKES_FORM") then
+  headers = {["content-type"] = "multipart/form-data; boundary=x"}
+  local head = '--x\\r\\nContent-Disposition: form-data; name="content"; filename="p.jpg"\\r\\n\\r\\n'
+  for at, photo in ipairs(photos) do photos[at] = head .. photo .. "\\r\\n--x--\\r\\n" end
+end
 request = function() return wrk.format("POST", wrk.path, headers, photos[math.random(#photos)]) end
 done = function(summary, latency, requests)
   local e = summary.errors
@@ -52,15 +58,16 @@ def write_script(path: Path, photos: Path) -> None:
     path.write_text(_SCRIPT % photos.resolve(), encoding="utf-8")
 
 
-def turn(url: str, script: Path, *, clients: int, seconds: float) -> Turn:
-    """Ask for some seconds.
+def turn(url: str, script: Path, *, clients: int, seconds: float, form: bool = False) -> Turn:
+    """Ask for some seconds; the photo is the body, or a form's field.
 
     Raises:
         ConfigError: a request failed: a figure with failures in it would be worth nothing.
     """
     base = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}{urlsplit(url).path}"
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", "-s", str(script), base]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    variables = {**os.environ, **({"TAKES_FORM": "1"} if form else {})}
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env=variables).stdout
     return read_turn(said, url)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -63,6 +64,7 @@ class Server:
     url: str
     trees: Mapping[str, Tree]
     start_s: float
+    takes_form: bool = False
 
 
 def free_port() -> int:
@@ -74,7 +76,13 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    name: str, url: str, commands: Mapping[str, Sequence[str]], variables: Mapping[str, str], photo: bytes
+    name: str,
+    url: str,
+    commands: Mapping[str, Sequence[str]],
+    variables: Mapping[str, str],
+    photo: bytes,
+    *,
+    form: bool = False,
 ) -> Iterator[Server]:
     """Start a server's processes, one after the other, and wait for its first answer.
 
@@ -94,21 +102,22 @@ def running(
                     env={**os.environ, **variables},
                     start_new_session=True,
                 )
-            _until_it_answers(name, url, photo, started, log.fileno())
+            body: dict[str, Any] = {"files": {"content": photo}} if form else {"content": photo, **_HEADERS}
+            _until_it_answers(name, url, body, started, log.fileno())
             trees = {part: Tree(psutil.Process(process.pid)) for part, process in started.items()}
-            yield Server(name, url, trees, time.perf_counter() - begun)
+            yield Server(name, url, trees, time.perf_counter() - begun, form)
         finally:
             for process in reversed(started.values()):
                 _end(process)
 
 
 def _until_it_answers(
-    name: str, url: str, photo: bytes, started: Mapping[str, subprocess.Popen[bytes]], log: int
+    name: str, url: str, body: Mapping[str, Any], started: Mapping[str, subprocess.Popen[bytes]], log: int
 ) -> None:
     end = time.monotonic() + _START_S
     while time.monotonic() < end and all(process.poll() is None for process in started.values()):
         try:
-            answer = httpx.post(url, content=photo, headers=_HEADERS, timeout=20, trust_env=False)
+            answer = httpx.post(url, timeout=20, trust_env=False, **body)
             if answer.status_code == 200 and not answer.json().get("degraded"):
                 return
         except (httpx.HTTPError, ValueError):
@@ -118,7 +127,7 @@ def _until_it_answers(
     raise ConfigError(f"{name} did not answer at {url}: {said[-1] if said else 'it said nothing'}")
 
 
-_HEADERS = {"content-type": "image/jpeg"}
+_HEADERS = {"headers": {"content-type": "image/jpeg"}}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -147,7 +156,7 @@ def rival(each: Rival, environments: Path, spec: Path, photo: bytes) -> Iterator
     port = free_port()
     url = f"http://127.0.0.1:{port}{each.path}"
     command = {"server": each.argv(environment, port)}
-    with running(each.name, url, command, each.variables(spec, port), photo) as server:
+    with running(each.name, url, command, each.variables(spec, port), photo, form=each.takes_form) as server:
         yield server
 
 
@@ -166,21 +175,21 @@ def _install(each: Rival, environment: Path) -> None:
 
 @contextmanager
 def offramp(
-    bundle: Path, point: str, photo: bytes, *, edge: Sequence[str], cloud: Sequence[str]
+    bundle: Path, point: str, photo: bytes, *, edge: Sequence[str], cloud: Sequence[str] | None
 ) -> Iterator[Server]:
-    """Edge and cloud on this machine, at an operating point.
+    """Edge and cloud on this machine, at an operating point; the edge alone, with all blocks, if `cloud` is None.
 
     Raises:
         ConfigError: a node does not answer.
     """
     ports = free_port(), free_port()
-    upstream = f"127.0.0.1:{ports[1]}"
+    common = ["--bundle", str(bundle), "--port"]
     start = [sys.executable, "-m"]
-    common = ["--bundle", str(bundle)]
-    commands = {
-        "cloud": [*start, "cloud_node", *common, "--port", str(ports[1]), *cloud],
-        "edge": [*start, "edge_node", *common, "--port", str(ports[0]), "--upstream", upstream, *edge],
-    }
+    commands: dict[str, Sequence[str]] = {}
+    if cloud is not None:
+        commands["cloud"] = [*start, "cloud_node", *common, str(ports[1]), *cloud]
+        edge = [*edge, "--upstream", f"127.0.0.1:{ports[1]}"]
+    commands["edge"] = [*start, "edge_node", *common, str(ports[0]), *edge]
     base = f"http://127.0.0.1:{ports[0]}"
     variables = {"OMP_NUM_THREADS": "1"}
     with running("Offramp", f"{base}/v1/predict", commands, variables, photo) as server:

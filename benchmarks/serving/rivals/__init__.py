@@ -14,8 +14,9 @@ _COMMON = ("numpy", "onnxruntime", "pillow")
 class Rival:
     """A server of the plain backbone.
 
-    command: of its environment's bin/, with {port} and {workers} filled in. folder: of its environment; rivals that need
-    the same packages share one. path: where it takes images.
+    command: of its environment's bin/, with {port} and {workers} filled in. folder: of its environment; rivals that
+    need the same packages share one. path: where it takes images; takes_form: as a form's field, not as
+    the body itself.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Rival:
     command: tuple[str, ...]
     workers: int = 2
     path: str = "/v1/predict"
+    takes_form: bool = False
 
     def argv(self, environment: Path, port: int) -> list[str]:
         """Its command line."""
@@ -76,6 +78,7 @@ RIVALS: tuple[Rival, ...] = (
         folder="litserve",
         requirements=("litserve", *_COMMON),
         command=("python", str(PROGRAMS / "litserve_server.py")),
+        takes_form=True,
     ),
     Rival(
         name="BentoML",

@@ -1,6 +1,7 @@
-"""LitServe: a FastAPI front, and inference in worker processes behind queues."""
+"""LitServe: a FastAPI front, and inference in worker processes behind queues.
 
-from __future__ import annotations
+Without `from __future__ import annotations`: LitServe looks at the annotation itself.
+"""
 
 import os
 from typing import Any
@@ -17,15 +18,16 @@ class Predict(litserve.LitAPI):
         """Load the network."""
         self._plain = Plain()
 
-    async def decode_request(self, request: Request) -> bytes:
-        """The body is the image."""
-        return await request.body()
+    def decode_request(self, request: Request) -> bytes:
+        """It takes JSON and forms: the image is a form's field."""
+        data: bytes = request["content"].file.read()
+        return data
 
-    async def predict(self, body: bytes) -> dict[str, Any]:
+    def predict(self, body: bytes) -> dict[str, Any]:
         """Answer one image."""
         return self._plain(body)
 
-    async def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
         """It fits JSON already."""
         return output
 
@@ -33,7 +35,7 @@ class Predict(litserve.LitAPI):
 if __name__ == "__main__":
     workers = int(os.environ["RIVAL_WORKERS"])
     server = litserve.LitServer(
-        Predict(api_path="/v1/predict", enable_async=True), accelerator="cpu", workers_per_device=workers
+        Predict(api_path="/v1/predict"), accelerator="cpu", workers_per_device=workers
     )
     server.run(
         host="127.0.0.1",

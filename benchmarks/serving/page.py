@@ -1,0 +1,131 @@
+"""The figures as tables in Markdown, and a plot for each bundle."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from benchmarks.gallery.page import Sheet
+from benchmarks.serving.measuring import Comparison, Measured, Plan
+
+_MEANS = {
+    "throughput_ratio": "requests a second, against the best rival",
+    "latency_ratio": "median latency, against the soonest rival",
+    "edge_cpu_ratio": "processor time of the edge for a request, against the best rival's",
+    "cpu_ratio": "processor time of edge and cloud, against the best rival's",
+    "limit_share": "edge node alone on one core, against a bare loop on one core",
+    "non_exiting_ratio": "a sample that passes every exit, against the plain backbone in one piece",
+}
+
+
+def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
+    """All of it under one heading."""
+    intro = (
+        "# Serving\n\n"
+        "Made by `python -m benchmarks.serving`. Every rival serves the plain backbone of the same bundle: JPEG in, "
+        "JSON out, Pillow and ONNX Runtime with one thread, in an environment of its own. Offramp serves "
+        f"the early-exit network as edge ({' '.join(plan.edge) or 'no options'}) and cloud "
+        f"({' '.join(plan.cloud) or 'no options'}) "
+        "on the same machine. wrk sends the test photos in random order and shares the cores with what it measures; "
+        f"medians of {plan.rounds} rounds of {plan.seconds:g} s, servers in turn.\n\n{machine()}\n\n"
+    )
+    return intro + "\n".join(_section(each, plan) for each in comparisons)
+
+
+def machine() -> str:
+    """What it ran on."""
+    model = next(
+        (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.processor(),
+    )
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"Machine: {model}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, "
+        f"onnxruntime {version('onnxruntime')}, uvicorn {version('uvicorn')}, grpcio {version('grpcio')}."
+    )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _section(found: Comparison, plan: Plan) -> str:
+    few, many = plan.clients[0], _many(plan)
+    rows = [(_name(key), f"{value:.2f}×") for key, value in found.ratios(few, many).items()]
+    rows.append(("best rival", found.best(many)))
+    ratios = Sheet(
+        f"{found.bundle} at {found.point}, {found.accuracy_drop:.2f} points below its full network on validation",
+        ("what", f"{many} clients; latency with {few}"),
+        rows,
+    )
+    columns = (
+        "server",
+        *(f"/s, {clients}" for clients in plan.clients),
+        *(f"p50 / p99 ms, {clients}" for clients in plan.clients),
+        f"CPU µs a request, {many}",
+        "MB",
+        "s to first answer",
+    )
+    servers = Sheet("Servers", columns, [_row(name, each, plan) for name, each in found.servers.items()])
+    plot = f"![requests a second and latency]({found.bundle}.svg)\n\n"
+    return ratios.as_markdown() + "\n#" + servers.as_markdown() + "\n" + plot
+
+
+def _row(name: str, each: Measured, plan: Plan) -> tuple[str, ...]:
+    if not each.turns:
+        return (name, f"failed: {each.failed}", *("–" for _ in range(2 * len(plan.clients) + 2)))
+    many = _many(plan)
+    parts = sorted(each.turns[0].cpu_us)
+    return (
+        name,
+        *(f"{each.median(clients, 'per_second'):.0f}" for clients in plan.clients),
+        *(
+            f"{each.median(clients, 'p50_ms'):.2f} / {each.median(clients, 'p99_ms'):.1f}"
+            for clients in plan.clients
+        ),
+        ", ".join(f"{part} {each.cpu_us(many, part):.0f}" for part in parts),
+        ", ".join(f"{part} {each.memory_bytes[part] / 1e6:.0f}" for part in sorted(each.memory_bytes)),
+        f"{min(each.start_s):.1f}",
+    )
+
+
+def _many(plan: Plan) -> int:
+    return 16 if 16 in plan.clients else plan.clients[-1]
+
+
+def _name(key: str) -> str:
+    return next(text for start, text in _MEANS.items() if key.startswith(start))
+
+
+def plot_of(found: Comparison, path: Path) -> None:
+    """Requests a second and median latency over the number of clients."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    clients = sorted({seen.clients for each in found.servers.values() for seen in each.turns})
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name, each in found.servers.items():
+        if not each.turns:
+            continue
+        bold = {"linewidth": 3.0} if name.startswith("Offramp") else {"linewidth": 1.2}
+        left.plot(clients, [each.median(c, "per_second") for c in clients], marker="o", label=name, **bold)
+        right.plot(clients, [each.median(c, "p50_ms") for c in clients], marker="o", label=name, **bold)
+    for axes, what in ((left, "requests a second"), (right, "median latency, ms")):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(clients, [str(c) for c in clients])
+        axes.set_xlabel("clients")
+        axes.set_title(what)
+        axes.set_ylim(bottom=0)
+    right.set_yscale("log")
+    right.set_ylim(auto=True)
+    left.legend(fontsize=8)
+    figure.suptitle(f"{found.bundle} at {found.point}")
+    figure.savefig(path)
+    pyplot.close(figure)
