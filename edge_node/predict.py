@@ -78,6 +78,7 @@ class Predict:
         self, scope: Scope, body: LimitedBody, started: float, with_probabilities: bool
     ) -> dict[str, object]:
         images = await read_images(scope, body, self._settings)
+        self._node.check_room()
         self._node.metrics.received(sum(map(len, images)))
         request_ids = _request_ids(scope, len(images))
         thetas = self._policy.state.thetas

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
-from zipfile import ZipFile
 
 import typer
 from rich.console import Console
 
 from benchmarks.serving.measuring import Comparison, Plan, cheapest_point, compare
 from benchmarks.serving.page import machine, page_of, plot_of
+from benchmarks.serving.photos import folder_of
 from benchmarks.serving.rivals import RIVALS
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.errors import told_in_one_line
@@ -23,7 +21,6 @@ from offramp.cli.progress import progress
 from offramp.errors import ConfigError
 
 _BUNDLES = (Path("models/b-alexnet-cifar10"), Path("models/b-resnet56-cifar10"))
-_PHOTOS = 2000
 
 
 @told_in_one_line
@@ -64,7 +61,7 @@ def main(
     if not chosen:
         raise ConfigError(f"no rival matches '{wanted}'; there are {', '.join(each.name for each in RIVALS)}")
     loaded = [load_bundle(path) for path in bundles or _BUNDLES]
-    with _folder_of(photos) as folder:
+    with folder_of(photos) as folder:
         found = []
         for bundle in loaded:
             point, drop = cheapest_point(bundle, max_drop)
@@ -111,20 +108,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not found or found[0] < 1:
         raise ConfigError(f"--clients is '{text}'; write numbers from 1 up, as in 1,16")
     return found
-
-
-@contextmanager
-def _folder_of(photos: Path) -> Iterator[Path]:
-    if photos.is_dir():
-        yield photos
-        return
-    if not photos.exists():
-        raise ConfigError(f"{photos} is not there; give --photos FOLDER")
-    with TemporaryDirectory() as folder, ZipFile(photos) as archive:
-        names = [n for n in archive.namelist() if n.startswith("test/") and not n.endswith("/")]
-        for number, name in enumerate(names[:: max(1, len(names) // _PHOTOS)][:_PHOTOS]):
-            (Path(folder) / f"{number:04d}{Path(name).suffix}").write_bytes(archive.read(name))
-        yield Path(folder)
 
 
 if __name__ == "__main__":

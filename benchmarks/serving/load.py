@@ -33,6 +33,12 @@ done = function(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
+# Each connection waits between its requests, evenly between nothing and twice the pause: together they ask so many
+# times a second, whether they are answered or refused.
+_PACED = """
+delay = function() return math.random() * 2 * %g end
+done = function(summary) print(string.format("ASKED %%f", summary.requests / summary.duration * 1e6)) end
+"""
 _TURN = re.compile(r"^TURN (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 
 
@@ -56,6 +62,12 @@ def write_script(path: Path, photos: Path) -> None:
     if shutil.which("wrk") is None:
         raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
     path.write_text(_SCRIPT % photos.resolve(), encoding="utf-8")
+
+
+def write_paced_script(path: Path, photos: Path, *, pause_ms: float) -> None:
+    """Write a script whose connections pause so many milliseconds between requests, on average."""
+    write_script(path, photos)
+    path.write_text(path.read_text(encoding="utf-8") + _PACED % pause_ms, encoding="utf-8")
 
 
 def turn(url: str, script: Path, *, clients: int, seconds: float, form: bool = False) -> Turn:

@@ -92,6 +92,7 @@ class Batcher:
         self._is_woken = False
         self._is_closed = False
         self._expected_s: dict[int, float] = {}  # of one sample, by first block
+        self._left = math.inf  # when the loop last went back to its sockets, with calls still waiting
 
     async def run(self, call: Call) -> Ran:
         """Run one call's samples, alone or with others that wait.
@@ -127,16 +128,23 @@ class Batcher:
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_woken = False
+        begun = time.perf_counter()
+        # As long as the loop was at its sockets: else refusing what is too much would leave no time for the rest.
+        until = begun + max(_AT_ONCE_S, begun - self._left)
         while self._free and (batch := self._take()):
             if self._is_over_at_once(batch):
                 self._hand_out(batch, self._run(batch))
-                # Sockets first, then the rest.
+                if (now := time.perf_counter()) < until:
+                    continue
+                self._left = now
                 if self._waiting:
                     self._wake(loop)
                 return
             self._free -= 1
             running = loop.run_in_executor(self._workers, self._run, batch)
             running.add_done_callback(partial(self._done, loop, batch))
+        # Whoever comes next finds an idle node.
+        self._left = math.inf
 
     def _take(self) -> list[_Waiting]:
         """The next batch: the soonest deadline, and what comes behind it and may share its run."""

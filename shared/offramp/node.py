@@ -91,6 +91,17 @@ class Node:
                 "upstream_up", "1 while the upstream is being asked.", lambda: float(upstream.state.up)
             )
 
+    def check_room(self) -> None:
+        """Whether one more call is taken; a front door may ask before it looks at what is in it.
+
+        Raises:
+            OverloadError: as many are under way as this node takes.
+        """
+        if self._pending >= self._max_pending:
+            raise OverloadError(
+                f"{self._pending} requests are under way, the most this node takes; try again later"
+            )
+
     async def classify(
         self,
         call: Call,
@@ -112,10 +123,7 @@ class Node:
             ExpiredError: the call's deadline passed in the queue; nothing was done.
             OffloadError: the upstream did not answer, and some sample passed no local exit.
         """
-        if self._pending >= self._max_pending:
-            raise OverloadError(
-                f"{self._pending} requests are under way, the most this node takes; try again later"
-            )
+        self.check_room()
         self._pending += 1
         started = time.perf_counter()
         try:

@@ -1,0 +1,32 @@
+"""The photos that are sent: a folder of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZipFile
+
+from offramp.errors import ConfigError
+
+_PHOTOS = 2000
+
+
+@contextmanager
+def folder_of(photos: Path) -> Iterator[Path]:
+    """A folder as it is, or some files of a zip's folder test/, taken evenly.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if photos.is_dir():
+        yield photos
+        return
+    if not photos.exists():
+        raise ConfigError(f"{photos} is not there; give --photos FOLDER")
+    with TemporaryDirectory() as folder, ZipFile(photos) as archive:
+        names = [n for n in archive.namelist() if n.startswith("test/") and not n.endswith("/")]
+        for number, name in enumerate(names[:: max(1, len(names) // _PHOTOS)][:_PHOTOS]):
+            (Path(folder) / f"{number:04d}{Path(name).suffix}").write_bytes(archive.read(name))
+        yield Path(folder)
