@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 import uvloop
@@ -14,6 +14,7 @@ import uvloop
 from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
+from offramp.runtime import Runtime
 from offramp.serving import block_range, running_node
 from offramp.telemetry import line, start_logging
 
@@ -33,6 +34,10 @@ def cloud(
         str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")
     ] = None,
     tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help=f"What runs the blocks: {', '.join(get_args(Runtime))}.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that share one block.")] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="Where spans go, over HTTP; nowhere unless given.")
     ] = None,
@@ -53,6 +58,8 @@ def cloud(
         blocks=blocks,
         upstream=upstream,
         tier=tier,
+        runtime=runtime,
+        threads=threads,
         otlp_endpoint=otlp_endpoint,
         metrics_port=metrics_port,
     )
@@ -78,6 +85,7 @@ async def _serve(settings: CloudSettings) -> None:
                 tier=settings.tier,
                 address=f"{settings.host}:{server.port}",
                 blocks=f"{blocks[0]}-{blocks[1]}",
+                runtime=settings.runtime,
                 bundle=manifest.bundle_id,
             )
         )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 import uvloop
@@ -16,6 +16,7 @@ from edge_node.settings import EdgeSettings
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
+from offramp.runtime import Runtime
 from offramp.serving import block_range, running_node
 from offramp.telemetry import start_logging
 
@@ -33,6 +34,10 @@ def edge(
     processes: Annotated[
         int | None, typer.Option(help="Processes behind the port, for as many cores; 1 unless given.")
     ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help=f"What runs the blocks: {', '.join(get_args(Runtime))}.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that share one block.")] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="Where spans go, over HTTP; nowhere unless given.")
     ] = None,
@@ -51,6 +56,8 @@ def edge(
         blocks=blocks,
         tier=tier,
         processes=processes,
+        runtime=runtime,
+        threads=threads,
         otlp_endpoint=otlp_endpoint,
     )
     start_logging(settings.log_level)

@@ -65,6 +65,7 @@ def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int
             tier=settings.tier,
             address=address,
             blocks=f"{blocks[0]}-{blocks[1]}",
+            runtime=settings.runtime,
             bundle=manifest.bundle_id,
         )
     )

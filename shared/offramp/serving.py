@@ -52,11 +52,15 @@ async def running_node(
 
     Raises:
         BundleError: a graph cannot be loaded.
+        ConfigError: the package of the chosen runtime is missing.
         BundleMismatchError: the upstream runs another bundle.
     """
     first, last = blocks
     manifest = bundle.manifest
-    tier = Tier(manifest, load_blocks(bundle, first, last, threads=settings.threads), start=first)
+    loaded = load_blocks(
+        bundle, first, last, runtime=settings.runtime, threads=settings.threads, workers=settings.workers
+    )
+    tier = Tier(manifest, loaded, start=first)
     async with AsyncExitStack() as stack:
         upstream = None
         if settings.upstream:

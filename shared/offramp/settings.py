@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from offramp.errors import ConfigError
+from offramp.runtime import Runtime
 from offramp.telemetry import line
 
 _log = logging.getLogger("offramp.settings")
@@ -75,6 +76,7 @@ class NodeSettings(Settings):
     upstream: Annotated[str, AfterValidator(_target)] | None = None
     offload_timeout_s: float = Field(default=1.0, gt=0)
     workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
+    runtime: Runtime = "onnx"
     threads: int = Field(default=1, ge=1, le=256)
     max_pending: int = Field(default=256, ge=1)
     max_batch: int = Field(default=32, ge=1, description="samples of different calls that run together")

@@ -10,6 +10,7 @@ import typer
 from offramp.cli.bundles import calibrate, export
 from offramp.cli.judge import evaluate, predict
 from offramp.cli.link import link
+from offramp.cli.measure import profile
 from offramp.cli.runs import compress, train
 from offramp.cli.stream import stream
 from offramp.cli.up import up
@@ -18,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
 )
 
-for command in (train, compress, export, calibrate, evaluate, predict, up, stream, link):
+for command in (train, compress, export, calibrate, evaluate, profile, predict, up, stream, link):
     app.command()(command)
 for entry in sorted(entry_points(group="offramp.commands")):
     app.command(entry.name)(entry.load())

@@ -14,6 +14,7 @@ from offramp.bundle import load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest, Measure, Provenance
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.held_out import SkipOption, held_out, same_held_out
+from offramp.cli.measure import RuntimeOption, runtime_named
 from offramp.cli.progress import console, progress
 from offramp.cli.runs import command_line
 from offramp.cli.tables import points_table
@@ -99,7 +100,8 @@ def calibrate(
     max_ms: Annotated[
         float | None,
         typer.Option(
-            help="Most accurate point that computes so many milliseconds on average, measured here, one thread."
+            help="Most accurate point that computes so many milliseconds on average, one thread; measured here, or "
+            "taken from --profile."
         ),
     ] = None,
     max_bytes: Annotated[
@@ -128,6 +130,13 @@ def calibrate(
             help="disagreement with the full network, or harm: what it had right and an exit spoils."
         ),
     ] = "disagreement",
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Milliseconds from this file, made by `offramp profile --json`, instead of measuring."
+        ),
+    ] = None,
+    runtime: RuntimeOption = "onnx",
     skip_unreadable: SkipOption = False,
 ) -> None:
     """Choose thresholds on the validation part, which training never saw, and write them into the bundle.
@@ -135,6 +144,7 @@ def calibrate(
     Example: offramp calibrate models/b-lenet-mnist --data data/mnist --max-drop 0.5
     """
     from offramp.evaluation.predictions import predict_every_exit
+    from offramp.evaluation.profile import read_profile
     from offramp.evaluation.timing import exit_ms
     from offramp.selection.budget import bytes_budget, ms_budget
     from offramp.selection.calibrate import calibrate as choose
@@ -142,15 +152,16 @@ def calibrate(
 
     check_budget(max_drop=max_drop, max_cost=max_cost, max_ms=max_ms, max_bytes=max_bytes, scheme=scheme)
     asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
-    loaded = load_bundle(bundle)
+    loaded, runs_on = load_bundle(bundle), runtime_named(runtime)
     manifest = loaded.manifest
+    spent = read_profile(profile).exit_ms(manifest, runtime=runs_on) if profile else None
     validation = held_out(manifest, data, bundle, skip_unreadable=skip_unreadable)
     with progress("validation images", len(validation)) as advance:
-        predictions = predict_every_exit(loaded, validation.pixels, advance=advance)
+        predictions = predict_every_exit(loaded, validation.pixels, runtime=runs_on, advance=advance)
     classes = _truth(manifest, validation, predictions)
     table = predictions.against(classes)
     budget = bytes_budget(manifest, max_bytes) if max_bytes is not None else None
-    spent = exit_ms(loaded, validation.pixels)
+    spent = spent or exit_ms(loaded, validation.pixels, runtime=runs_on)
     if max_ms is not None:
         budget = ms_budget(max_ms, spent)
     chosen = choose(

@@ -15,6 +15,7 @@ from rich.table import Table
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.held_out import SkipOption, held_out
+from offramp.cli.measure import RuntimeOption, runtime_named
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import quality_tables, report_table
 from offramp.data import LabelledImages, load_images
@@ -26,7 +27,7 @@ from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.report import RivalReport, report, rival_report
 from offramp.evaluation.timing import exit_ms
 from offramp.images import decode_image
-from offramp.runtime import load_blocks
+from offramp.runtime import Runtime, load_blocks
 from offramp.tier import Answer, Tier, checked_thetas
 
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle directory.")]
@@ -55,6 +56,7 @@ def evaluate(
             help="Bundle to compare with, all its samples to its last exit; may be given several times."
         ),
     ] = None,
+    runtime: RuntimeOption = "onnx",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -69,7 +71,7 @@ def evaluate(
 
     Example: offramp evaluate models/b-lenet-fashion --data samples/fashion-mnist
     """
-    loaded = load_bundle(bundle)
+    loaded, runs_on = load_bundle(bundle), runtime_named(runtime)
     manifest = loaded.manifest
     images = _part(manifest, data, part, bundle, skip_unreadable=skip_unreadable)
     if limit is not None and limit < len(images):
@@ -79,11 +81,11 @@ def evaluate(
         raise ConfigError(f"{predictions} cannot be written: {predictions.parent} is no directory")
     rivals = [_rival(directory, manifest) for directory in rival or []]
     with progress("images", len(images)) as advance:
-        found = predict_every_exit(loaded, images.pixels, advance=advance)
+        found = predict_every_exit(loaded, images.pixels, runtime=runs_on, advance=advance)
     classes = images.classes_as(manifest.labels)
     table = found.against(classes)
     split_point = manifest.point_named(name or manifest.default_operating_point).split_point
-    spent = exit_ms(loaded, images.pixels)
+    spent = exit_ms(loaded, images.pixels, runtime=runs_on)
     summary = report(
         manifest,
         table,
@@ -94,7 +96,7 @@ def evaluate(
         payload_bytes=found.payload_bytes,
     )
     right_N = table.correct_at(table.exit_taken(chosen))
-    compared = tuple(_compare(other, images, right_N) for other in rivals)
+    compared = tuple(_compare(other, images, right_N, runs_on) for other in rivals)
     others = (
         alternatives(found.probabilities, classes, manifest.exit_macs, aggregates=manifest.aggregates)
         if manifest.num_exits > 1
@@ -173,11 +175,15 @@ def _rival(directory: Path, manifest: Manifest) -> Bundle:
     return rival
 
 
-def _compare(rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_]) -> RivalReport:
+def _compare(
+    rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_], runtime: Runtime
+) -> RivalReport:
     with progress(f"images, {rival.manifest.name}", len(images)) as advance:
-        found = predict_every_exit(rival, images.pixels, advance=advance)
+        found = predict_every_exit(rival, images.pixels, runtime=runtime, advance=advance)
     correct = found.against(images.classes_as(rival.manifest.labels)).correct[:, -1]
-    return rival_report(rival.manifest, right_N, correct, ms=exit_ms(rival, images.pixels)[-1])
+    return rival_report(
+        rival.manifest, right_N, correct, ms=exit_ms(rival, images.pixels, runtime=runtime)[-1]
+    )
 
 
 def _part(

@@ -12,7 +12,7 @@ from offramp.aggregation import confidence_of, joined, rooted
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import RiskName
 from offramp.evaluation.table import ExitTable
-from offramp.runtime import load_blocks
+from offramp.runtime import Runtime, load_blocks
 from offramp.wire.codec import encode_feature
 
 
@@ -51,7 +51,11 @@ class ExitPredictions:
 
 
 def predict_every_exit(
-    bundle: Bundle, pixels: NDArray[np.uint8], *, advance: Callable[[int], None] = lambda _: None
+    bundle: Bundle,
+    pixels: NDArray[np.uint8],
+    *,
+    runtime: Runtime = "onnx",
+    advance: Callable[[int], None] = lambda _: None,
 ) -> ExitPredictions:
     """Run all blocks on all images, one image at a time, as a node does.
 
@@ -61,10 +65,11 @@ def predict_every_exit(
     Args:
         bundle: verified.
         pixels: uint8 (N, H, W, C), as the bundle's preprocessing says.
+        runtime: what runs the blocks; the one of the node whose answers are to be foretold.
         advance: called with the number of images done since the last call.
     """
     manifest = bundle.manifest
-    blocks = load_blocks(bundle, 1, len(manifest.blocks))
+    blocks = load_blocks(bundle, 1, len(manifest.blocks), runtime=runtime)
     confidence = np.empty((len(pixels), manifest.num_exits), dtype=np.float32)
     probabilities = np.empty((len(pixels), manifest.num_exits, len(manifest.labels)), dtype=np.float32)
     split_point = manifest.operating_point.split_point

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from offramp.bundle import Bundle
+from offramp.bundle.manifest import Block
+from offramp.errors import BundleError
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,3 +33,28 @@ class BlockRunner(Protocol):
     def run(self, batch: NDArray[Any]) -> BlockOutput:
         """Run the block on a batch (B, …) of its input shape and dtype."""
         ...
+
+
+def check_signature(
+    block: Block, bundle: Bundle, *, takes: Sequence[tuple[str, tuple[Any, ...]]], returns: Collection[str]
+) -> None:
+    """Hold what a graph takes and returns against the manifest.
+
+    Args:
+        block: as the manifest has it.
+        bundle: where the graph is from, for the message.
+        takes: dtype and shape, without the batch, of each input of the graph.
+        returns: names of its outputs.
+
+    Raises:
+        BundleError: they differ.
+    """
+    expected = [(block.input.dtype, block.input.shape)]
+    wanted = ({"feature"} if block.feature else set()) | (
+        {"probabilities", "confidence"} if block.exit else set()
+    )
+    if list(takes) != expected or set(returns) != wanted:
+        raise BundleError(
+            f"{bundle.directory / block.file} takes {takes} and returns {sorted(returns)}, but the manifest says "
+            f"{expected} and {sorted(wanted)}; export the bundle again"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import onnxruntime
@@ -11,28 +10,16 @@ from numpy.typing import NDArray
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
 from offramp.errors import BundleError
-from offramp.runtime.block import BlockOutput, BlockRunner
+from offramp.runtime.block import BlockOutput, check_signature
 
-_ONNX_DTYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-
-
-def load_blocks(bundle: Bundle, start: int, stop: int, *, threads: int = 1) -> Sequence[BlockRunner]:
-    """Load blocks `start` to `stop`, both included.
-
-    Args:
-        bundle: verified.
-        start: number of the first block.
-        stop: number of the last one.
-        threads: threads that share one call. More than one only pays for large blocks and few clients.
-
-    Raises:
-        BundleError: a graph that ONNX Runtime refuses, or whose inputs or outputs the manifest belies.
-    """
-    return [_OnnxBlock(block, bundle, threads) for block in bundle.manifest.blocks[start - 1 : stop]]
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
-class _OnnxBlock:
-    def __init__(self, block: Block, bundle: Bundle, threads: int) -> None:
+class OnnxBlock:
+    """One block on ONNX Runtime's CPU provider, in float32; a session may be called from any number of threads."""
+
+    def __init__(self, block: Block, bundle: Bundle, *, threads: int, workers: int) -> None:
+        """Load the graph; the errors are those of `load_blocks`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -47,25 +34,14 @@ class _OnnxBlock:
             raise BundleError(
                 f"{bundle.directory / block.file} is not a graph ONNX Runtime can run: {error}; export the bundle again"
             ) from error
-        self._check(block, bundle)
-        self._input = self._session.get_inputs()[0].name
+        takes = [(_DTYPES.get(i.type, i.type), tuple(i.shape[1:])) for i in self._session.get_inputs()]
         self._names = [output.name for output in self._session.get_outputs()]
+        check_signature(block, bundle, takes=takes, returns=self._names)
+        self._input = self._session.get_inputs()[0].name
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
+        """Run the block on a batch (B, …) of its input shape and dtype."""
         values: dict[str, NDArray[Any]] = dict(
             zip(self._names, self._session.run(self._names, {self._input: batch}), strict=True)
         )
         return BlockOutput(values.get("feature"), values.get("probabilities"), values.get("confidence"))
-
-    def _check(self, block: Block, bundle: Bundle) -> None:
-        found = [(i.type, tuple(i.shape[1:])) for i in self._session.get_inputs()]
-        expected = [(_ONNX_DTYPES[block.input.dtype], block.input.shape)]
-        outputs = {output.name for output in self._session.get_outputs()}
-        wanted = ({"feature"} if block.feature else set()) | (
-            {"probabilities", "confidence"} if block.exit else set()
-        )
-        if found != expected or outputs != wanted:
-            raise BundleError(
-                f"{bundle.directory / block.file} takes {found} and returns {sorted(outputs)}, but the manifest says "
-                f"{expected} and {sorted(wanted)}; export the bundle again"
-            )
