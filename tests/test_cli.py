@@ -112,6 +112,20 @@ def test_a_budget_of_time_or_of_bytes_names_the_point_that_keeps_it(
     assert load_bundle(bundle).manifest.default_operating_point == point
 
 
+def test_calibration_takes_its_milliseconds_from_a_profile(trained: Path, tmp_path: Path) -> None:
+    bundle, file = tmp_path / "bundle", tmp_path / "profile.json"
+    shutil.copytree(trained / "bundle", bundle)
+    profile = json.loads(offramp("profile", bundle, "--runtime", "onnx", "--rounds", "2", "--json").stdout)
+    for time in profile["blocks"]:
+        time["ms"] = 1000.0
+    file.write_text(json.dumps(profile))
+    result = offramp("calibrate", bundle, "--data", trained / "photos", "--max-ms", "1000", "--profile", file)
+    assert result.exit_code == 0, result.output
+    points = {point.name: point.measured for point in load_bundle(bundle).manifest.operating_points}
+    cheapest = points["ms-1000"]
+    assert cheapest is not None and cheapest.ms_mean == 1000, "every sample leaves at exit 1, after one block"
+
+
 def test_photos_without_labels_need_a_teacher(trained: Path, tmp_path: Path) -> None:
     photos = trained / "photos"
     result = offramp(

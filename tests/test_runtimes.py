@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,10 +14,12 @@ from typing import get_args
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 from typer.testing import CliRunner
 
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli import app
+from offramp.cli.measure import profile_table
 from offramp.errors import BundleError, ConfigError
 from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.evaluation.profile import BlockTime, Profile
@@ -221,9 +225,21 @@ def test_a_profile_has_every_block_on_every_runtime_asked_for() -> None:
     assert measured == {("onnx", t, b, n) for t in (1, 2) for b in (1, 3) for n in (1, 2)}
 
 
-def test_a_profile_marks_the_fastest_of_each_block() -> None:
-    shown = offramp("profile", FASHION_BUNDLE, "--rounds", "3", "--runtime", "onnx")
-    assert shown.count(" *") >= 2, shown
+def test_the_fastest_way_of_each_block_and_of_all_is_marked() -> None:
+    times = [
+        BlockTime(runtime=runtime, threads=1, batch=1, block=block, ms=ms)
+        for runtime, block, ms in (("onnx", 1, 2.5), ("onnx", 2, 4.5), ("torch", 1, 3.5), ("torch", 2, 1.5))
+    ]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(profile_table(Profile(bundle="b", cpu="c", cores=1, rounds=1, blocks=tuple(times))))
+    lines = {line.split()[3]: line for line in console.export_text().splitlines() if line.startswith("│")}
+    marked = {runtime: re.findall(r"([0-9.]+) \*", line) for runtime, line in lines.items()}
+    assert marked == {"onnx": ["2.5"], "torch": ["1.5", "5"]}
+
+
+def test_a_profile_is_a_table_unless_json_is_asked_for() -> None:
+    shown = offramp("profile", FASHION_BUNDLE, "--rounds", "2", "--runtime", "onnx", "--threads", "1,2")
+    assert shown.count("onnx") == 2 and "block 2" in shown
 
 
 def profile_of(bundle: Bundle, ms: Callable[[int], float]) -> Profile:

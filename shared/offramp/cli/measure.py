@@ -63,35 +63,33 @@ def runtime_named(name: str) -> Runtime:
 
 
 def profile_table(found: Profile) -> Table:
-    """Blocks and batch sizes down, runtimes and threads across; the best of each row is bold and starred."""
+    """A row for each batch size, runtime and number of threads; the fastest of each block and batch is starred."""
     table = Table(
         title=f"{found.bundle}: median ms per sample",
-        caption=f"{found.cpu}, {found.cores} cores, {found.rounds} calls each; * the fastest of its row",
+        caption=f"{found.cpu}, {found.cores} cores, {found.rounds} calls each; *: fastest at that batch",
     )
-    ways = list(dict.fromkeys(_way(time) for time in found.blocks))
-    for column in ("block", "batch", *(f"{name}\n{_counted(threads)}" for name, threads in ways)):
-        table.add_column(column, justify="right")
-    rows: dict[tuple[int, int], dict[tuple[str, int], float]] = {}
-    for time in sorted(found.blocks, key=lambda time: (time.block, time.batch)):
-        rows.setdefault((time.block, time.batch), {})[_way(time)] = time.ms
-    for (block, batch), ms_by_way in rows.items():
-        best = min(ms_by_way.values())
-        table.add_row(str(block), str(batch), *(_cell(ms_by_way.get(way), best) for way in ways))
+    numbers = sorted({time.block for time in found.blocks})
+    for column in ("batch", "runtime", "threads", *(f"block {number}" for number in numbers), "all"):
+        table.add_column(column, justify="left" if column == "runtime" else "right", no_wrap=True)
+    for batch in sorted({time.batch for time in found.blocks}):
+        _add_section(table, [time for time in found.blocks if time.batch == batch])
     return table
 
 
-def _way(time: BlockTime) -> tuple[str, int]:
-    return time.runtime, time.threads
+def _add_section(table: Table, times: list[BlockTime]) -> None:
+    ms_by_way: dict[tuple[str, int], list[float]] = {}
+    for time in sorted(times, key=lambda time: time.block):
+        ms_by_way.setdefault((time.runtime, time.threads), []).append(time.ms)
+    rows = {way: [*of_blocks, sum(of_blocks)] for way, of_blocks in ms_by_way.items()}
+    best = [min(column) for column in zip(*rows.values(), strict=True)]
+    for (runtime, threads), row in rows.items():
+        cells = (_cell(ms, ms == least) for ms, least in zip(row, best, strict=True))
+        table.add_row(str(times[0].batch), runtime, str(threads), *cells)
+    table.add_section()
 
 
-def _counted(threads: int) -> str:
-    return f"{threads} thread{'' if threads == 1 else 's'}"
-
-
-def _cell(ms: float | None, best: float) -> str:
-    if ms is None:
-        return "-"
-    return f"[bold]{ms:.4f} *[/]" if ms == best else f"{ms:.4f}  "
+def _cell(ms: float, is_best: bool) -> str:
+    return f"[bold]{ms:.4g} *[/]" if is_best else f"{ms:.4g}  "
 
 
 def _numbers(option: str, text: str, *, at_most: int) -> list[int]:
