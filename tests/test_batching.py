@@ -46,7 +46,7 @@ class Started:
 
     def __call__(self, block: Block, **given: Any) -> Batcher:
         tier = Tier(manifest_with([True]), [block], start=1)
-        self._batchers.append(Batcher(tier, **{"workers": 1, **given}))
+        self._batchers.append(Batcher(tier, **{"workers": 1, "at_once_s": _SLOW_S / 2, **given}))
         return self._batchers[-1]
 
     def close(self) -> None:

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from offramp.errors import ExpiredError
 from offramp.tier import Outcome, Tier
 
-# As long as a batch may keep the loop from its sockets, by what earlier ones took.
 _AT_ONCE_S = 0.002
 _MEMORY = 0.9  # of the expected time, each batch
 
@@ -73,7 +72,15 @@ class _Waiting:
 class Batcher:
     """Runs a tier for calls from one event loop."""
 
-    def __init__(self, tier: Tier, *, workers: int, max_batch: int = 32, window_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        workers: int,
+        max_batch: int = 32,
+        window_s: float = 0.0,
+        at_once_s: float = _AT_ONCE_S,
+    ) -> None:
         """Prepare; nothing runs yet.
 
         Args:
@@ -81,12 +88,14 @@ class Batcher:
             workers: threads for what takes long.
             max_batch: most samples of different calls in one batch.
             window_s: how long a call is kept waiting for others, in seconds.
+            at_once_s: as long as a batch may keep the loop from its sockets, in seconds.
         """
         self._tier = tier
         self._free = workers
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
         self._max_batch = max_batch
         self._window_s = window_s
+        self._at_once_s = at_once_s
         self._waiting: list[_Waiting] = []
         self._numbers = count()
         self._is_woken = False
@@ -130,7 +139,7 @@ class Batcher:
         self._is_woken = False
         begun = time.perf_counter()
         # As long as the loop was at its sockets: else refusing what is too much would leave no time for the rest.
-        until = begun + max(_AT_ONCE_S, begun - self._left)
+        until = begun + max(self._at_once_s, begun - self._left)
         while self._free and (batch := self._take()):
             if self._is_over_at_once(batch):
                 self._hand_out(batch, self._run(batch))
@@ -171,12 +180,12 @@ class Batcher:
         if self._window_s:
             return self._max_batch
         expected_s = self._expected_s.get(first.call.first_block, math.inf)
-        return min(self._max_batch, int(_AT_ONCE_S / expected_s))
+        return min(self._max_batch, int(self._at_once_s / expected_s))
 
     def _is_over_at_once(self, batch: Sequence[_Waiting]) -> bool:
         expected_s = self._expected_s.get(batch[0].call.first_block, math.inf)
         samples = sum(waiting.call.num_samples for waiting in batch)
-        return samples * expected_s <= _AT_ONCE_S and all(waiting.call.is_light for waiting in batch)
+        return samples * expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
 
     def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
         try:
