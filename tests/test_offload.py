@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as aio_health  # type: ignore[attr-defined] # its stubs lack it
 
 from offramp.bundle import Bundle
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
@@ -45,8 +47,19 @@ class Upstream(TierServiceServicer):
 
 
 @asynccontextmanager
-async def serving(upstream: Upstream) -> AsyncIterator[str]:
+async def draining(upstream: Upstream) -> AsyncIterator[str]:
+    """An upstream that answers, but whose health says it is about to leave."""
+    said = aio_health.HealthServicer()
+    await said.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+    async with serving(upstream, said) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serving(upstream: Upstream, health: Any = None) -> AsyncIterator[str]:
     server = grpc.aio.server()
+    if health is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
     add_TierServiceServicer_to_server(upstream, server)  # type: ignore[no-untyped-call] # generated
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -211,6 +224,20 @@ async def test_an_upstream_that_does_not_know_the_codec_is_refused_at_start(tiny
         with pytest.raises(ConfigError, match="does not decode"):
             async with offloader(tiny_bundle, address):
                 pass
+
+
+@pytest.mark.parametrize("health_check", [True, False])
+async def test_an_address_that_says_it_drains_is_left_unless_told_not_to_look(
+    tiny_bundle: Bundle, health_check: bool
+) -> None:
+    upstream = Upstream(tiny_bundle.manifest.bundle_id, replying(answer()))
+    async with (
+        draining(upstream) as address,
+        offloader(tiny_bundle, address, health_check=health_check) as client,
+    ):
+        assert client.state.up is not health_check
+        if not health_check:
+            await resume(client)
 
 
 async def test_bytes_sent_in_vain_are_counted(tiny_bundle: Bundle) -> None:

@@ -66,7 +66,7 @@ async def running_node(
         if settings.upstream:
             upstream = await stack.enter_async_context(
                 GrpcOffloader(
-                    UpstreamSettings(target=settings.upstream),
+                    UpstreamSettings(target=settings.upstream, health_check=settings.upstream_health_check),
                     manifest,
                     tier=settings.tier,
                     split_point=last + 1,

@@ -74,6 +74,7 @@ class NodeSettings(Settings):
     tier: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
     blocks: Annotated[str, AfterValidator(_block_range)] | None = None
     upstream: Annotated[str, AfterValidator(_target)] | None = None
+    upstream_health_check: bool = True
     offload_timeout_s: float = Field(default=1.0, gt=0)
     workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
     runtime: Runtime = "onnx"

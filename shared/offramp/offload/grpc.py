@@ -35,10 +35,8 @@ _REASONS = {
 }
 
 # Infer is pure, so a call that may not have reached its server is safe to send again: UNAVAILABLE only.
-# Health checking leaves a replica that drains; round-robin takes the next one.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": SERVICE_NAME},
     "methodConfig": [
         {
             "name": [{"service": SERVICE_NAME}],
@@ -52,9 +50,10 @@ _SERVICE_CONFIG = {
         }
     ],
 }
+# Leaves a replica that drains; round-robin takes the next one.
+_HEALTH_CHECK = {"healthCheckConfig": {"serviceName": SERVICE_NAME}}
 _CHANNEL_OPTIONS = [
     *MESSAGE_OPTIONS,
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # A cloud that comes back is found within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
@@ -62,6 +61,12 @@ _CHANNEL_OPTIONS = [
     # A replica that took another address is found after a second, not after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
+
+
+def channel_options(*, health_check: bool = True) -> list[tuple[str, str | int]]:
+    """What a channel to an upstream is opened with: round-robin over its addresses, safe retries, limits."""
+    config = {**_SERVICE_CONFIG, **(_HEALTH_CHECK if health_check else {})}
+    return [*_CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
 
 
 def _detail(error: OffloadError) -> str:
@@ -76,6 +81,11 @@ class UpstreamSettings(Record):
     """How an upstream is asked."""
 
     target: str = Field(min_length=1, description="HOST:PORT, or dns:///NAME:PORT for several replicas")
+    health_check: bool = Field(
+        default=True,
+        description="whether the channel watches each address's health; not through a proxy, where one draining "
+        "replica would speak for all of them",
+    )
     failures_to_open: int = Field(default=3, ge=1)
     probe_interval_s: float = Field(default=0.5, gt=0)
     probe_interval_max_s: float = Field(default=4.0, gt=0)
@@ -118,7 +128,9 @@ class GrpcOffloader:
             BundleMismatchError: it runs another bundle.
             ConfigError: it does not run the block this node splits at, or cannot decode the codec.
         """
-        self._channel = grpc.aio.insecure_channel(self._settings.target, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(
+            self._settings.target, options=channel_options(health_check=self._settings.health_check)
+        )
         self._stub: Any = TierServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         try:
             await self._probe()
