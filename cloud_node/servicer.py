@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, Protocol
 
 import grpc
 from numpy.typing import NDArray
@@ -36,8 +36,6 @@ from offramp.wire.messages import probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
 _log = logging.getLogger("cloud_node")
 
 # The first row that fits decides. Anything that is not here is a bug: INTERNAL.
@@ -51,6 +49,22 @@ _STATUS: tuple[tuple[type[OfframpError], grpc.StatusCode], ...] = (
 )
 
 _LONGEST_ID = 100
+
+
+class Context(Protocol):
+    """What the servicer asks of a call: `grpc.aio`'s own context has it, and other servers' can be given it."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None without one."""
+        ...
+
+    def invocation_metadata(self) -> Any:
+        """Pairs of name and value that came beside the message."""
+        ...
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
+        """End the call with a status."""
+        ...
 
 
 class TierServicer(TierServiceServicer):

@@ -1,0 +1,162 @@
+"""Calls per second of one cloud node and of several: round-robin, behind Envoy, under Ray Serve.
+
+    python -m benchmarks.scale models/b-lenet-fashion --photos samples/fashion-mnist --ray /path/to/ray/bin/python
+
+Every turn starts its way from nothing and ends it, so that nothing else runs; ways take turns, round after round, and
+the medians are compared. Clients, proxies and replicas share this machine's cores: where those are all busy, a second
+replica can bring nothing, and a proxy costs what it computes. Hence the CPU time of each part beside the rates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.scale.client import Turn
+from benchmarks.scale.ray_serve import has_ray
+from benchmarks.scale.ways import Way, ways_for
+from offramp.bundle import load_bundle
+from offramp.cli.errors import told_in_one_line
+from offramp.cli.progress import progress
+from offramp.errors import ConfigError
+
+_PARTS = ("replicas", "proxy", "clients")
+
+
+@dataclass
+class Found:
+    """What a way's turns found: calls per second, and CPU microseconds per call of each part."""
+
+    per_second: list[float] = field(default_factory=list)
+    cpu_us_per_call: dict[str, list[float]] = field(default_factory=dict)
+
+
+@told_in_one_line
+def main(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    photos: Annotated[Path, typer.Option(help="Folder of photos; their features are what is sent.")],
+    replicas: Annotated[int, typer.Option(min=2, help="How many, where there are several.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each turn.")] = 5.0,
+    clients: Annotated[int, typer.Option(min=1, help="Client processes.")] = 1,
+    channels: Annotated[int, typer.Option(min=1, help="Connections of each client.")] = 4,
+    in_flight: Annotated[int, typer.Option(min=1, help="Calls under way on each connection.")] = 4,
+    ray: Annotated[Path | None, typer.Option(help="Python that has Ray Serve, if not this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare one replica of the cloud node with several, and ways to spread calls over them.
+
+    Example: python -m benchmarks.scale models/b-lenet-fashion --photos samples/fashion-mnist
+    """
+    load_bundle(bundle)
+    python = str(ray) if ray else sys.executable
+    if ray and not has_ray(python):
+        raise ConfigError(f"{ray} cannot import ray.serve; pip install 'offramp[ray]' there")
+    # What is multiplied is a replica of one worker, as deploy/ray/offramp.yaml has it.
+    os.environ.setdefault("CLOUD_WORKERS", "1")
+    ways = ways_for(bundle, replicas=replicas, ray_python=python if has_ray(python) else None)
+    with _clients(bundle, photos, clients, channels, in_flight) as asking:
+        found = _measure(ways, asking, rounds, seconds)
+    asked = f"{clients} × {channels} connections × {in_flight} calls"
+    shape = f"{rounds} turns of {seconds:g} s, {asked}, {os.cpu_count()} cores"
+    if as_json:
+        typer.echo(json.dumps({"shape": shape, "ways": {name: asdict(each) for name, each in found.items()}}))
+    else:
+        Console().print(_table(found, shape))
+
+
+def _measure(
+    ways: Mapping[str, Way], asking: Sequence[subprocess.Popen[str]], rounds: int, seconds: float
+) -> dict[str, Found]:
+    found = {name: Found() for name in ways}
+    with progress("turns", rounds * len(ways)) as advance:
+        for number in range(rounds):
+            for name in sorted(ways, reverse=bool(number % 2)):
+                with ways[name]() as running:
+                    before = {**running.cpu_s(), "clients": _used_s(asking)}
+                    turn = _take_turn(asking, running.target, seconds)
+                    after = {**running.cpu_s(), "clients": _used_s(asking)}
+                found[name].per_second.append(turn.calls / seconds)
+                for part, used in after.items():
+                    spent_us = (used - before[part]) * 1e6 / turn.calls_in_all
+                    found[name].cpu_us_per_call.setdefault(part, []).append(spent_us)
+                advance(1)
+    return found
+
+
+def _take_turn(asking: Sequence[subprocess.Popen[str]], target: str, seconds: float) -> Turn:
+    for client in asking:
+        assert client.stdin is not None
+        client.stdin.write(json.dumps({"target": target, "seconds": seconds}) + "\n")
+        client.stdin.flush()
+    turns = [Turn(**json.loads(_line(client))) for client in asking]
+    if wrong := sum(turn.wrong for turn in turns):
+        raise ConfigError(f"{wrong} calls to {target} failed or were answered otherwise than here; see above")
+    return Turn(sum(turn.calls for turn in turns), sum(turn.calls_in_all for turn in turns))
+
+
+@contextmanager
+def _clients(
+    bundle: Path, photos: Path, count: int, channels: int, in_flight: int
+) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "offramp.child", "benchmarks.scale.client", str(bundle)]
+    command += ["--photos", str(photos), "--channels", str(channels), "--in-flight", str(in_flight)]
+    with ExitStack() as stack:
+        started = []
+        for _ in range(count):
+            client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            started.append(stack.enter_context(client))  # closes its input, which ends it
+        for client in started:
+            _line(client)  # how many photos it sends; none of them before
+        yield started
+
+
+def _line(client: subprocess.Popen[str]) -> str:
+    assert client.stdout is not None
+    if line := client.stdout.readline():
+        return line
+    raise ConfigError("a client ended; what it said is above")
+
+
+def _used_s(processes: Sequence[subprocess.Popen[str]]) -> float:
+    times = [psutil.Process(process.pid).cpu_times() for process in processes]
+    return float(sum(each.user + each.system for each in times))
+
+
+def _table(found: Mapping[str, Found], shape: str) -> Table:
+    base = median(found["1 replica"].per_second)
+    table = Table(
+        title=shape,
+        caption="CPU µs are per call, of each part; Ray's proxy is all of Ray but its replicas.\n"
+        "All of them share this machine's cores: with too few, more replicas bring nothing.",
+    )
+    table.add_column("cloud tier")
+    for column in ("calls/s", "against 1", *(f"{part} µs" for part in _PARTS)):
+        table.add_column(column, justify="right")
+    for name, each in found.items():
+        rate = median(each.per_second)
+        spent = [each.cpu_us_per_call.get(part) for part in _PARTS]
+        table.add_row(
+            name,
+            f"{rate:.0f}",
+            f"{rate / base:.2f} x",
+            *(f"{median(used):.0f}" if used else "-" for used in spent),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,143 @@
+"""Asks a cloud node as fast as it answers; a process of its own, so that its work is counted by itself.
+
+Turns come in as lines of JSON, `{"target": …, "seconds": …}`, and each is answered with a line of what was found. The
+calls are those an edge would make: features of real photos that no edge exit was sure of, one sample each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import numpy as np
+import typer
+import uvloop
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle, load_bundle
+from offramp.data.image_folder import PHOTO_SUFFIXES, read_photo
+from offramp.errors import ConfigError
+from offramp.offload.grpc import channel_options
+from offramp.runtime import load_blocks
+from offramp.tier import Answer, Handover, Tier
+from offramp.wire.codec import decode_feature, encode_feature
+from offramp.wire.messages import SERVICE_NAME, probabilities_to_bytes
+from offramp.wire.v1 import wire_pb2 as pb
+
+_WARM_UP_S = 1.0
+_DEADLINE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, written out, and the probabilities its answer must carry."""
+
+    request: bytes
+    probabilities: bytes
+
+
+@dataclass
+class Turn:
+    """Calls answered in the measured time and in all, and those with an error or other probabilities."""
+
+    calls: int = 0
+    calls_in_all: int = 0
+    wrong: int = 0
+
+
+def real_calls(bundle: Bundle, photos: Path) -> list[Call]:
+    """What an edge at the bundle's default operating point would send of these photos.
+
+    Raises:
+        ConfigError: its exits are sure of every photo.
+    """
+    manifest = bundle.manifest
+    point = manifest.operating_point
+    last = point.split_point - 1
+    edge = Tier(manifest, load_blocks(bundle, 1, last), start=1)
+    cloud = Tier(manifest, load_blocks(bundle, last + 1, len(manifest.blocks)), start=last + 1)
+    block = manifest.blocks[last - 1]
+    calls = []
+    for number, pixels in enumerate(_pixels(bundle, photos)):
+        (outcome,) = edge.run(pixels[np.newaxis], point.thetas)
+        if not isinstance(outcome, Handover):
+            continue
+        sent = encode_feature(outcome.feature[np.newaxis], manifest.codec_at(last + 1), block.levels)
+        (answer,) = cloud.run(decode_feature(sent, block=block, num_samples=1), point.thetas)
+        assert isinstance(answer, Answer)
+        request = pb.InferRequest(
+            bundle_id=manifest.bundle_id,
+            request_ids=[f"{number:016x}"],
+            next_block=last + 1,
+            thetas=point.thetas,
+            feature=sent,
+        )
+        calls.append(Call(request.SerializeToString(), probabilities_to_bytes(answer.probabilities)))
+    if not calls:
+        raise ConfigError(f"exits of '{manifest.bundle_id}' are sure of every photo in {photos}; give others")
+    return calls
+
+
+def _pixels(bundle: Bundle, photos: Path) -> Iterator[NDArray[np.uint8]]:
+    files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES)
+    for file in files:
+        yield read_photo(file, bundle.manifest.preprocessing)
+
+
+async def take_turn(target: str, calls: list[Call], *, seconds: float, channels: int, in_flight: int) -> Turn:
+    """Ask `target` for so long, with `in_flight` calls under way on each of `channels` connections."""
+    turn = Turn()
+    begin = time.monotonic() + _WARM_UP_S
+    source = itertools.cycle(calls)
+    options = [*channel_options(health_check=False), ("grpc.use_local_subchannel_pool", 1)]
+
+    async def ask(infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]) -> None:
+        while (now := time.monotonic()) < begin + seconds:
+            call = next(source)
+            try:
+                found = pb.InferResponse.FromString(await infer(call.request, timeout=_DEADLINE_S))
+            except grpc.aio.AioRpcError as error:
+                turn.wrong += 1
+                print(f"{target}: {error.code().name}: {error.details()}", file=sys.stderr)
+                continue
+            turn.wrong += [answer.probabilities for answer in found.answers] != [call.probabilities]
+            turn.calls_in_all += 1
+            turn.calls += begin <= now
+
+    opened = [grpc.aio.insecure_channel(target, options=options) for _ in range(channels)]
+    infers = [channel.unary_unary(f"/{SERVICE_NAME}/Infer", bytes, bytes) for channel in opened]
+    await asyncio.gather(*(ask(infer) for infer in infers for _ in range(in_flight)))
+    for channel in opened:
+        await channel.close(None)
+    return turn
+
+
+async def _serve(calls: list[Call], channels: int, in_flight: int) -> None:
+    for line in iter(sys.stdin.readline, ""):  # nothing else runs while it waits for its turn
+        turn = await take_turn(**json.loads(line), calls=calls, channels=channels, in_flight=in_flight)
+        print(json.dumps(asdict(turn)), flush=True)
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument()],
+    photos: Annotated[Path, typer.Option()],
+    channels: Annotated[int, typer.Option(min=1)],
+    in_flight: Annotated[int, typer.Option(min=1)],
+) -> None:
+    """Take turns until standard input ends."""
+    calls = real_calls(load_bundle(bundle), photos)
+    print(len(calls), flush=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(calls, channels, in_flight))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,109 @@
+"""The cloud node as a Ray Serve application: the same servicer, replicas and autoscaling by Ray.
+
+`serve run deploy/ray/offramp.yaml`. Ray's own gRPC proxy listens and picks a replica; what a replica does with a call
+is what `offramp cloud` does. Needs the extra `ray`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, NoReturn
+
+import grpc
+from ray import serve
+from ray.serve.grpc_util import RayServegRPCContext
+
+from cloud_node.servicer import TierServicer
+from cloud_node.settings import CloudSettings
+from offramp.bundle import load_bundle
+from offramp.errors import ConfigError
+from offramp.serving import block_range, running_node
+from offramp.telemetry import start_logging
+from offramp.wire.v1 import wire_pb2 as pb
+
+# Who listens, and how replicas leave, is Ray's business. With an upstream, two event loops of one process would run
+# grpc.aio, which wants one.
+_NOT_UNDER_RAY = {
+    "host": "grpc_options of the Serve config has the port, on all interfaces",
+    "port": "set grpc_options.port in the Serve config",
+    "metrics_port": "Ray exports metrics of its own",
+    "drain_s": "set graceful_shutdown_wait_loop_s of the deployment",
+    "grace_s": "set graceful_shutdown_timeout_s of the deployment",
+    "upstream": "a middle tier runs as `offramp cloud`",
+}
+
+
+class Tier:
+    """One replica: a node of all its blocks, behind the methods Ray's proxy calls by the RPC's name."""
+
+    async def __init__(self, arguments: dict[str, Any]) -> None:  # type: ignore[misc] # Ray awaits it
+        """Load the bundle; Ray sends calls once this is done."""
+        settings = _settings(arguments)
+        start_logging(settings.log_level)
+        bundle = load_bundle(settings.bundle)
+        blocks = block_range(settings, bundle.manifest, default=(1, len(bundle.manifest.blocks)))
+        self._stack = AsyncExitStack()
+        node = await self._stack.enter_async_context(running_node(settings, bundle, blocks))
+        self._servicer = TierServicer(node, max_samples=settings.max_samples)
+
+    async def Infer(self, request: pb.InferRequest, grpc_context: RayServegRPCContext) -> pb.InferResponse:
+        """Answer every sample of a call."""
+        return await self._servicer.Infer(request, RayContext(grpc_context))
+
+    async def Describe(
+        self, request: pb.DescribeRequest, grpc_context: RayServegRPCContext
+    ) -> pb.DescribeResponse:
+        """What this replica serves."""
+        return await self._servicer.Describe(request, RayContext(grpc_context))
+
+    async def __del__(self) -> None:
+        """Let what has begun finish; Ray awaits this once no call is left."""
+        await self._stack.aclose()
+
+
+class RayContext:
+    """A `Context` on top of Ray's own, which has no abort and no deadline."""
+
+    def __init__(self, context: RayServegRPCContext) -> None:
+        self._context = context
+
+    def time_remaining(self) -> None:
+        """Unknown: the caller's deadline ends at Ray's proxy."""
+        return
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """What the caller sent beside the message."""
+        found: Sequence[tuple[str, str | bytes]] = self._context.invocation_metadata()
+        return found
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
+        """End the call with a status; Ray passes it on when the method then raises."""
+        self._context.set_code(code)
+        self._context.set_details(details)
+        raise CallRefusedError(details)
+
+
+class CallRefusedError(Exception):
+    """A call that ends with the status set on its context."""
+
+
+def app(arguments: dict[str, Any]) -> serve.Application:
+    """Build the application, as `import_path: cloud_node.ray_app:app` asks for.
+
+    Args:
+        arguments: settings of a cloud node by name, over `CLOUD_*`, as in {"bundle": "/bundle"}.
+
+    Raises:
+        ConfigError: a setting does not fit, or is Ray's to make.
+    """
+    _settings(arguments)
+    return serve.deployment(Tier).bind(arguments)
+
+
+def _settings(arguments: dict[str, Any]) -> CloudSettings:
+    for name, instead in _NOT_UNDER_RAY.items():
+        if name in arguments:
+            raise ConfigError(f"'{name}' means nothing under Ray Serve; {instead}")
+    return CloudSettings.read(os.environ, **arguments)
