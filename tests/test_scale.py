@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 
 from benchmarks.scale.client import Call, Turn, real_calls, take_turn
 from benchmarks.scale.envoy import envoy_binary, running_envoy
-from benchmarks.scale.ray_serve import has_ray, running_ray
+from benchmarks.scale.ray_serve import environment, has_ray, running_ray
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.processes import NodeProcess, node_process
 from offramp.offload.grpc import channel_options
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
-from tests.conftest import FASHION_BUNDLE, SAMPLES
+from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import png, predict, running_cloud, running_edge
 from tests.test_processes import Load
 
@@ -146,7 +147,7 @@ async def test_features_through_envoy_are_answered_to_the_last_bit(
 
 @pytest.fixture(scope="module", params=[False, True], ids=["Ray's proxy", "Ray's HAProxy"])
 def ray(request: pytest.FixtureRequest, fashion: Bundle) -> Iterator[str]:
-    """Two replicas under Ray that take one call at a time and let three more wait."""
+    """Two replicas under Ray, with limits that a burst of calls exceeds."""
     limits = {"max_ongoing_requests": 2, "max_queued_requests": 8}
     with running_ray(
         fashion.directory, python=_RAY, replicas=2, haproxy=request.param, **limits
@@ -178,11 +179,24 @@ async def test_a_refusal_under_ray_keeps_its_status_and_says_why(ray: str, fashi
     assert "0 samples" in says
 
 
+def many_samples(one: pb.InferRequest, count: int) -> pb.InferRequest:
+    """The same feature so many times in one call."""
+    assert one.feature.codec == pb.CODEC_FLOAT32
+    _, *shape = one.feature.shape
+    feature = pb.FeatureTensor(
+        codec=pb.CODEC_FLOAT32, shape=[count, *shape], payload=one.feature.payload * count
+    )
+    many = pb.InferRequest(
+        bundle_id=one.bundle_id, next_block=one.next_block, thetas=one.thetas, feature=feature
+    )
+    many.request_ids.extend(str(number) for number in range(count))
+    return many
+
+
 @needs_ray
-async def test_more_calls_than_ray_lets_wait_are_answered_or_refused_as_exhausted(
-    ray: str, calls: list[Call]
-) -> None:
-    request = pb.InferRequest.FromString(calls[0].request)
+async def test_more_calls_than_ray_lets_wait_are_refused_as_exhausted(ray: str, calls: list[Call]) -> None:
+    # Work enough in every call that a burst of them outruns two replicas, however fast.
+    request = many_samples(pb.InferRequest.FromString(calls[0].request), 128)
     codes: Counter[grpc.StatusCode] = Counter()
     async with grpc.aio.insecure_channel(ray, options=channel_options()) as channel:
         stub: Any = TierServiceStub(channel)  # type: ignore[no-untyped-call] # generated
@@ -194,10 +208,9 @@ async def test_more_calls_than_ray_lets_wait_are_answered_or_refused_as_exhauste
             except grpc.aio.AioRpcError as error:
                 codes[error.code()] += 1
 
-        await asyncio.gather(*(ask() for _ in range(200)))
-    # Ray's own proxy refuses; its HAProxy lets them all wait.
-    assert codes[grpc.StatusCode.OK]
-    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        await asyncio.gather(*(ask() for _ in range(100)))
+    assert codes.total() == 100
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 @needs_ray
@@ -212,3 +225,18 @@ async def test_an_edge_asks_ray_as_it_asks_a_cloud_node(ray: str, fashion: Bundl
             assert not any(each["degraded"] for each in found)
             assert any(each["exit"]["tier"] == "cloud" for each in found)
     assert said[ray] == said[cloud]
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"port": 1}, "grpc_options.port"),
+        ({"upstream": "localhost:1"}, "middle tier"),
+        ({}, "Field required"),
+    ],
+)
+def test_settings_that_ray_cannot_serve_stop_the_deployment(arguments: dict[str, Any], says: str) -> None:
+    code = f"from cloud_node.ray_app import app; app({arguments!r})"
+    done = subprocess.run([_RAY, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert "ConfigError" in done.stderr and says in done.stderr

@@ -50,6 +50,18 @@ def has_ray(python: str) -> bool:
     return done.returncode == 0
 
 
+def environment(*, haproxy: bool = False) -> dict[str, str]:
+    """Variables of a process of Ray's environment that runs this working copy."""
+    return {
+        **os.environ,
+        **(THROUGH_HAPROXY if haproxy else {}),
+        "PYTHONPATH": os.pathsep.join((str(_ROOT / "shared"), str(_ROOT))),
+        "RAY_ADDRESS": "local",  # never a cluster that happens to run here
+        "RAY_LOG_TO_DRIVER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
 @contextmanager
 def running_ray(
     bundle: Path, *, python: str, replicas: int, haproxy: bool = False, **tier: Any
@@ -67,21 +79,13 @@ def running_ray(
         ConfigError: it does not start.
     """
     grpc_port, http_port = _free_port(), _free_port()
-    environment = {
-        **os.environ,
-        **(THROUGH_HAPROXY if haproxy else {}),
-        "PYTHONPATH": os.pathsep.join((str(_ROOT / "shared"), str(_ROOT))),
-        "RAY_ADDRESS": "local",  # never a cluster that happens to run here
-        "RAY_LOG_TO_DRIVER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
     with tempfile.TemporaryDirectory() as directory:
         config, log = Path(directory, "offramp.yaml"), Path(directory, "log")
         config.write_text(_config(bundle, grpc_port, http_port, replicas, tier))
         command = [python, "-m", "ray.serve.scripts", "run", "--blocking", str(config)]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                command, env=environment(haproxy=haproxy), stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
         try:
             yield _ready(process, f"127.0.0.1:{grpc_port}", log)
