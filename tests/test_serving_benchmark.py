@@ -65,7 +65,11 @@ def test_a_turn_in_which_requests_failed_is_worth_nothing() -> None:
 
 def test_the_cheapest_point_within_the_drop_is_served() -> None:
     bundle = load_bundle(ROOT / "models" / "b-alexnet-cifar10")
-    assert [cheapest_point(bundle, drop)[0].name for drop in (0.0, 0.2, 1.0)] == ["drop-0", "drop-0.2", "drop-1"]
+    assert [cheapest_point(bundle, drop)[0].name for drop in (0.0, 0.2, 1.0)] == [
+        "drop-0",
+        "drop-0.2",
+        "drop-1",
+    ]
     assert cheapest_point(bundle, 0.2)[1] <= 0.2
 
 

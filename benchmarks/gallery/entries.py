@@ -12,6 +12,7 @@ class Entry:
     data: below the data directory. options: of `offramp train`. start: entry whose run it starts from.
     calibrate: options of `offramp calibrate`; none for a static network, which is exported without early exits.
     compress: options of `offramp compress` for the bundle that ships, if one does. narrow_drop: its --max-drop.
+    aggregates: whether the last exit of the bundle without a bottleneck does; behind one it always does.
     points: operating points that the table shows; the default's if none. rival: entry with a static network.
     published: what the literature reports.
     """
@@ -24,6 +25,7 @@ class Entry:
     calibrate: tuple[str, ...] = ("--max-drop", "0.5")
     compress: tuple[str, ...] = ()
     narrow_drop: str = "0"
+    aggregates: bool = False
     points: tuple[str, ...] = ()
     rival: str | None = None
     published: str = "–"
@@ -85,6 +87,7 @@ ENTRIES: tuple[Entry, ...] = (
         calibrate=("--max-drop", "0.5", *_CERTIFIED),
         compress=("--bytes", "128", "--epochs", "10", "--learning-rate", "0.05"),
         narrow_drop="0.2",
+        aggregates=True,
         points=("drop-0", "drop-0.5"),
         rival="resnet20-cifar10",
         published="BranchyNet, 110 layers: 79.17 % (backbone 80.70), 1.9×",

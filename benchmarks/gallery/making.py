@@ -48,7 +48,8 @@ def make(entry: Entry, places: Places) -> None:
         start = ("--start", str(places.runs / entry.start)) if entry.start else ()
         run = str(places.run(entry))
         _offramp("train", entry.recipe, "--data", data, *entry.options, *start, "--out", run, "--resume")
-        _offramp("export", run, "--out", str(bundle), *(() if entry.calibrate else ("--static",)))
+        how = ("--aggregate",) if entry.aggregates else () if entry.calibrate else ("--static",)
+        _offramp("export", run, "--out", str(bundle), *how)
     if entry.calibrate and len(load_bundle(bundle).manifest.operating_points) == 1:
         _offramp("calibrate", str(bundle), "--data", data, *entry.calibrate)
 

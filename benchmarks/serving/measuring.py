@@ -119,16 +119,30 @@ def cheapest_point(bundle: Bundle, max_drop: float) -> tuple[OperatingPoint, flo
     Raises:
         ConfigError: the bundle is not calibrated.
     """
+    costs = {p.name: p.measured.macs_mean for p in bundle.manifest.operating_points if p.measured}
+    drops = _drops(bundle)
+    name = min((name for name, drop in drops.items() if drop <= max_drop + 1e-9), key=costs.__getitem__)
+    return bundle.manifest.point_named(name), drops[name]
+
+
+def point_named(bundle: Bundle, name: str) -> tuple[OperatingPoint, float]:
+    """A point by its name, and how many points less accurate than the full network it is.
+
+    Raises:
+        ConfigError: there is none, or the bundle is not calibrated.
+    """
+    drops = _drops(bundle)
+    if name not in drops:
+        raise ConfigError(f"no measured point '{name}'; {bundle.directory} has {', '.join(drops)}")
+    return bundle.manifest.point_named(name), drops[name]
+
+
+def _drops(bundle: Bundle) -> dict[str, float]:
     measured = {p.name: p.measured for p in bundle.manifest.operating_points if p.measured}
     full = measured.get("full")
     if full is None:
         raise ConfigError(f"{bundle.directory} has no measured points; run offramp calibrate")
-    drops = {name: 100 * (full.accuracy - each.accuracy) for name, each in measured.items()}
-    name = min(
-        (name for name, drop in drops.items() if drop <= max_drop + 1e-9),
-        key=lambda name: measured[name].macs_mean,
-    )
-    return bundle.manifest.point_named(name), drops[name]
+    return {name: 100 * (full.accuracy - each.accuracy) for name, each in measured.items()}
 
 
 def compare(
