@@ -11,7 +11,6 @@ from typing import Annotated, get_args
 import typer
 import uvloop
 
-from edge_node.server import bound_socket, log_ready, serve
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
@@ -61,6 +60,9 @@ def edge(
         otlp_endpoint=otlp_endpoint,
     )
     start_logging(settings.log_level)
+    # Here, so that `offramp` lists this command where the extra `edge` is missing.
+    from edge_node.server import bound_socket
+
     loaded = load_bundle(settings.bundle)
     chosen = _blocks(settings, loaded.manifest)
     with bound_socket(settings) as listening:
@@ -88,6 +90,7 @@ async def _serve(
     settings: EdgeSettings, bundle: Bundle, blocks: tuple[int, int], listening: socket.socket
 ) -> None:
     from edge_node.app import edge_app
+    from edge_node.server import log_ready, serve
 
     async with running_node(settings, bundle, blocks) as node:
         log_ready(settings, bundle.manifest, blocks, f"{settings.host}:{listening.getsockname()[1]}")

@@ -90,3 +90,16 @@ def test_the_shipped_photos_are_fifty_of_each_class() -> None:
     labels = load_bundle(FASHION_BUNDLE).manifest.labels
     assert {folder.name for folder in SAMPLES.iterdir()} == set(labels)
     assert all(len(list(folder.glob("*.png"))) == 50 for folder in SAMPLES.iterdir())
+
+
+def test_every_command_is_listed_without_any_extra() -> None:
+    # A cloud node's image has nothing of the edge's, yet the same `offramp`.
+    extras = "uvicorn fastapi starlette orjson python_multipart grpc_health grpc_reflection nicegui torch lightning"
+    extras += " onnx onnx2fx openvino ray matplotlib jinja2 psutil opentelemetry"
+    program = f"import sys; sys.modules.update(dict.fromkeys({extras.split()})); from offramp.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for command in ("edge", "cloud", "dashboard", "train", "profile", "up"):
+        assert f" {command} " in result.stdout
