@@ -78,7 +78,8 @@ def test_a_tier_in_the_middle_decides_by_its_own_theta(thetas: Sequence[float], 
 
 
 def test_a_confidence_that_equals_theta_stops() -> None:
-    assert DecisionFunction(0.7).stops(np.array([0.7, 0.6999999], dtype=np.float32)).tolist() == [True, False]
+    confidences = np.array([0.7, 0.6999999], dtype=np.float32).tolist()
+    assert [DecisionFunction(0.7).stops(confidence) for confidence in confidences] == [True, False]
 
 
 def test_an_undecided_sample_is_handed_over_with_its_feature_and_the_surest_answer_so_far() -> None:

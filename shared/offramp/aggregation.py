@@ -40,4 +40,4 @@ def confidence_of(probabilities_K: NDArray[np.float32]) -> float:
 
 
 def _floored(probabilities_K: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.maximum(probabilities_K.astype(np.float64), _LEAST)
+    return np.maximum(probabilities_K, _LEAST, dtype=np.float64)

@@ -7,8 +7,9 @@ behind it is computed. Pure: no I/O, no clock. Shapes: B samples, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -36,49 +37,53 @@ class Answer:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Handover:
-    """A sample no exit of this tier was sure of: its feature, the block that takes it, and the best guess so far.
+    """A sample no exit of this tier was sure of: its feature, the block that takes it, and the exits it passed.
 
-    `surest` is the answer of the exit with the highest confidence; None if no exit of this tier was passed. `passed`
-    has the probabilities (K,) of all of them, shallow to deep, where the bundle aggregates.
+    passed: answers of all exits of this tier, shallow to deep.
     """
 
     next_block: int
     feature: NDArray[Any]
-    surest: Answer | None
-    passed: tuple[NDArray[np.float32], ...] = ()
+    passed: tuple[Answer, ...] = ()
+
+    @property
+    def surest(self) -> Answer | None:
+        """The answer with the highest confidence so far; None if no exit was passed."""
+        return reduce(_surer, self.passed) if self.passed else None
 
 
 Outcome = Answer | Handover
 
 
-def aggregated(
-    answer: Answer, passed: Sequence[NDArray[np.float32]], *, manifest: Manifest, first_block: int
-) -> Answer:
+def aggregated(answer: Answer, passed: Sequence[Answer], *, manifest: Manifest, first_block: int) -> Answer:
     """Join an answer of the last exit with the exits a tier passed before it, where the bundle aggregates.
 
     Args:
         answer: of this tier or a deeper one.
-        passed: probabilities (K,) of the exits that this tier passed, shallow to deep.
+        passed: answers of the exits that this tier passed, shallow to deep.
         manifest: of the bundle.
         first_block: where this tier began; the one that began with block 1 completes the mean.
     """
     if not manifest.aggregates or answer.exit_number < manifest.num_exits:
         return answer
-    probabilities_K = joined(answer.probabilities, passed)
+    probabilities_K = joined(answer.probabilities, [each.probabilities for each in passed])
     if first_block == 1:
         probabilities_K = rooted(probabilities_K, manifest.num_exits)
     return Answer(probabilities_K, confidence_of(probabilities_K), answer.exit_number)
 
 
-@dataclass(frozen=True)
 class DecisionFunction:
     """Stop when the confidence reaches θ: θ = 0 always stops, θ = 1 never does."""
 
-    theta: float
+    __slots__ = ("_theta",)
 
-    def stops(self, confidence_B: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which samples may leave here. θ is rounded to float32 first, as it travels on the wire."""
-        return confidence_B >= np.float32(self.theta)
+    def __init__(self, theta: float) -> None:
+        """Take θ, rounded to float32 as it travels on the wire."""
+        self._theta = float(np.float32(theta))
+
+    def stops(self, confidence: float) -> bool:
+        """Whether a sample may leave here; one whose confidence is no number may not."""
+        return confidence >= self._theta
 
 
 def checked_thetas(thetas: Sequence[float], manifest: Manifest) -> tuple[float, ...]:
@@ -108,6 +113,7 @@ class Tier:
         self.start = start
         self.stop = start + len(blocks) - 1
         self._blocks = blocks
+        self._num_exits = manifest.num_exits
         self._exit_numbers = [block.exit.number if block.exit else None for block in manifest.blocks]
 
     def run(
@@ -125,58 +131,54 @@ class Tier:
         Returns:
             One outcome for each sample, in order.
         """
-        if not len(batch):
-            return []
-        outcomes: dict[int, Outcome] = {}
-        surest: dict[int, Answer] = {}
-        passed: dict[int, tuple[NDArray[np.float32], ...]] = {}
         first_block = first_block or self.start
-        samples = np.arange(len(batch))  # which sample each row of `batch` is
+        samples = [_Sample() for _ in batch]
+        rows = samples  # of `batch`
         for number in range(first_block, self.stop + 1):
-            output = self._blocks[number - self.start].run(batch)
-            exit_number = self._exit_numbers[number - 1]
-            stops_B = np.zeros(len(samples), dtype=np.bool_)
-            if exit_number is not None:
-                stops_B = self._stops(exit_number, output, thetas)
-                for row, answer in enumerate(_answers(output, exit_number)):
-                    sample = int(samples[row])
-                    if stops_B[row]:
-                        outcomes[sample] = aggregated(
-                            answer,
-                            passed.get(sample, ()),
-                            manifest=self.manifest,
-                            first_block=first_block,
-                        )
-                        continue
-                    surest[sample] = _surer(answer, surest.get(sample))
-                    if self.manifest.aggregates:
-                        passed[sample] = (*passed.get(sample, ()), answer.probabilities)
-            if stops_B.all():
+            if not rows:
                 break
-            assert output.feature is not None
-            samples, batch = samples[~stops_B], output.feature[~stops_B]
-        for row, sample in enumerate(samples.tolist()):
-            if sample not in outcomes:
-                outcomes[sample] = Handover(
-                    self.stop + 1, batch[row], surest.get(sample), passed.get(sample, ())
+            output = self._blocks[number - self.start].run(batch)
+            if exit_number := self._exit_numbers[number - 1]:
+                self._decide(rows, output, exit_number, thetas, first_block)
+            left = [row for row, sample in enumerate(rows) if sample.outcome is None]
+            if output.feature is not None:
+                batch = output.feature if len(left) == len(rows) else output.feature[left]
+            rows = [rows[row] for row in left]
+        for sample, feature in zip(rows, batch, strict=False):
+            sample.outcome = Handover(self.stop + 1, feature, tuple(sample.passed))
+        return [sample.outcome for sample in samples if sample.outcome]
+
+    def _decide(
+        self,
+        rows: Sequence[_Sample],
+        output: BlockOutput,
+        exit_number: int,
+        thetas: Sequence[float],
+        first_block: int,
+    ) -> None:
+        assert output.probabilities is not None and output.confidence is not None
+        is_last = exit_number == self._num_exits
+        decision = DecisionFunction(0.0 if is_last else thetas[exit_number - 1])
+        for sample, probabilities_K, confidence in zip(
+            rows, output.probabilities, output.confidence.tolist(), strict=True
+        ):
+            answer = Answer(probabilities_K, confidence, exit_number)
+            if is_last or decision.stops(confidence):
+                sample.outcome = aggregated(
+                    answer, sample.passed, manifest=self.manifest, first_block=first_block
                 )
-        return [outcomes[sample] for sample in range(len(outcomes))]
-
-    def _stops(self, exit_number: int, output: BlockOutput, thetas: Sequence[float]) -> NDArray[np.bool_]:
-        assert output.confidence is not None
-        if exit_number == self.manifest.num_exits:
-            return np.ones(len(output.confidence), dtype=np.bool_)
-        return DecisionFunction(thetas[exit_number - 1]).stops(output.confidence)
+            else:
+                sample.passed.append(answer)
 
 
-def _surer(answer: Answer, best: Answer | None) -> Answer:
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """What became of one sample so far."""
+
+    passed: list[Answer] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+
+def _surer(best: Answer, answer: Answer) -> Answer:
     # NaN compares as neither more nor less: it must not keep its place against a number.
-    if best is None or math.isnan(best.confidence) or answer.confidence > best.confidence:
-        return answer
-    return best
-
-
-def _answers(output: BlockOutput, exit_number: int) -> Iterator[Answer]:
-    assert output.probabilities is not None and output.confidence is not None
-    for probabilities_K, confidence in zip(output.probabilities, output.confidence.tolist(), strict=True):
-        yield Answer(probabilities_K, confidence, exit_number)
+    return answer if math.isnan(best.confidence) or answer.confidence > best.confidence else best
