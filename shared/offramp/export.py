@@ -126,6 +126,13 @@ class _ExportedBlock(nn.Module):
         return (*handed_on, *self._confidence.of(self.eec(feature)))
 
 
+class _Contiguous(nn.Module):
+    """Nothing, in a graph; the exporter makes detours for tensors whose channels torch keeps last."""
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return image_BCHW.contiguous()
+
+
 def _export_graphs(
     network: EarlyExitNetwork,
     preprocessing: Preprocessing,
@@ -139,7 +146,7 @@ def _export_graphs(
     for number, block in enumerate(network.blocks, start=1):
         arriving, narrowed = network.narrowed(number - 1), network.narrowed(number)
         if number == 1:
-            block = nn.Sequential(Normalise(preprocessing), block)
+            block = nn.Sequential(Normalise(preprocessing), _Contiguous(), block)
         elif arriving is not None:
             block = nn.Sequential(Decode(arriving), block)
         leaving: nn.Module | None = Encode(narrowed) if narrowed is not None else nn.Identity()
@@ -179,8 +186,25 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
     for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
+    _keep_layout(model.graph)
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
+
+
+def _keep_layout(graph: onnx.GraphProto) -> None:
+    """Begin a block whose input is added up further on, as in a residual network, with a pool over single values.
+
+    It changes nothing. But ONNX Runtime fuses convolutions and sums in a layout of its own, and only where all that is
+    added comes from an operator that has it; the input of a graph does not, and every sum behind it is taken out of
+    that layout and back.
+    """
+    name = graph.input[0].name
+    consumers = [node.op_type for node in graph.node if name in node.input]
+    if not {"Add", "Conv"} <= set(consumers):
+        return
+    for node in graph.node:
+        node.input[:] = [f"{name}_kept" if given == name else given for given in node.input]
+    graph.node.insert(0, onnx.helper.make_node("MaxPool", [name], [f"{name}_kept"], kernel_shape=[1, 1]))
 
 
 def _blocks(

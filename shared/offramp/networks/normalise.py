@@ -20,10 +20,11 @@ class Normalise(nn.Module):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("offset", -mean / std, persistent=False)
+        self.register_buffer("scale", (1 / (255 * std))[:, None, None], persistent=False)
+        self.register_buffer("offset", (-mean / std)[:, None, None], persistent=False)
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """Normalise a batch."""
-        scaled: Tensor = pixels_BHWC.float() * self.scale + self.offset
-        return scaled.permute(0, 3, 1, 2)
+        # Channels first: a runtime scales whole planes several times as fast as pixels of three values.
+        scaled: Tensor = pixels_BHWC.permute(0, 3, 1, 2).float() * self.scale + self.offset
+        return scaled
