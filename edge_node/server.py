@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from edge_node.connection import OneWriteProtocol
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError
@@ -47,6 +48,7 @@ def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **
         log_config=None,
         access_log=False,
         log_level="warning",  # its greetings and farewells; ours say the same and more
+        http=OneWriteProtocol,
         ws="none",
         proxy_headers=False,
         server_header=False,
