@@ -10,6 +10,7 @@ from offramp.bundle import Bundle, Manifest
 from offramp.errors import ConfigError
 from offramp.node import Node
 from offramp.offload.grpc import GrpcOffloader, UpstreamSettings
+from offramp.offload.sharing import SharedCalls
 from offramp.runtime import load_blocks
 from offramp.settings import NodeSettings
 from offramp.tier import Tier
@@ -64,7 +65,7 @@ async def running_node(
     async with AsyncExitStack() as stack:
         upstream = None
         if settings.upstream:
-            upstream = await stack.enter_async_context(
+            asked = await stack.enter_async_context(
                 GrpcOffloader(
                     UpstreamSettings(target=settings.upstream, health_check=settings.upstream_health_check),
                     manifest,
@@ -73,6 +74,7 @@ async def running_node(
                     codec=manifest.codec_at(last + 1),
                 )
             )
+            upstream = SharedCalls(asked, window_s=settings.offload_window_ms / 1000)
         tracing = tracing_to(settings.otlp_endpoint, service=settings.tier, share=settings.trace_share)
         stack.callback(tracing.close)
         node = Node(

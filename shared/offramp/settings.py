@@ -76,6 +76,9 @@ class NodeSettings(Settings):
     upstream: Annotated[str, AfterValidator(_target)] | None = None
     upstream_health_check: bool = True
     offload_timeout_s: float = Field(default=1.0, gt=0)
+    offload_window_ms: float = Field(
+        default=2.0, ge=0, le=1000, description="kept waiting for others while a call is under way"
+    )
     workers: int = Field(default=os.cpu_count() or 1, ge=1, le=256)
     runtime: Runtime = "onnx"
     threads: int = Field(default=1, ge=1, le=256)
