@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 
 from benchmarks.serving.backbone import backbone_of
+from benchmarks.serving.choosing import choose
 from benchmarks.serving.load import read_turn
-from benchmarks.serving.measuring import ALONE, OFFRAMP, Comparison, Measured, Seen, cheapest_point
+from benchmarks.serving.measuring import ALONE, OFFRAMP, Comparison, Measured, Seen
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.rivals import RIVALS
 from offramp.bundle import Bundle, load_bundle
@@ -63,19 +64,34 @@ def test_a_turn_in_which_requests_failed_is_worth_nothing() -> None:
         read_turn("unable to connect", "http://x")
 
 
-def test_the_cheapest_point_within_the_drop_is_served() -> None:
-    bundle = load_bundle(ROOT / "models" / "b-alexnet-cifar10")
-    assert [cheapest_point(bundle, drop)[0].name for drop in (0.0, 0.2, 1.0)] == [
+def test_the_cheapest_point_within_the_drop_is_served(tmp_path: Path) -> None:
+    bundle = load_bundle(ROOT / "models" / "gc-alexnet-cifar10")
+    assert [choose(bundle, tmp_path, max_drop=drop).point.name for drop in (0.0, 0.2, 1.0)] == [
         "drop-0",
         "drop-0.2",
         "drop-1",
     ]
-    assert cheapest_point(bundle, 0.2)[1] <= 0.2
+    named = choose(bundle, tmp_path, max_drop=0.0, name="drop-5")
+    assert named.point.name == "drop-5" and named.drop == pytest.approx(3.1, abs=0.5)
+    with pytest.raises(ConfigError, match="no measured point 'nowhere'"):
+        choose(bundle, tmp_path, max_drop=0.0, name="nowhere")
 
 
-def test_a_bundle_that_was_never_calibrated_has_no_such_point(tiny_bundle: Bundle) -> None:
+def test_a_bundle_that_aggregates_is_held_against_its_backbone(cifar10: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(ROOT / "models" / "b-alexnet-cifar10")
+    chosen = choose(bundle, cifar10, max_drop=0.5)
+    full = bundle.manifest.point_named("full").measured
+    assert chosen.point.measured and full and chosen.test_accuracy and chosen.test_accuracy_of_backbone
+    of_backbone = chosen.point.measured.accuracy + chosen.drop / 100
+    assert chosen.drop <= 0.5 and of_backbone < full.accuracy
+    assert chosen.test_accuracy_of_backbone == pytest.approx(of_backbone, abs=0.01)
+    with pytest.raises(ConfigError, match="aggregates"):
+        choose(bundle, tmp_path, max_drop=0.5)
+
+
+def test_a_bundle_that_was_never_calibrated_has_no_such_point(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run offramp calibrate"):
-        cheapest_point(tiny_bundle, 0.2)
+        choose(tiny_bundle, tmp_path, max_drop=0.2)
 
 
 def measured(per_second: float, p50_ms: float, **cpu_us: float) -> Measured:

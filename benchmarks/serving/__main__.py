@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.serving.measuring import Comparison, Plan, cheapest_point, compare, point_named
+from benchmarks.serving.choosing import choose
+from benchmarks.serving.measuring import Comparison, Plan, compare
 from benchmarks.serving.page import machine, page_of, plot_of
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.rivals import RIVALS
@@ -32,12 +33,12 @@ def main(
     max_drop: Annotated[
         float,
         typer.Option(
-            help="Serve the cheapest point at most so many points below the full network, on validation."
+            help="Serve the cheapest point at most so many points below the plain backbone, on validation."
         ),
-    ] = 0.2,
+    ] = 0.5,
     point: Annotated[
         str | None,
-        typer.Option(help="Serve this point instead; where a bundle aggregates, look up what it has."),
+        typer.Option(help="Serve this point instead."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each server has its turn.")] = 5,
     seconds: Annotated[float, typer.Option(min=1, help="Of each turn.")] = 3,
@@ -68,7 +69,7 @@ def main(
     with folder_of(photos) as folder:
         found = []
         for bundle in loaded:
-            chosen_point, drop = point_named(bundle, point) if point else cheapest_point(bundle, max_drop)
+            served = choose(bundle, photos, max_drop=max_drop, name=point)
             plan = Plan(
                 clients=(1, 16) if quick else _numbers(clients),
                 rounds=1 if quick else rounds,
@@ -80,7 +81,7 @@ def main(
                 cloud=_cloud(bundle) if cloud_args is None else shlex.split(cloud_args),
             )
             with progress(f"turns, {bundle.manifest.name}", plan.steps) as advance:
-                found.append(compare(bundle, chosen_point, drop, plan, advance))
+                found.append(compare(bundle, served, plan, advance))
     text = page_of(found, plan)
     if as_json:
         typer.echo(

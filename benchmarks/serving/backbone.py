@@ -25,6 +25,7 @@ def backbone_of(bundle: Bundle) -> onnx.ModelProto:
         joint = [(whole.graph.output[0].name, part.graph.input[0].name)]
         whole = compose.merge_models(whole, part, io_map=joint)
     assert whole is not None, "a bundle has blocks"
+    _drop_single_pools(whole.graph)
     _name_outputs(whole)
     onnx.checker.check_model(whole)
     return whole
@@ -33,6 +34,17 @@ def backbone_of(bundle: Bundle) -> onnx.ModelProto:
 def write_backbone(bundle: Bundle, path: Path) -> None:
     """Write it to a file."""
     path.write_bytes(backbone_of(bundle).SerializeToString())
+
+
+def _drop_single_pools(graph: onnx.GraphProto) -> None:
+    """Take out what only helps blocks that are graphs of their own: pools over single values."""
+    for node in [node for node in graph.node if node.op_type == "MaxPool"]:
+        if all(
+            attribute.ints[:] == [1, 1] for attribute in node.attribute if attribute.name == "kernel_shape"
+        ):
+            graph.node.remove(node)
+            for other in graph.node:
+                other.input[:] = [node.input[0] if name == node.output[0] else name for name in other.input]
 
 
 def _name_outputs(model: onnx.ModelProto) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from benchmarks.serving.backbone import write_backbone
 from benchmarks.serving.bare import bare_per_second, non_exiting_ratio, read_photos
+from benchmarks.serving.choosing import Chosen
 from benchmarks.serving.load import turn, write_script
 from benchmarks.serving.rivals import Rival
 from benchmarks.serving.servers import Server, offramp, rival
@@ -62,7 +63,11 @@ class Comparison(Record):
 
     bundle: str
     point: str
-    accuracy_drop: float = Field(description="points below the full network, on validation samples")
+    accuracy_drop: float = Field(description="points below the plain backbone, on validation samples")
+    test_accuracy: float | None = Field(default=None, description="of the point, 0 to 1")
+    test_accuracy_of_backbone: float | None = Field(
+        default=None, description="of what the rivals serve, 0 to 1"
+    )
     servers: dict[str, Measured]
     bare_per_second: float = Field(description="of one core, no server")
     non_exiting_ratio: float = Field(
@@ -113,43 +118,9 @@ class Plan:
         return self.rounds * (len(self.rivals) + 2) * len(self.clients)
 
 
-def cheapest_point(bundle: Bundle, max_drop: float) -> tuple[OperatingPoint, float]:
-    """The point that costs least and is at most so many points less accurate than the full network, on validation.
-
-    Raises:
-        ConfigError: the bundle is not calibrated.
-    """
-    costs = {p.name: p.measured.macs_mean for p in bundle.manifest.operating_points if p.measured}
-    drops = _drops(bundle)
-    name = min((name for name, drop in drops.items() if drop <= max_drop + 1e-9), key=costs.__getitem__)
-    return bundle.manifest.point_named(name), drops[name]
-
-
-def point_named(bundle: Bundle, name: str) -> tuple[OperatingPoint, float]:
-    """A point by its name, and how many points less accurate than the full network it is.
-
-    Raises:
-        ConfigError: there is none, or the bundle is not calibrated.
-    """
-    drops = _drops(bundle)
-    if name not in drops:
-        raise ConfigError(f"no measured point '{name}'; {bundle.directory} has {', '.join(drops)}")
-    return bundle.manifest.point_named(name), drops[name]
-
-
-def _drops(bundle: Bundle) -> dict[str, float]:
-    measured = {p.name: p.measured for p in bundle.manifest.operating_points if p.measured}
-    full = measured.get("full")
-    if full is None:
-        raise ConfigError(f"{bundle.directory} has no measured points; run offramp calibrate")
-    return {name: 100 * (full.accuracy - each.accuracy) for name, each in measured.items()}
-
-
-def compare(
-    bundle: Bundle, point: OperatingPoint, drop: float, plan: Plan, advance: Callable[[int], None]
-) -> Comparison:
+def compare(bundle: Bundle, chosen: Chosen, plan: Plan, advance: Callable[[int], None]) -> Comparison:
     """Measure everything about one bundle."""
-    photos = read_photos(plan.photos, 1000)
+    photos, point = read_photos(plan.photos, 1000), chosen.point
     with TemporaryDirectory() as folder:
         contexts = _servers(bundle, point, plan, Path(folder), photos[0])
         script = Path(folder) / "photos.lua"
@@ -162,7 +133,9 @@ def compare(
     return Comparison(
         bundle=bundle.manifest.name,
         point=point.name,
-        accuracy_drop=drop,
+        accuracy_drop=chosen.drop,
+        test_accuracy=chosen.test_accuracy,
+        test_accuracy_of_backbone=chosen.test_accuracy_of_backbone,
         servers={name: _joined(parts) for name, parts in found.items()},
         bare_per_second=bare_per_second(bundle, point.thetas, photos, rounds=3 * plan.rounds),
         non_exiting_ratio=non_exiting_ratio(bundle, photos[:300], rounds=plan.rounds),

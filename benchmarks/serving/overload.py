@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving.bare import read_photos
+from benchmarks.serving.choosing import choose
 from benchmarks.serving.load import turn, write_paced_script, write_script
-from benchmarks.serving.measuring import cheapest_point
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.servers import Server, offramp
 from offramp.bundle import load_bundle
@@ -88,7 +88,7 @@ def main(
     Example: python -m benchmarks.serving.overload models/b-alexnet-cifar10 --photos data/cifar10.zip
     """
     loaded = load_bundle(bundle)
-    point, _ = cheapest_point(loaded, 0.2)
+    point = choose(loaded, photos, max_drop=0.5).point
     with folder_of(photos) as folder, TemporaryDirectory() as scratch:
         photo = read_photos(folder, 1)[0]
         split = point.split_point

@@ -59,7 +59,7 @@ def _section(found: Comparison, plan: Plan) -> str:
     rows = [(_name(key), f"{value:.2f}×") for key, value in found.ratios(few, many).items()]
     rows.append(("best rival", found.best(many)))
     ratios = Sheet(
-        f"{found.bundle} at {found.point}, {found.accuracy_drop:.2f} points below its full network on validation",
+        f"{found.bundle} at {found.point}",
         ("what", f"{many} clients; latency with {few}"),
         rows,
     )
@@ -73,7 +73,17 @@ def _section(found: Comparison, plan: Plan) -> str:
     )
     servers = Sheet("Servers", columns, [_row(name, each, plan) for name, each in found.servers.items()])
     plot = f"![requests a second and latency]({found.bundle}.svg)\n\n"
-    return ratios.as_markdown() + "\n#" + servers.as_markdown() + "\n" + plot
+    return "\n".join((ratios.as_markdown(), _accuracy(found), "#" + servers.as_markdown(), plot))
+
+
+def _accuracy(found: Comparison) -> str:
+    text = f"On validation samples this point is {found.accuracy_drop:.2f} points below the plain backbone."
+    if found.test_accuracy is not None and found.test_accuracy_of_backbone is not None:
+        text += (
+            f" On the test images it answers {found.test_accuracy:.2%} right, the backbone "
+            f"{found.test_accuracy_of_backbone:.2%}."
+        )
+    return text + "\n"
 
 
 def _row(name: str, each: Measured, plan: Plan) -> tuple[str, ...]:

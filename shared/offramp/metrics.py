@@ -22,6 +22,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
     multiprocess,
+    values,
 )
 
 from offramp.bundle import Manifest
@@ -63,6 +64,9 @@ class NodeMetrics:
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         if self._is_shared:
             self.registry = CollectorRegistry()
+            # Asked with every count; a node's process does not fork.
+            process = os.getpid()
+            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
             _forget_ended(Path(os.environ[SHARED_BY]))
             multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
         else:

@@ -1,0 +1,89 @@
+"""Which operating point is served, and how accurate it and the rivals' backbone are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+
+from benchmarks.serving.backbone import backbone_of
+from offramp.bundle import Bundle
+from offramp.bundle.manifest import OperatingPoint
+from offramp.cli.held_out import held_out
+from offramp.data import LabelledImages, load_images
+from offramp.errors import ConfigError, DataError
+from offramp.evaluation.predictions import predict_every_exit
+
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A point of a bundle, and shares of the test images that are answered right, if there are any with classes.
+
+    drop: percentage points that the point is below the plain backbone, on validation samples.
+    """
+
+    point: OperatingPoint
+    drop: float
+    test_accuracy: float | None = None
+    test_accuracy_of_backbone: float | None = None
+
+
+def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = None) -> Chosen:
+    """The point of that name, or the one that costs least and is at most `max_drop` points below the plain backbone.
+
+    The backbone is what the rivals serve: where a bundle aggregates, it is less accurate than the bundle's own 'full'.
+
+    Args:
+        bundle: calibrated.
+        data: the data it was trained on; photos alone do for a bundle that does not aggregate.
+        max_drop: in percentage points, on validation samples.
+        name: of a point, where the choice is made already.
+
+    Raises:
+        ConfigError: the bundle is not calibrated, has no such point, or aggregates and the data are photos alone.
+    """
+    measured = {p.name: p.measured for p in bundle.manifest.operating_points if p.measured}
+    if "full" not in measured:
+        raise ConfigError(f"{bundle.directory} has no measured points; run offramp calibrate")
+    if name is not None and name not in measured:
+        raise ConfigError(f"no measured point '{name}'; {bundle.directory} has {', '.join(measured)}")
+    of_backbone = measured["full"].accuracy
+    if bundle.manifest.aggregates:
+        of_backbone = _accuracy_of_backbone(bundle, _validation(bundle, data))
+    drops = {each: 100 * (of_backbone - found.accuracy) for each, found in measured.items()}
+    allowed = [each for each, drop in drops.items() if drop <= max_drop + 1e-9]
+    name = name or min(allowed, key=lambda each: measured[each].macs_mean)
+    point = bundle.manifest.point_named(name)
+    try:
+        test = load_images(data, "test", bundle.manifest.preprocessing)
+    except DataError:
+        return Chosen(point, drops[name])
+    table = predict_every_exit(bundle, test.pixels).against(test.classes)
+    right = table.correct_at(table.exit_taken(point.thetas))
+    return Chosen(point, drops[name], float(right.mean()), _accuracy_of_backbone(bundle, test))
+
+
+def _validation(bundle: Bundle, data: Path) -> LabelledImages:
+    try:
+        return held_out(bundle.manifest, data, bundle.directory)
+    except DataError as error:
+        raise ConfigError(
+            f"{bundle.directory} aggregates, so its points have to be held against its backbone on held-out samples: "
+            f"{error}"
+        ) from error
+
+
+def _accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
+    session = onnxruntime.InferenceSession(
+        backbone_of(bundle).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    right = 0
+    for start in range(0, len(images), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        [probabilities_BK] = session.run(["probabilities"], {name: images.pixels[part]})
+        right += int((probabilities_BK.argmax(axis=1) == images.classes[part]).sum())
+    return right / len(images)
