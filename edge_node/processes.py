@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from edge_node.app import edge_app
 from edge_node.policy import Policy, Shared, shared_policy
-from edge_node.server import http_config, log_ready
+from edge_node.server import BACKLOG, http_config, log_ready
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest, load_bundle
 from offramp.child import end_with_parent
@@ -44,10 +45,31 @@ def serve_in_processes(
         shared = shared_policy(manifest)
         start = partial(EdgeProcess, settings.share(), blocks, address, shared, parent=os.getpid())
         config = http_config(start, settings, lifespan="on", factory=True, workers=settings.processes)
-        processes = Multiprocess(config, [listening])
+        processes = Multiprocess(config, [listening, _Port(listening)])
         processes.run()
         if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
             raise ConfigError("a process of this node did not start; the line above says why")
+
+
+class _Port(socket.socket):
+    """In each process that it is handed to, a socket of its own on the port of `listening`.
+
+    Of one socket, whoever wakes first takes all connections that wait; among sockets of their own the kernel deals them
+    out. The common one stays: what comes while no process listens waits there.
+    """
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(listening.family, listening.type)
+        # Only now: before, the port must not be one that another program shares.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._address = listening.getsockname()
+
+    def __reduce__(self) -> tuple[Callable[[tuple[str, int]], socket.socket], tuple[tuple[str, int]]]:
+        return _own_socket, (self._address,)
+
+
+def _own_socket(address: tuple[str, int]) -> socket.socket:
+    return socket.create_server(address, backlog=BACKLOG, reuse_port=True)
 
 
 class EdgeProcess:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -159,3 +162,28 @@ def test_a_policy_in_shared_memory_is_seen_whole(tiny_bundle: Bundle) -> None:
     shared.values[0] += 1
     shared.values[2] = 0.5
     assert one.state.thetas == tiny_bundle.manifest.operating_point.thetas
+
+
+def test_connections_are_dealt_out_to_all_processes(node: NodeProcess) -> None:
+    host, _, port = node.address.rpartition(":")
+    until(lambda: all(connections(pid, psutil.CONN_LISTEN) for pid in children(node.pid)))
+    with ExitStack() as stack:
+        # None is asked anything: a process that is idle takes what it can get.
+        for _ in range(40):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        until(lambda: sum(connections(pid, psutil.CONN_ESTABLISHED) for pid in children(node.pid)) == 40)
+        taken = [connections(pid, psutil.CONN_ESTABLISHED) for pid in children(node.pid)]
+    assert min(taken) >= 5, taken
+
+
+def connections(pid: int, status: str) -> int:
+    return sum(each.status == status for each in psutil.Process(pid).net_connections("tcp"))
+
+
+def test_a_port_that_another_node_of_several_processes_has_is_refused(
+    node: NodeProcess, tiny_bundle: Bundle
+) -> None:
+    port = node.address.rpartition(":")[2]
+    for processes in ("1", "2"):
+        arguments = ["--bundle", str(tiny_bundle.directory), "--port", port, "--processes", processes]
+        check_one_clear_line(run_node("edge_node", *arguments), f"cannot listen on 127.0.0.1:{port}")
