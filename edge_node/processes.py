@@ -19,7 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from edge_node.app import edge_app
 from edge_node.policy import Policy, Shared, shared_policy
-from edge_node.server import BACKLOG, http_config, log_ready
+from edge_node.server import http_config, log_ready
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest, load_bundle
 from offramp.child import end_with_parent
@@ -69,7 +69,12 @@ class _Port(socket.socket):
 
 
 def _own_socket(address: tuple[str, int]) -> socket.socket:
-    return socket.create_server(address, backlog=BACKLOG, reuse_port=True)
+    # Bound, not listening: uvicorn does that once the process can answer.
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.bind(address)
+    return own
 
 
 class EdgeProcess:

@@ -18,8 +18,6 @@ from offramp.errors import ConfigError
 from offramp.settings import reason_of
 from offramp.telemetry import line
 
-BACKLOG = 2048  # connections that wait to be taken
-
 _log = logging.getLogger("edge_node")
 
 
@@ -30,7 +28,7 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
         ConfigError: the port is taken, or the address is not one of this machine.
     """
     try:
-        return socket.create_server((settings.host, settings.port), backlog=BACKLOG)
+        return socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
         reason = reason_of(error)
         raise ConfigError(
