@@ -21,8 +21,6 @@ from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
 from offramp.training.run import training_s
 
-_JOINT = "b-alexnet-cifar10"
-
 
 @told_in_one_line
 def main(
@@ -66,11 +64,8 @@ def _networks(chosen: Sequence[Entry], places: Places) -> Sheet:
 
 def _families(chosen: Sequence[Entry], places: Places) -> Sheet:
     of_one = [entry for entry in chosen if entry in FAMILIES]
-    if not of_one:
-        return families_sheet([])
-    joint = next(entry for entry in ENTRIES if entry.name == _JOINT)
     return families_sheet(
-        [(entry, evaluations(entry, places)[-1], training_s(places.run(entry))) for entry in (joint, *of_one)]
+        [(entry, evaluations(entry, places)[-1], training_s(places.run(entry))) for entry in of_one]
     )
 
 

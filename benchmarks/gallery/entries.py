@@ -121,8 +121,8 @@ FIRST: tuple[Entry, ...] = (
     ),
 )
 
-# The families of training on one network, without aggregation. `alexnet-joint` is what `b-alexnet-cifar10` above is, trained
-# once more: that run was made before runs kept their time.
+# The families of training on one network, without aggregation. `alexnet-joint` is what `b-alexnet-cifar10` above is,
+# trained once more: that run was made before runs kept their time.
 FAMILIES: tuple[Entry, ...] = (
     Entry(name="alexnet-joint", recipe="b-alexnet-cifar10", data=_CIFAR),
     Entry(
