@@ -192,19 +192,28 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
 
 
 def _keep_layout(graph: onnx.GraphProto) -> None:
-    """Begin a block whose input is added up further on, as in a residual network, with a pool over single values.
+    """Let what a residual network adds up first pass a pool over single values, unless a convolution made it.
 
     It changes nothing. But ONNX Runtime fuses convolutions and sums in a layout of its own, and only where all that is
-    added comes from an operator that has it; the input of a graph does not, and every sum behind it is taken out of
-    that layout and back.
+    added comes from an operator that has it; the input of a graph does not, nor what a bottleneck is widened to, and
+    every sum behind it is taken out of that layout and back.
     """
-    name = graph.input[0].name
-    consumers = [node.op_type for node in graph.node if name in node.input]
-    if not {"Add", "Conv"} <= set(consumers):
+    made_by = {output: node for node in graph.node for output in node.output}
+    for name in (graph.input[0].name, *made_by):
+        if {"Add", "Conv"} <= {node.op_type for node in graph.node if name in node.input}:
+            break
+    else:
+        return
+    origin = made_by.get(name)
+    while origin and origin.op_type in ("Relu", "BatchNormalization"):
+        origin = made_by.get(origin.input[0])
+    if origin and origin.op_type in ("Add", "Conv"):
         return
     for node in graph.node:
         node.input[:] = [f"{name}_kept" if given == name else given for given in node.input]
-    graph.node.insert(0, onnx.helper.make_node("MaxPool", [name], [f"{name}_kept"], kernel_shape=[1, 1]))
+    at = list(graph.node).index(made_by[name]) + 1 if name in made_by else 0
+    pool = onnx.helper.make_node("MaxPool", [name], [f"{name}_kept"], kernel_shape=[1, 1])
+    graph.node.insert(at, pool)
 
 
 def _blocks(
