@@ -80,7 +80,7 @@ def offloader(bundle: Bundle, target: str, **settings: Any) -> GrpcOffloader:
 
 
 def handovers(count: int = 1) -> list[Handover]:
-    return [Handover(2, np.ones((8, 4, 4), dtype=np.float32), None) for _ in range(count)]
+    return [Handover(2, np.ones((8, 4, 4), dtype=np.float32)) for _ in range(count)]
 
 
 async def resume(client: GrpcOffloader, timeout_s: float = 2.0) -> Any:
