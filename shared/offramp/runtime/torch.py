@@ -101,6 +101,11 @@ def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
         traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
     if any(node.target is torch.ops.aten._local_scalar_dense.default for node in traced.graph.nodes):
         return torch.compile(module)
+    for node in traced.graph.nodes:
+        # The compiler lays tensors out otherwise than the trace saw them, and not every layout can be viewed.
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    traced.recompile()
     return torch.compile(traced)
 
 
