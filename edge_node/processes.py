@@ -19,7 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from edge_node.app import edge_app
 from edge_node.policy import Policy, Shared, shared_policy
-from edge_node.server import http_config, log_ready
+from edge_node.server import LISTENERS, http_config, log_ready
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest, load_bundle
 from offramp.child import end_with_parent
@@ -45,7 +45,8 @@ def serve_in_processes(
         shared = shared_policy(manifest)
         start = partial(EdgeProcess, settings.share(), blocks, address, shared, parent=os.getpid())
         config = http_config(start, settings, lifespan="on", factory=True, workers=settings.processes)
-        processes = Multiprocess(config, [listening, _Port(listening)])
+        own = [_Port(listening) for _ in range(LISTENERS - 1)]
+        processes = Multiprocess(config, [listening, *own])
         processes.run()
         if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
             raise ConfigError("a process of this node did not start; the line above says why")

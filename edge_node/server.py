@@ -18,6 +18,9 @@ from offramp.errors import ConfigError
 from offramp.settings import reason_of
 from offramp.telemetry import line
 
+# The loop takes one connection from a socket in each of its rounds, and a round of a busy node may last some 50 ms.
+LISTENERS = 8
+
 _log = logging.getLogger("edge_node")
 
 
@@ -78,4 +81,5 @@ async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) 
     # When it is done, uvicorn sends itself the signal again; the node still has an upstream to take leave of.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    await http_server(app, settings).serve(sockets=[listening])
+    listeners = [listening, *(listening.dup() for _ in range(LISTENERS - 1))]
+    await http_server(app, settings).serve(sockets=listeners)
