@@ -35,7 +35,7 @@ def add_predict(app: FastAPI, path: str) -> None:
         return app.openapi_schema
 
     # The way FastAPI documents for extending its schema.
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI documents it
 
 
 def _operation() -> dict[str, Any]:
@@ -100,6 +100,6 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 def _models() -> dict[str, Any]:
     models = [(model, "validation") for model in (ImagesAsJson, Prediction, Predictions, Problem)]
     # The stubs want the mode as a literal, which a list of tuples loses.
-    _, schema = models_json_schema(models, ref_template=_PREFIX + "{model}")  # type: ignore[arg-type]
+    _, schema = models_json_schema(models, ref_template=_PREFIX + "{model}")  # type: ignore[arg-type] # the mode loses its literal
     definitions: dict[str, Any] = schema["$defs"]
     return definitions

@@ -18,7 +18,7 @@ from offramp.errors import ConfigError
 from offramp.settings import reason_of
 from offramp.telemetry import line
 
-# The loop takes one connection from a socket in each of its rounds, and a round of a busy node may last some 50 ms.
+# The loop takes one connection from a socket in each of its rounds, and a busy node has few rounds.
 LISTENERS = 8
 
 _log = logging.getLogger("edge_node")

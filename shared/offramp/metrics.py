@@ -66,7 +66,7 @@ class NodeMetrics:
             self.registry = CollectorRegistry()
             # Asked with every count; a node's process does not fork.
             process = os.getpid()
-            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
+            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call] # untyped
             _forget_ended(Path(os.environ[SHARED_BY]))
             multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
         else:

@@ -42,7 +42,7 @@ class _Asked:
             self.handovers[0].next_block,
             self.thetas,
             self.images is None,
-            self.traceparent or "",
+            self.traceparent,
             exponent,
         )
 
@@ -156,8 +156,7 @@ def _fail(asked: _Asked, error: Exception, share: float) -> None:
     if asked.answer.done():
         return
     if isinstance(error, OffloadError):
-        own = OffloadError(str(error), error.reason)
-        own.uplink_bytes = math.ceil(error.uplink_bytes * share)
+        own = OffloadError(str(error), error.reason, uplink_bytes=math.ceil(error.uplink_bytes * share))
         own.__cause__ = error
         error = own
     asked.answer.set_exception(error)
