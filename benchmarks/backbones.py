@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from offramp.authoring.networks.backbone import attach_exits
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
-from offramp.networks import EarlyExitNetwork
 
 _SHAPE = (3, 64, 64)
 _IMAGE: dict[str, Any] = {"image_size": 64, "num_labels": 10}
@@ -72,13 +72,13 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
 @told_in_one_line
 def main() -> None:
     """Cut every architecture and show where."""
-    table = Table(title=f"cut by from_backbone, images of {_SHAPE}")
+    table = Table(title=f"cut by attach_exits, images of {_SHAPE}")
     for column in ("architecture", "places found", "exits at, with feature", "MACs", "max difference"):
         table.add_column(column)
     with progress("architectures", len(ARCHITECTURES)) as advance:
         for name, build in ARCHITECTURES.items():
             torch.manual_seed(0)
-            origin = EarlyExitNetwork.from_backbone(build().eval(), image_shape=_SHAPE).origin
+            origin = attach_exits(build().eval(), image_shape=_SHAPE).origin
             assert origin is not None
             chosen = ", ".join(f"{cut.share:.0%} {cut.feature_shape}" for cut in origin.chosen)
             macs = f"{origin.chosen[-1].macs / origin.chosen[-1].share / 1e6:.1f} M"

@@ -18,14 +18,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from offramp.authoring.data import load_images
+from offramp.authoring.evaluation.predictions import predict_every_exit
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.selection.guarantee import Guarantee, choose_guaranteed
+from offramp.authoring.selection.thresholds import search_thresholds
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
-from offramp.data import load_images
-from offramp.evaluation.predictions import predict_every_exit
-from offramp.evaluation.table import ExitTable
-from offramp.selection.guarantee import Guarantee, choose_guaranteed
-from offramp.selection.thresholds import search_thresholds
 
 
 @told_in_one_line

@@ -133,7 +133,7 @@ def _dashboard(bundle: Path, photos: Path) -> Iterator[str]:
         node_process("cloud_node", common, name="cloud") as cloud,
         node_process("edge_node", [*common, "--upstream", cloud.address], name="edge") as edge,
         node_process(
-            "dashboard",
+            "offramp_dashboard",
             ["--edge", f"http://{edge.address}", "--samples", str(photos), "--port", "0"],
             name="dashboard",
         ) as dashboard,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 
-from offramp.metrics import NodeMetrics
+from offramp.serving.metrics import NodeMetrics
 
 
 def _nothing(*_: object) -> None:

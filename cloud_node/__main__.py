@@ -14,9 +14,9 @@ import uvloop
 from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
-from offramp.runtime import Runtime
-from offramp.serving import block_range, running_node
-from offramp.telemetry import line, start_logging
+from offramp.engine.runtime import Runtime
+from offramp.logs import line, start_logging
+from offramp.serving.running import block_range, running_node
 
 
 @told_in_one_line

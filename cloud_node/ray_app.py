@@ -19,8 +19,8 @@ from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
 from offramp.errors import ConfigError
-from offramp.serving import block_range, running_node
-from offramp.telemetry import start_logging
+from offramp.logs import start_logging
+from offramp.serving.running import block_range, running_node
 from offramp.wire.v1 import wire_pb2 as pb
 
 # Who listens, and how replicas leave, is Ray's business. With an upstream, two event loops of one process would run

@@ -18,8 +18,8 @@ from prometheus_client import start_http_server
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
 from offramp.errors import ConfigError
-from offramp.node import Node
-from offramp.settings import reason_of
+from offramp.serving.node import Node
+from offramp.serving.settings import reason_of
 from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 

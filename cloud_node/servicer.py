@@ -14,7 +14,8 @@ from typing import Any, NoReturn, Protocol
 import grpc
 from numpy.typing import NDArray
 
-from offramp.batching import Call
+from offramp.engine.images import open_images
+from offramp.engine.tier import checked_thetas
 from offramp.errors import (
     BundleMismatchError,
     ConfigError,
@@ -25,12 +26,11 @@ from offramp.errors import (
     OverloadError,
     RequestError,
 )
-from offramp.images import open_images
-from offramp.metrics import NodeMetrics
-from offramp.node import Batch, Node
-from offramp.telemetry import line
-from offramp.tier import checked_thetas
-from offramp.tracing import HEADER
+from offramp.logs import line
+from offramp.serving.batching import Call
+from offramp.serving.metrics import NodeMetrics
+from offramp.serving.node import Batch, Node
+from offramp.serving.tracing import HEADER
 from offramp.wire.codec import SUPPORTED_CODECS, decode_feature
 from offramp.wire.messages import probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb

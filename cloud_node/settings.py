@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from offramp.settings import NodeSettings
+from offramp.serving.settings import NodeSettings
 
 
 class CloudSettings(NodeSettings):

@@ -14,10 +14,10 @@ import uvloop
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
+from offramp.engine.runtime import Runtime
 from offramp.errors import ConfigError
-from offramp.runtime import Runtime
-from offramp.serving import block_range, running_node
-from offramp.telemetry import start_logging
+from offramp.logs import start_logging
+from offramp.serving.running import block_range, running_node
 
 
 @told_in_one_line

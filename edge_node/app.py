@@ -20,8 +20,8 @@ from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError, RequestError
-from offramp.metrics import CONTENT_TYPE
-from offramp.node import Node
+from offramp.serving.metrics import CONTENT_TYPE
+from offramp.serving.node import Node
 
 PREDICT_PATH = "/v1/predict"
 _MAX_BYTES = 65_536  # of every body that carries no image

@@ -12,8 +12,8 @@ from threading import Lock
 from typing import Any
 
 from offramp.bundle import Manifest
+from offramp.engine.tier import checked_thetas
 from offramp.errors import ConfigError
-from offramp.tier import checked_thetas
 
 
 @dataclass(frozen=True)

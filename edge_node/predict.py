@@ -17,13 +17,12 @@ from edge_node.body import BodyBudget, LimitedBody, read_images
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
-from offramp.batching import Call
+from offramp.engine.images import ImageLimits, open_images
 from offramp.errors import OverloadError, RequestError
-from offramp.images import ImageLimits, open_images
-from offramp.metrics import exit_names
-from offramp.node import Batch, Classified, Node
-from offramp.telemetry import line
-from offramp.tracing import HEADER
+from offramp.logs import line
+from offramp.serving.batching import Call
+from offramp.serving.node import Batch, Classified, Node
+from offramp.serving.tracing import HEADER
 
 _log = logging.getLogger("edge_node")
 
@@ -40,7 +39,7 @@ class Predict:
         self._settings = settings
         self._budget = BodyBudget(settings.max_buffered_bytes)
         self._limits = ImageLimits(max_pixels=settings.max_pixels)
-        self._exit_names = exit_names(node.tier.manifest.num_exits)
+        self._exit_names = node.tier.manifest.exit_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes a response."""

@@ -22,11 +22,11 @@ from edge_node.policy import Policy, Shared, shared_policy
 from edge_node.server import LISTENERS, http_config, log_ready
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest, load_bundle
-from offramp.child import end_with_parent
 from offramp.errors import ConfigError, OfframpError
-from offramp.metrics import SHARED_BY, NodeMetrics
-from offramp.serving import running_node
-from offramp.telemetry import start_logging
+from offramp.logs import start_logging
+from offramp.serving.child import end_with_parent
+from offramp.serving.metrics import SHARED_BY, NodeMetrics
+from offramp.serving.running import running_node
 
 _REFRESH_S = 1.0
 

@@ -15,8 +15,8 @@ from edge_node.connection import OneWriteProtocol
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError
-from offramp.settings import reason_of
-from offramp.telemetry import line
+from offramp.logs import line
+from offramp.serving.settings import reason_of
 
 # The loop takes one connection from a socket in each of its rounds, and a busy node has few rounds.
 LISTENERS = 8

@@ -7,10 +7,11 @@ import sys
 
 from torch import nn
 
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.backbone import attach_exits
+from offramp.authoring.networks.recipes import Augmentation, Recipe
 from offramp.bundle import Preprocessing
 from offramp.cli import app
-from offramp.networks import EarlyExitNetwork
-from offramp.networks.recipes import Augmentation, Recipe
 
 
 def with_exits(num_classes: int) -> EarlyExitNetwork:
@@ -19,7 +20,7 @@ def with_exits(num_classes: int) -> EarlyExitNetwork:
     for channels in (16, 32, 64):
         layers += [nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.BatchNorm2d(2 * channels), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
-    return EarlyExitNetwork.from_backbone(model, image_shape=(1, 28, 28), exits=(0.05, 0.3))
+    return attach_exits(model, image_shape=(1, 28, 28), exits=(0.05, 0.3))
 
 
 GREY = Preprocessing(height=28, width=28, mode="L", mean=(0.3,), std=(0.35,))

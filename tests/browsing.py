@@ -56,7 +56,7 @@ async def running_dashboard() -> AsyncIterator[Running]:
     ):
         nodes = ["--edge", str(edge.base_url), "--cloud", f"http://{metrics}"]
         arguments = [*nodes, "--samples", str(SAMPLES), "--port", "0"]
-        with node_process("dashboard", arguments, name="dashboard") as dashboard:
+        with node_process("offramp_dashboard", arguments, name="dashboard") as dashboard:
             yield Running(f"http://{dashboard.address}", edge)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Manifest, OperatingPoint, Preprocessing
 from offramp.bundle.manifest import Block, Exit, Tensor, manifest_of
-from offramp.runtime import BlockOutput
+from offramp.engine.runtime import BlockOutput
 
 
 class ScriptedBlock:

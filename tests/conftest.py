@@ -11,10 +11,10 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from offramp.authoring.export import export_bundle
+from offramp.authoring.networks import EarlyExitNetwork
 from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest
-from offramp.export import export_bundle
-from offramp.networks import EarlyExitNetwork
 from tests.tiny import tiny_network
 
 ROOT = Path(__file__).parent.parent

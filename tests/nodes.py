@@ -20,7 +20,7 @@ from edge_node.app import edge_app
 from edge_node.server import bound_socket, http_server
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Bundle
-from offramp.serving import block_range, running_node
+from offramp.serving.running import block_range, running_node
 
 
 @asynccontextmanager

@@ -9,12 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from offramp.aggregation import joined, rooted
+from offramp.authoring.evaluation.predictions import ExitPredictions, predict_every_exit
+from offramp.authoring.export import export_bundle
 from offramp.bundle import Bundle, Preprocessing
-from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
-from offramp.export import export_bundle
-from offramp.runtime import load_blocks
-from offramp.tier import Answer, Handover, Tier, aggregated
+from offramp.engine.aggregation import joined, rooted
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Answer, Handover, Tier, aggregated
 from tests.nodes import png, predict, running_cloud, running_edge
 from tests.tiny import tiny_network
 

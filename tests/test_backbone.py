@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from offramp.authoring.export import export_bundle
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.backbone import attach_exits
+from offramp.authoring.networks.cost import network_cost
+from offramp.authoring.networks.resnet import resnet
+from offramp.authoring.networks.vit import b_vit
 from offramp.bundle import Preprocessing
 from offramp.errors import ConfigError
-from offramp.export import export_bundle
-from offramp.networks import EarlyExitNetwork
-from offramp.networks.cost import network_cost
-from offramp.networks.resnet import resnet
-from offramp.networks.vit import b_vit
 from tests.conftest import ROOT, SAMPLES
 
 SHAPE = (3, 16, 16)
@@ -90,7 +91,7 @@ def attach(
     model: nn.Module, shape: tuple[int, int, int] = SHAPE, exits: Sequence[float] = (0.25, 0.5)
 ) -> EarlyExitNetwork:
     torch.manual_seed(0)
-    return EarlyExitNetwork.from_backbone(model, image_shape=shape, exits=exits)
+    return attach_exits(model, image_shape=shape, exits=exits)
 
 
 def check_same(model: nn.Module, shape: tuple[int, int, int] = SHAPE) -> None:

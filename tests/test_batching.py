@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from offramp.batching import Batcher, Call, Ran
+from offramp.engine.runtime import BlockOutput
+from offramp.engine.tier import Answer, Tier
 from offramp.errors import ExpiredError, RequestError
-from offramp.runtime import BlockOutput
-from offramp.tier import Answer, Tier
+from offramp.serving.batching import Batcher, Call, Ran
 from tests.builders import manifest_with
 
 # More than what may keep the loop from its sockets.

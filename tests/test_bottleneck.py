@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from offramp.authoring.evaluation.predictions import predict_every_exit
+from offramp.authoring.export import export_bundle
+from offramp.authoring.networks.bottleneck import Bottleneck, BottleneckSpec, spec_for
+from offramp.authoring.networks.cost import network_cost
 from offramp.bundle import Bundle, Preprocessing, load_bundle
 from offramp.cli import app
 from offramp.errors import ConfigError
-from offramp.evaluation.predictions import predict_every_exit
-from offramp.export import export_bundle
-from offramp.networks.bottleneck import Bottleneck, BottleneckSpec, spec_for
-from offramp.networks.cost import network_cost
 from tests.conftest import with_thetas
 from tests.nodes import png, predict, running_cloud, running_edge
 from tests.test_cli import check_refused, offramp, trained  # noqa: F401 - a fixture

@@ -15,8 +15,8 @@ import pytest
 
 from offramp.bundle import Bundle, load_bundle, write_bundle, write_manifest
 from offramp.bundle.manifest import bundle_id_for
+from offramp.engine.runtime import load_blocks
 from offramp.errors import BundleError
-from offramp.runtime import load_blocks
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cloud_node.server import CloudServer
 from cloud_node.settings import CloudSettings
 from offramp.bundle import Bundle
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Answer, Tier
 from offramp.errors import ConfigError
-from offramp.runtime import load_blocks
-from offramp.serving import running_node
-from offramp.tier import Answer, Tier
+from offramp.serving.running import running_node
 from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub

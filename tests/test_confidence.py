@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from offramp.authoring.evaluation.statistics import calibration_error
+from offramp.authoring.networks.confidence import Confidence, ConfidenceHead
+from offramp.authoring.selection.confidence_head import fit_confidence_head
 from offramp.bundle.manifest import Measure
 from offramp.errors import ConfigError
-from offramp.evaluation.statistics import calibration_error
-from offramp.selection.confidence import Confidence, ConfidenceHead
-from offramp.selection.confidence_head import fit_confidence_head
 
 MEASURES: list[Measure] = ["max_softmax", "score_margin", "entropy"]
 

@@ -8,10 +8,12 @@ from contextlib import aclosing
 
 import pytest
 
-from dashboard.charts.palette import LIGHT
-from dashboard.charts.tradeoff import costs_known, frontier
-from dashboard.charts.trial import spans
-from dashboard.figures import (
+from offramp.bundle import Bundle, load_bundle
+from offramp.errors import ConfigError
+from offramp_dashboard.charts.palette import LIGHT
+from offramp_dashboard.charts.tradeoff import costs_known, frontier
+from offramp_dashboard.charts.trial import spans
+from offramp_dashboard.figures import (
     exit_shares,
     latencies,
     leavings,
@@ -21,18 +23,16 @@ from dashboard.figures import (
     share_on,
     uplink_bytes,
 )
-from dashboard.history import SECONDS, History, Step, binned
-from dashboard.network import macs_for_a_photo, pictured
-from dashboard.node_client import NodeClient, NodeError
-from dashboard.rates import buckets, increments, quantile, summed, total
-from dashboard.reading import Key, Reading, ReadingError, parsed
-from dashboard.samples import drawn_samples
-from dashboard.schemas import Policy, Prediction, Readiness, Upstream
-from dashboard.settings import DashboardSettings
-from dashboard.watch import MetricsWatch, Watch, gained_lately
-from dashboard.words import data_bytes, milliseconds, number, percent
-from offramp.bundle import Bundle, load_bundle
-from offramp.errors import ConfigError
+from offramp_dashboard.history import SECONDS, History, Step, binned
+from offramp_dashboard.network import macs_for_a_photo, pictured
+from offramp_dashboard.node_client import NodeClient, NodeError
+from offramp_dashboard.rates import buckets, increments, quantile, summed, total
+from offramp_dashboard.reading import Key, Reading, ReadingError, parsed
+from offramp_dashboard.samples import drawn_samples
+from offramp_dashboard.schemas import Policy, Prediction, Readiness, Upstream
+from offramp_dashboard.settings import DashboardSettings
+from offramp_dashboard.watch import MetricsWatch, Watch, gained_lately
+from offramp_dashboard.words import data_bytes, milliseconds, number, percent
 from tests.builders import manifest_with
 from tests.conftest import FASHION_BUNDLE, SAMPLES
 from tests.nodes import closed_port_address, first_photo, running_cloud, running_edge

@@ -178,7 +178,7 @@ async def test_a_node_out_of_reach_and_one_that_is_none_are_named(browser: Brows
     edges = [f"http://{closed_port_address()}", f"http://127.0.0.1:{port}"]
     arguments = [argument for edge in edges for argument in ("--edge", edge)]
     async with stranger:
-        with node_process("dashboard", [*arguments, "--port", "0"], name="dashboard") as dashboard:
+        with node_process("offramp_dashboard", [*arguments, "--port", "0"], name="dashboard") as dashboard:
             async with opened(browser, f"http://{dashboard.address}") as page:
                 await expect(page.get_by_text("cannot be reached")).to_be_visible()
                 await expect(page.get_by_text("is not Prometheus text")).to_be_visible()

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from offramp.authoring.data import LabelledImages, load_images, split_train
 from offramp.bundle import Preprocessing
 from offramp.bundle.manifest import Split
-from offramp.data import LabelledImages, load_images, split_train
 from offramp.errors import ConfigError, DataError
 
 GREY = Preprocessing(height=4, width=4, mode="L", mean=(0.0,), std=(1.0,))

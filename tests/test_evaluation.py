@@ -11,12 +11,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from offramp.authoring.evaluation.measures import PLAIN
+from offramp.authoring.evaluation.overthinking import overthinking
+from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.networks.confidence import plain_measures
 from offramp.cli import app
-from offramp.evaluation.measures import PLAIN
-from offramp.evaluation.overthinking import overthinking
-from offramp.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
-from offramp.evaluation.table import ExitTable
-from offramp.selection.confidence import plain_measures
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 

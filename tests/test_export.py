@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
+from offramp.authoring.evaluation.predictions import predict_every_exit
+from offramp.authoring.export import export_bundle
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.confidence import Confidence, ConfidenceHead
+from offramp.authoring.networks.layers import pooled_linear
+from offramp.authoring.networks.normalise import Normalise
+from offramp.authoring.selection.temperature import fit_temperature, negative_log_likelihood
 from offramp.bundle import Bundle, Preprocessing
 from offramp.bundle.manifest import Measure
+from offramp.engine.runtime import load_blocks
 from offramp.errors import BundleError, ConfigError
-from offramp.evaluation.predictions import predict_every_exit
-from offramp.export import export_bundle
-from offramp.networks import EarlyExitNetwork
-from offramp.networks.layers import pooled_linear
-from offramp.networks.normalise import Normalise
-from offramp.runtime import load_blocks
-from offramp.selection.confidence import Confidence, ConfidenceHead
-from offramp.selection.temperature import fit_temperature, negative_log_likelihood
 from tests.conftest import ROOT
 from tests.tiny import tiny_network
 

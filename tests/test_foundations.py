@@ -35,7 +35,7 @@ def run_without_torch(code: str, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_both_nodes_import_without_torch() -> None:
-    result = run_without_torch("import offramp.tier, edge_node.app, cloud_node.server, offramp.cli")
+    result = run_without_torch("import offramp.engine.tier, edge_node.app, cloud_node.server, offramp.cli")
     assert result.returncode == 0, result.stderr
 
 

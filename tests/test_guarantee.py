@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from offramp.authoring.evaluation.predictions import ExitPredictions
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.selection.guarantee import Guarantee, binomial_p_value, choose_guaranteed
+from offramp.authoring.selection.thresholds import search_grid, search_thresholds
 from offramp.errors import ConfigError
-from offramp.evaluation.predictions import ExitPredictions
-from offramp.evaluation.table import ExitTable
-from offramp.selection.guarantee import Guarantee, binomial_p_value, choose_guaranteed
-from offramp.selection.thresholds import search_grid, search_thresholds
 
 COSTS = (100, 400, 900)
 

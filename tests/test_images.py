@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from offramp.bundle import Preprocessing
+from offramp.engine.images import ImageLimits, decode_image, decode_images, resize_pixels
 from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
-from offramp.images import ImageLimits, decode_image, decode_images, resize_pixels
 
 COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from offramp.bundle import Bundle
 from offramp.cli import app
-from offramp.link import Link, LinkSettings
+from offramp.serving.link import Link, LinkSettings
 from tests.nodes import png, predict, running_cloud, running_edge
 
 

@@ -14,7 +14,7 @@ from cloud_node.server import CloudServer
 from cloud_node.settings import CloudSettings
 from offramp.bundle import Bundle
 from offramp.errors import ConfigError
-from offramp.serving import running_node
+from offramp.serving.running import running_node
 from tests.nodes import closed_port_address, png, predict, running_cloud, running_edge
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.cost import network_cost
+from offramp.authoring.networks.recipes import RECIPES, Augmentation, recipe_named
+from offramp.authoring.networks.resnet import resnet
+from offramp.authoring.training.augment import augment
+from offramp.authoring.training.losses import joint_loss
 from offramp.errors import ConfigError
-from offramp.networks import EarlyExitNetwork
-from offramp.networks.cost import network_cost
-from offramp.networks.recipes import RECIPES, Augmentation, recipe_named
-from offramp.networks.resnet import resnet
-from offramp.training.augment import augment
-from offramp.training.losses import joint_loss
 from tests.tiny import tiny_network
 
 

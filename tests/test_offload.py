@@ -14,11 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health  # type: ignore[attr-defined] # its stubs lack it
 
 from offramp.bundle import Bundle
+from offramp.engine.tier import Handover
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
-from offramp.link import Link
-from offramp.offload.breaker import Breaker
-from offramp.offload.grpc import GrpcOffloader, UpstreamSettings
-from offramp.tier import Handover
+from offramp.serving.link import Link
+from offramp.serving.offload.breaker import Breaker
+from offramp.serving.offload.grpc import GrpcOffloader, UpstreamSettings
 from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer, add_TierServiceServicer_to_server

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from offramp.authoring.networks.recipes import RECIPES, recipe_named
+from offramp.authoring.training.losses import distillation_loss
+from offramp.authoring.training.regimes import phases
+from offramp.authoring.training.run import load_network, training_s
+from offramp.authoring.training.train import train
 from offramp.errors import ConfigError
-from offramp.networks.recipes import RECIPES, recipe_named
-from offramp.training.losses import distillation_loss
-from offramp.training.regimes import phases
-from offramp.training.run import load_network, training_s
-from offramp.training.train import train
 from tests.conftest import ROOT, SAMPLES
 from tests.test_training import run_of, stripes
 

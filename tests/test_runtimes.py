@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from typer.testing import CliRunner
 
+from offramp.authoring.evaluation.predictions import ExitPredictions, predict_every_exit
+from offramp.authoring.evaluation.profile import BlockTime, Profile
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli import app
 from offramp.cli.measure import profile_table
+from offramp.engine.images import decode_image
+from offramp.engine.runtime import BlockOutput, Runtime, load_blocks, runtimes_at_hand
 from offramp.errors import BundleError, ConfigError
-from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
-from offramp.evaluation.profile import BlockTime, Profile
-from offramp.images import decode_image
-from offramp.runtime import BlockOutput, Runtime, load_blocks, runtimes_at_hand
-from offramp.settings import NodeSettings
+from offramp.serving.settings import NodeSettings
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import predict, running_cloud, running_edge
 from tests.test_foundations import run_without_torch
@@ -46,7 +46,7 @@ def needs(runtime: Runtime) -> Runtime:
 def tolerance(bundle: Bundle, runtime: Runtime) -> float:
     if runtime != "openvino":
         return _FLOAT32
-    from offramp.runtime.openvino import OpenVinoBlock
+    from offramp.engine.runtime.openvino import OpenVinoBlock
 
     block = load_blocks(bundle, 1, 1, runtime="openvino")[0]
     assert isinstance(block, OpenVinoBlock)
@@ -185,7 +185,7 @@ _IMPORTED = """
 import sys
 from pathlib import Path
 from offramp.bundle import load_bundle
-from offramp.runtime import load_blocks
+from offramp.engine.runtime import load_blocks
 load_blocks(load_bundle(Path(sys.argv[1])), 1, 1, runtime="openvino")
 assert sys.modules["openvino_telemetry"] is None
 """

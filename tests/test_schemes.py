@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from offramp.authoring.evaluation.comparison import alternatives, patience_taken
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.selection.budget import bytes_budget, ms_budget
+from offramp.authoring.selection.calibrate import calibrate, check_budget
+from offramp.authoring.selection.gates import gate_thetas
+from offramp.authoring.selection.quantiles import quantile_thetas
+from offramp.authoring.selection.thresholds import search_thresholds
 from offramp.bundle import OperatingPoint
 from offramp.bundle.manifest import Levels, Tensor
 from offramp.errors import ConfigError
-from offramp.evaluation.comparison import alternatives, patience_taken
-from offramp.evaluation.table import ExitTable
-from offramp.selection.budget import bytes_budget, ms_budget
-from offramp.selection.calibrate import calibrate, check_budget
-from offramp.selection.gates import gate_thetas
-from offramp.selection.quantiles import quantile_thetas
-from offramp.selection.thresholds import search_thresholds
 from offramp.wire.messages import request_bytes
 from tests.builders import manifest_with
 from tests.test_thresholds import costs, table_of

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from offramp.authoring.data import LabelledImages, load_images
 from offramp.bundle import load_bundle
 from offramp.cli import app
-from offramp.data import LabelledImages, load_images
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import predict, running_cloud, running_edge
 
@@ -98,7 +98,7 @@ async def test_a_thousand_cifar10_test_photos(cifar10: Path, tmp_path: Path) -> 
 def test_a_shipped_bundle_is_as_good_as_claimed(
     bundle: str, data: str, accuracy: float, ratio: float, request: pytest.FixtureRequest
 ) -> None:
-    from offramp.evaluation.report import Report
+    from offramp.authoring.evaluation.report import Report
 
     path: Path = request.getfixturevalue(data)
     result = CliRunner().invoke(

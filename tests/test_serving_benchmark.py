@@ -15,8 +15,8 @@ from benchmarks.serving.measuring import ALONE, OFFRAMP, Comparison, Measured, S
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.rivals import RIVALS
 from offramp.bundle import Bundle, load_bundle
+from offramp.engine.runtime import load_blocks
 from offramp.errors import ConfigError
-from offramp.runtime import load_blocks
 from tests.conftest import ROOT
 
 MODELS = sorted(path.name for path in (ROOT / "models").iterdir())

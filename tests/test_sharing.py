@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from offramp.engine.tier import Answer, Handover
 from offramp.errors import OffloadError, OffloadReason
-from offramp.offload import Resumed, TierTime, UpstreamAnswer, UpstreamState
-from offramp.offload.sharing import SharedCalls
-from offramp.tier import Answer, Handover
+from offramp.serving.offload import Resumed, TierTime, UpstreamAnswer, UpstreamState
+from offramp.serving.offload.sharing import SharedCalls
 
 
 class Upstream:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.selection.calibrate import calibrate
+from offramp.authoring.selection.choice import Choice
+from offramp.authoring.selection.coordinate import descend_all_prices
+from offramp.authoring.selection.thresholds import ThresholdGrid, search_grid, search_thresholds
 from offramp.errors import ConfigError
-from offramp.evaluation.table import ExitTable
-from offramp.selection.calibrate import calibrate
-from offramp.selection.choice import Choice
-from offramp.selection.coordinate import descend_all_prices
-from offramp.selection.thresholds import ThresholdGrid, search_grid, search_thresholds
 from tests.builders import manifest_with
 
 

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Answer, DecisionFunction, Handover, Outcome, Tier, checked_thetas
 from offramp.errors import ConfigError
-from offramp.runtime import load_blocks
-from offramp.tier import Answer, DecisionFunction, Handover, Outcome, Tier, checked_thetas
 from tests.builders import ScriptedBlock, manifest_with, samples
 
 Confidences = Sequence[float] | None

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from offramp.authoring.data import LabelledImages
+from offramp.authoring.networks import recipes
+from offramp.authoring.training.run import Run, load_network, load_run
+from offramp.authoring.training.train import train
 from offramp.bundle.manifest import Data, Provenance, Split
-from offramp.data import LabelledImages
 from offramp.errors import ConfigError, DataError
-from offramp.networks import recipes
-from offramp.training.run import Run, load_network, load_run
-from offramp.training.train import train
 
 RECIPE = "b-lenet-fashion"
 
@@ -101,7 +101,7 @@ class TestTraining:
 
 
 def interrupt_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
-    from offramp.training.learning import PhaseTraining
+    from offramp.authoring.training.learning import PhaseTraining
 
     step = PhaseTraining.training_step
 

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_node.schemas import Prediction, Predictions
+from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.bundle import Bundle
-from offramp.evaluation.predictions import predict_every_exit
-from offramp.runtime import load_blocks
-from offramp.tier import Answer, Tier
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Answer, Tier
 from tests.nodes import closed_port_address, png, predict, running_cloud, running_edge
 
 Pixels = NDArray[np.uint8]

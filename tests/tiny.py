@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from offramp.networks import EarlyExitNetwork
-from offramp.networks.layers import pooled_linear
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.layers import pooled_linear
 
 
 def tiny_network(num_classes: int = 4) -> EarlyExitNetwork:

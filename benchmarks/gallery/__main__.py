@@ -17,9 +17,9 @@ import typer
 from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
 from benchmarks.gallery.making import Places, evaluations, make, ship
 from benchmarks.gallery.page import Sheet, families_sheet, networks_sheet, page_of
+from offramp.authoring.training.run import training_s
 from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
-from offramp.training.run import training_s
 
 
 @told_in_one_line

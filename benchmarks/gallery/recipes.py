@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from offramp.networks.recipes import RECIPES, Augmentation
+from offramp.authoring.networks.recipes import RECIPES, Augmentation
 
 # The first of B-ResNet-56's two trainings, made before its recipe left blanked squares out.
 B_RESNET56_BLANKED = replace(

@@ -112,7 +112,7 @@ def _take_turn(asking: Sequence[subprocess.Popen[str]], target: str, seconds: fl
 def _clients(
     bundle: Path, photos: Path, count: int, channels: int, in_flight: int
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "offramp.child", "benchmarks.scale.client", str(bundle)]
+    command = [sys.executable, "-m", "offramp.serving.child", "benchmarks.scale.client", str(bundle)]
     command += ["--photos", str(photos), "--channels", str(channels), "--in-flight", str(in_flight)]
     with ExitStack() as stack:
         started = []

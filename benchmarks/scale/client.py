@@ -22,12 +22,12 @@ import typer
 import uvloop
 from numpy.typing import NDArray
 
+from offramp.authoring.data.image_folder import PHOTO_SUFFIXES, read_photo
 from offramp.bundle import Bundle, load_bundle
-from offramp.data.image_folder import PHOTO_SUFFIXES, read_photo
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Answer, Handover, Tier
 from offramp.errors import ConfigError
-from offramp.offload.grpc import channel_options
-from offramp.runtime import load_blocks
-from offramp.tier import Answer, Handover, Tier
+from offramp.serving.offload.grpc import channel_options
 from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.messages import SERVICE_NAME, probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb

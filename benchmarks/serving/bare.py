@@ -11,9 +11,9 @@ import onnxruntime
 
 from benchmarks.serving.backbone import backbone_of
 from offramp.bundle import Bundle
-from offramp.images import decode_images
-from offramp.runtime import load_blocks
-from offramp.tier import Tier
+from offramp.engine.images import decode_images
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Tier
 
 
 def bare_per_second(

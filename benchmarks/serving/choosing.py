@@ -8,12 +8,12 @@ from pathlib import Path
 import onnxruntime
 
 from benchmarks.serving.backbone import backbone_of
+from offramp.authoring.data import LabelledImages, load_images
+from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import OperatingPoint
 from offramp.cli.held_out import held_out
-from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError, DataError
-from offramp.evaluation.predictions import predict_every_exit
 
 _AT_ONCE = 100
 

@@ -19,8 +19,9 @@ from benchmarks.serving.load import turn, write_script
 from benchmarks.serving.rivals import Rival
 from benchmarks.serving.servers import Server, offramp, rival
 from offramp.bundle import Bundle
-from offramp.bundle.manifest import OperatingPoint, Record
+from offramp.bundle.manifest import OperatingPoint
 from offramp.errors import ConfigError
+from offramp.record import Record
 
 OFFRAMP = "Offramp"
 ALONE = "Offramp, edge alone"

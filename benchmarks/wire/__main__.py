@@ -20,12 +20,12 @@ from benchmarks.wire.page import Findings, page_of, plot_of
 from benchmarks.wire.photos import num_codecs, photo_points
 from benchmarks.wire.socket import count_on_socket
 from benchmarks.wire.timing import coding_time
+from offramp.authoring.data import LabelledImages, load_images
+from offramp.authoring.evaluation.predictions import predict_every_exit
+from offramp.authoring.evaluation.report import Report, report
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
-from offramp.data import LabelledImages, load_images
-from offramp.evaluation.predictions import predict_every_exit
-from offramp.evaluation.report import Report, report
 
 _TIMED = 500
 _ON_SOCKET = 300

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.wire.photos import PhotoPoint
 from benchmarks.wire.socket import SocketCount
 from benchmarks.wire.timing import CodingTime
-from offramp.evaluation.report import Report
+from offramp.authoring.evaluation.report import Report
 
 _DDNN_BYTES = 140  # Teerapittayanon et al. 2017: at most so many per sample and device
 _COMMON = "WebP q75"

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from offramp.authoring.data import LabelledImages
 from offramp.bundle import Bundle
-from offramp.data import LabelledImages
-from offramp.runtime import load_blocks
-from offramp.tier import Answer, Tier
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Answer, Tier
 
 _QUALITIES = (1, 5, 10, 20, 30, 50, 75, 90)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from offramp.cli.processes import node_process
-from offramp.link import link_in_background
+from offramp.serving.link import link_in_background
 
 _WARM_UP = 20
 _SETTLE_S = 0.5

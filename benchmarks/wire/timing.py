@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Levels
-from offramp.runtime import load_blocks
+from offramp.engine.runtime import load_blocks
 from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.v1 import wire_pb2 as pb
 

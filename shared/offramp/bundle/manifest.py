@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from offramp.record import Record
 
 FORMAT_VERSION: Literal[1] = 1
 
@@ -19,12 +21,6 @@ Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
-
-
-class Record(BaseModel):
-    """A part of the manifest: immutable, and without fields this version does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Preprocessing(Record):
@@ -208,6 +204,11 @@ class Manifest(Record):
         """Multiplications of the network without its early exits and its bottleneck, for one sample."""
         around = sum(layer.macs for layer in self.layers if layer.part == "bottleneck")
         return sum(block.macs for block in self.blocks) + self.exits[-1].macs - around
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Names of the exits, shallow to deep: exit-1, exit-2, …, final."""
+        return (*(f"exit-{number}" for number in range(1, self.num_exits)), "final")
 
     @property
     def exit_macs(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import typer
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from offramp.authoring.data import LabelledImages, load_images
 from offramp.bundle import load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest, Measure, Provenance
 from offramp.cli.errors import told_in_one_line
@@ -18,16 +19,15 @@ from offramp.cli.measure import RuntimeOption, runtime_named
 from offramp.cli.progress import console, progress
 from offramp.cli.runs import command_line
 from offramp.cli.tables import points_table
-from offramp.data import LabelledImages, load_images
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from offramp.evaluation.predictions import ExitPredictions
-    from offramp.networks.early_exit import EarlyExitNetwork
-    from offramp.selection.calibrate import Scheme
-    from offramp.selection.confidence import Confidence
-    from offramp.selection.guarantee import Guarantee
-    from offramp.training.run import Run
+    from offramp.authoring.evaluation.predictions import ExitPredictions
+    from offramp.authoring.networks.confidence import Confidence
+    from offramp.authoring.networks.early_exit import EarlyExitNetwork
+    from offramp.authoring.selection.calibrate import Scheme
+    from offramp.authoring.selection.guarantee import Guarantee
+    from offramp.authoring.training.run import Run
 
 
 @told_in_one_line
@@ -62,8 +62,8 @@ def export(
 
     Example: offramp export runs/b-lenet-mnist --out models/b-lenet-mnist
     """
-    from offramp.export import export_bundle
-    from offramp.training.run import load_network, load_run
+    from offramp.authoring.export import export_bundle
+    from offramp.authoring.training.run import load_network, load_run
 
     origin, network = load_run(run), load_network(run)
     network = network.static() if static else network
@@ -143,12 +143,12 @@ def calibrate(
 
     Example: offramp calibrate models/b-lenet-mnist --data data/mnist --max-drop 0.5
     """
-    from offramp.evaluation.predictions import predict_every_exit
-    from offramp.evaluation.profile import read_profile
-    from offramp.evaluation.timing import exit_ms
-    from offramp.selection.budget import bytes_budget, ms_budget
-    from offramp.selection.calibrate import calibrate as choose
-    from offramp.selection.calibrate import certify, check_budget
+    from offramp.authoring.evaluation.predictions import predict_every_exit
+    from offramp.authoring.evaluation.profile import read_profile
+    from offramp.authoring.evaluation.timing import exit_ms
+    from offramp.authoring.selection.budget import bytes_budget, ms_budget
+    from offramp.authoring.selection.calibrate import calibrate as choose
+    from offramp.authoring.selection.calibrate import certify, check_budget
 
     check_budget(max_drop=max_drop, max_cost=max_cost, max_ms=max_ms, max_bytes=max_bytes, scheme=scheme)
     asked = None if guarantee is None else _guarantee(risk, guarantee, delta)
@@ -195,11 +195,11 @@ def calibrate(
 def _confidences(
     network: EarlyExitNetwork, origin: Run, measure: Measure, data: Path | None
 ) -> list[Confidence]:
-    from offramp.selection.confidence import Confidence
-    from offramp.selection.confidence_head import fit_confidence_head
-    from offramp.selection.guarantee import halves
-    from offramp.selection.temperature import fit_temperature
-    from offramp.training.logits import logits_of
+    from offramp.authoring.networks.confidence import Confidence
+    from offramp.authoring.selection.confidence_head import fit_confidence_head
+    from offramp.authoring.selection.guarantee import halves
+    from offramp.authoring.selection.temperature import fit_temperature
+    from offramp.authoring.training.logits import logits_of
 
     if data is None and measure == "learned":
         raise ConfigError("--measure learned needs --fit-on DATA: the data it was trained on")
@@ -232,7 +232,7 @@ def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredicti
 
 
 def _guarantee(risk: str, epsilon: float, delta: float) -> Guarantee:
-    from offramp.selection.guarantee import Guarantee
+    from offramp.authoring.selection.guarantee import Guarantee
 
     try:
         return Guarantee.model_validate({"risk": risk, "epsilon": epsilon, "delta": delta})

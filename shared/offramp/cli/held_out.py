@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from offramp.authoring.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.bundle import Manifest
 from offramp.bundle.manifest import Data
-from offramp.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.errors import ConfigError, DataError
 
 SkipOption = Annotated[

@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from offramp.authoring.data import LabelledImages, load_images
+from offramp.authoring.evaluation.comparison import alternatives
+from offramp.authoring.evaluation.measures import compare_measures
+from offramp.authoring.evaluation.page import Evaluated, write_page
+from offramp.authoring.evaluation.predictions import ExitPredictions, predict_every_exit
+from offramp.authoring.evaluation.report import RivalReport, report, rival_report
+from offramp.authoring.evaluation.timing import exit_ms
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.held_out import SkipOption, held_out
 from offramp.cli.measure import RuntimeOption, runtime_named
 from offramp.cli.progress import console, progress
 from offramp.cli.tables import quality_tables, report_table
-from offramp.data import LabelledImages, load_images
+from offramp.engine.images import decode_image
+from offramp.engine.runtime import Runtime, load_blocks
+from offramp.engine.tier import Answer, Tier, checked_thetas
 from offramp.errors import ConfigError, DataError, RequestError
-from offramp.evaluation.comparison import alternatives
-from offramp.evaluation.measures import compare_measures
-from offramp.evaluation.page import Evaluated, write_page
-from offramp.evaluation.predictions import ExitPredictions, predict_every_exit
-from offramp.evaluation.report import RivalReport, report, rival_report
-from offramp.evaluation.timing import exit_ms
-from offramp.images import decode_image
-from offramp.runtime import Runtime, load_blocks
-from offramp.tier import Answer, Tier, checked_thetas
 
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle directory.")]
 PointOption = Annotated[str | None, typer.Option(help="Operating point; the bundle's default unless given.")]

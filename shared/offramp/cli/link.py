@@ -12,7 +12,7 @@ import typer
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import console
 from offramp.errors import ConfigError
-from offramp.link import Link, LinkSettings
+from offramp.serving.link import Link, LinkSettings
 
 _MILLISECONDS = {"ms": 1.0, "s": 1000.0}
 _MEGABITS = {"kbit": 1e-3, "mbit": 1.0, "gbit": 1e3}

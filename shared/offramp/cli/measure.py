@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from offramp.authoring.evaluation.profile import BlockTime, Profile
+from offramp.authoring.evaluation.profile import profile as measure
 from offramp.bundle import load_bundle
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
+from offramp.engine.runtime import Runtime, runtimes_at_hand
 from offramp.errors import ConfigError
-from offramp.evaluation.profile import BlockTime, Profile
-from offramp.evaluation.profile import profile as measure
-from offramp.runtime import Runtime, runtimes_at_hand
 
 RuntimeOption = Annotated[str, typer.Option(help=f"What runs the blocks: {', '.join(get_args(Runtime))}.")]
 

@@ -101,7 +101,7 @@ def node_process(
         ConfigError: it does not start.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "offramp.child", module, *arguments],
+        [sys.executable, "-m", "offramp.serving.child", module, *arguments],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

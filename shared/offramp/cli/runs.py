@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from offramp.authoring.data import LabelledImages, load_images, load_unlabelled
 from offramp.bundle.manifest import Data, Provenance, Split
 from offramp.cli.errors import told_in_one_line
 from offramp.cli.held_out import SkipOption, same_held_out
 from offramp.cli.progress import console
-from offramp.data import LabelledImages, load_images, load_unlabelled
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from offramp.training.run import Run
+    from offramp.authoring.training.run import Run
 
 
 @told_in_one_line
@@ -87,10 +87,10 @@ def train(
 
     Example: offramp train b-lenet-mnist --data data/mnist --out runs/b-lenet-mnist
     """
-    from offramp.networks.recipes import recipe_named
-    from offramp.training.run import library_versions
-    from offramp.training.train import Machines
-    from offramp.training.train import train as train_run
+    from offramp.authoring.networks.recipes import recipe_named
+    from offramp.authoring.training.run import library_versions
+    from offramp.authoring.training.train import Machines
+    from offramp.authoring.training.train import train as train_run
 
     plan = recipe_named(recipe)
     if unlabelled:
@@ -169,9 +169,9 @@ def compress(
 
     Example: offramp compress runs/b-alexnet-cifar10 --data data/cifar10.zip --bytes 128 --out runs/b-alexnet-128
     """
-    from offramp.networks.bottleneck import BottleneckSpec, spec_for
-    from offramp.training.run import feature_shape, load_network, load_run
-    from offramp.training.train import train as train_run
+    from offramp.authoring.networks.bottleneck import BottleneckSpec, spec_for
+    from offramp.authoring.training.run import feature_shape, load_network, load_run
+    from offramp.authoring.training.train import train as train_run
 
     origin = load_run(run)
     if origin.bottleneck:
@@ -220,7 +220,7 @@ def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
 
 
 def _taught_labels(regime: str, alpha: float, start: Path | None) -> tuple[str, ...]:
-    from offramp.training.run import load_run
+    from offramp.authoring.training.run import load_run
 
     if regime != "distill" or alpha < 1 or start is None:
         raise ConfigError(
@@ -230,7 +230,7 @@ def _taught_labels(regime: str, alpha: float, start: Path | None) -> tuple[str, 
 
 
 def _run(**settings: Any) -> Run:
-    from offramp.training.run import Run
+    from offramp.authoring.training.run import Run
 
     try:
         return Run(**settings)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from offramp.authoring.evaluation.report import Report
 from offramp.bundle import Manifest
-from offramp.evaluation.report import Report
 
 
 def points_table(manifest: Manifest) -> Table:

@@ -101,7 +101,7 @@ def _live_page(edge: NodeProcess, port: int, photos: Path, show: Callable[[str],
         yield "none: pip install 'offramp[dashboard]'"
         return
     arguments = ["--edge", f"http://{edge.address}", "--port", str(port), "--samples", str(photos)]
-    with node_process("dashboard", arguments, name="dashboard", show=show) as page:
+    with node_process("offramp_dashboard", arguments, name="dashboard", show=show) as page:
         yield f"http://{page.address}"
 
 

@@ -1,0 +1,133 @@
+"""A node's HTTP interface, as the dashboard uses it: every fault becomes one sentence.
+
+An edge node has all of it, a cloud node /metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from offramp.bundle import Manifest
+from offramp.errors import OfframpError
+from offramp_dashboard.reading import Reading, parsed
+from offramp_dashboard.schemas import Policy, Prediction, Readiness
+
+_ASK_S = 2.0
+_PREDICT_S = 30.0
+_MAX_BYTES = 8_000_000  # of an answer: a manifest of many layers is some hundred kB
+
+T = TypeVar("T")
+
+
+class NodeError(OfframpError):
+    """A node could not be asked, refused, or answered with something else than expected."""
+
+
+class NodeClient:
+    """Asks one node."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._http = httpx.AsyncClient(base_url=address, timeout=_ASK_S, trust_env=False)
+
+    async def metrics(self) -> Reading:
+        """What the node counts.
+
+        Raises:
+            ReadingError: it answered with something else.
+            NodeError: it did not answer.
+        """
+        return parsed((await self._asked("GET", "/metrics")).decode("utf-8", "replace"))
+
+    async def bundle(self) -> Manifest:
+        """The manifest of the bundle that is served."""
+        return _checked(Manifest, await self._asked("GET", "/v1/bundle"), "GET /v1/bundle")
+
+    async def policy(self) -> Policy:
+        """θ in force."""
+        return _checked(Policy, await self._asked("GET", "/v1/policy"), "GET /v1/policy")
+
+    async def set_thetas(self, thetas: Sequence[float]) -> Policy:
+        """Ask for θ by hand; what is in force then."""
+        return await self._put_policy({"thetas": list(thetas)})
+
+    async def choose(self, operating_point: str) -> Policy:
+        """Ask for an operating point of the bundle; what is in force then."""
+        return await self._put_policy({"operating_point": operating_point})
+
+    async def readiness(self) -> Readiness:
+        """Whether the node can answer, and how its upstream is."""
+        # 503 is an answer here: it says why the node is not ready.
+        body = await self._asked("GET", "/readyz", fine=(200, 503))
+        return _checked(Readiness, body, "GET /readyz")
+
+    async def predict(self, image: bytes) -> Prediction:
+        """Classify one photo.
+
+        Raises:
+            NodeError: it is none, or the node did not answer; the message is the node's own.
+        """
+        body = await self._asked(
+            "POST",
+            "/v1/predict?probabilities=true",
+            content=image,
+            headers={"content-type": "image/*"},
+            timeout=_PREDICT_S,
+        )
+        return _checked(Prediction, body, "POST /v1/predict")
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    async def _put_policy(self, change: dict[str, object]) -> Policy:
+        return _checked(Policy, await self._asked("PUT", "/v1/policy", json=change), "PUT /v1/policy")
+
+    async def _asked(self, method: str, path: str, *, fine: tuple[int, ...] = (200,), **how: Any) -> bytes:
+        try:
+            async with self._http.stream(method, path, **how) as response:
+                body = await _read(response)
+        except httpx.TimeoutException as error:
+            raise NodeError(f"{self.address} did not answer in time") from error
+        except httpx.HTTPError as error:
+            raise NodeError(f"{self.address} cannot be reached: {error or type(error).__name__}") from error
+        if response.status_code not in fine:
+            raise NodeError(_said(response.status_code, body, f"{method} {path}"))
+        return body
+
+
+async def _read(response: httpx.Response) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_BYTES:
+            raise NodeError(
+                f"{response.url} answered with more than {_MAX_BYTES} bytes; is this an edge node?"
+            )
+    return b"".join(parts)
+
+
+def _checked(model: type[T], body: bytes, what: str) -> T:
+    try:
+        return TypeAdapter(model).validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the answer"
+        raise NodeError(
+            f"{what} answered with something else than expected: {place}: {first['msg']}"
+        ) from error
+
+
+def _said(status: int, body: bytes, what: str) -> str:
+    try:
+        said = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        said = f"{what} answered with status {status}; is this an edge node?"
+    return str(said)

@@ -1,0 +1,139 @@
+"""The tab *Trade-off*: the operating points of the bundle, and θ by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+
+from nicegui import events, ui
+
+from offramp.bundle import Manifest, OperatingPoint
+from offramp_dashboard.charts.tradeoff import Cost, costs_known, frontier
+from offramp_dashboard.figures import exit_shares
+from offramp_dashboard.node_client import NodeError
+from offramp_dashboard.pages.points import PointsTable
+from offramp_dashboard.pages.view import View, card, show, told
+from offramp_dashboard.schemas import Policy
+from offramp_dashboard.watch import gained_lately
+from offramp_dashboard.words import percent
+
+_SHARES_S = 120
+
+
+class TradeoffPage:
+    """Shows what the node says is in force; a wish is shown only once the node says so."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._cost: Cost = "MACs"
+        self._drawn_for: tuple[str, str] | None = None
+        self._shown: Policy | None = None
+        self._sliders: list[ui.slider] = []
+        self._body = ui.element("div").classes("stack")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Follow the node, whoever changed its policy."""
+        watch = self._view.one
+        if watch.manifest is None or watch.policy is None:
+            if self._drawn_for is not None or not self._body.default_slot.children:
+                self._drawn_for = None
+                self._body.clear()
+                with self._body:
+                    ui.label("Nothing is known of this node's bundle yet.").classes("box muted hint")
+            return
+        if self._drawn_for != (watch.address, watch.manifest.bundle_id):
+            self._drawn_for = (watch.address, watch.manifest.bundle_id)
+            self._draw(watch.manifest)
+        self._follow(watch.manifest, watch.policy)
+
+    def _draw(self, manifest: Manifest) -> None:
+        self._shown = None
+        points = manifest.operating_points
+        self._body.clear()
+        with self._body:
+            with ui.element("div").classes("split wide-left"):
+                with card("Accuracy against cost, on held-out samples"):
+                    known = costs_known(points) or ["MACs"]
+                    self._cost = known[0]
+                    ui.toggle(known, value=self._cost, on_change=self._cost_changed).props(
+                        'no-caps dense unelevated toggle-text-color=surface aria-label="cost shown"'
+                    )
+                    self._chart = ui.echart({}, on_point_click=self._point_clicked).classes("chart tall")
+                with card("θ in force"):
+                    self._state = ui.label().classes("strong").props("aria-live=polite")
+                    self._expected = ui.label().classes("muted")
+                    self._draw_sliders(manifest)
+            with card("Operating points"):
+                self._table = PointsTable(points, self._choose)
+
+    def _draw_sliders(self, manifest: Manifest) -> None:
+        self._sliders, self._numbers = [], []
+        for at, name in enumerate(manifest.exit_names[:-1], start=1):
+            with ui.element("div").classes("theta-row"):
+                ui.label(name)
+                slider = (
+                    ui.slider(min=0, max=1, step=0.001, value=0, on_change=_show_value)
+                    .props(f'label aria-label="θ of {name}"')
+                    .on("change", lambda event, at=at: self._theta_moved(at, event))
+                )
+                self._sliders.append(slider)
+                self._numbers.append(ui.label().classes("said"))
+        ui.label(
+            "θ = 0 always stops at this exit, θ = 1 never does. A change holds for all following photos."
+        ).classes("muted small")
+
+    def _follow(self, manifest: Manifest, policy: Policy) -> None:
+        points = {point.name: point for point in manifest.operating_points}
+        current = policy.operating_point
+        show(self._chart, frontier(manifest.operating_points, self._cost, current, self._view.palette))
+        self._show_shares(manifest.exit_names, points.get(current or ""))
+        if policy == self._shown:
+            return
+        self._shown = policy
+        self._state.text = f"operating point {current}" if current else "set by hand"
+        for slider, label, theta in zip(self._sliders, self._numbers, policy.thetas, strict=False):
+            slider.value = theta
+            label.text = f"θ {theta:.3f}"
+        self._table.mark(current)
+
+    def _show_shares(self, names: Sequence[str], point: OperatingPoint | None) -> None:
+        here = exit_shares(gained_lately(self._view.one, _SHARES_S))
+        told_here = ", ".join(f"{name} {percent(here[name])}" for name in sorted(here))
+        text = (
+            f"In the last two minutes here: {told_here}."
+            if here
+            else "No photo here in the last two minutes."
+        )
+        if point and point.measured:
+            rates = ", ".join(
+                f"{n} {percent(r)}" for n, r in zip(names, point.measured.exit_rates, strict=True)
+            )
+            text = f"Measured on held-out samples: {rates}. {text}"
+        self._expected.text = text
+
+    def _cost_changed(self, event: events.ValueChangeEventArguments[Cost]) -> None:
+        self._cost = event.value
+        self.refresh()
+
+    async def _point_clicked(self, event: events.EChartPointClickEventArguments) -> None:
+        await self._choose(str(event.name))
+
+    async def _choose(self, name: str) -> None:
+        await self._change(self._view.one.choose(name))
+
+    async def _theta_moved(self, number: int, event: events.GenericEventArguments) -> None:
+        await self._change(self._view.one.set_theta(number, float(event.args)))
+
+    async def _change(self, change: Awaitable[None]) -> None:
+        try:
+            await change
+        except NodeError as error:
+            told(str(error))
+        # Sliders go back to what is in force, also after a refusal.
+        self._shown = None
+        self.refresh()
+
+
+def _show_value(event: events.ValueChangeEventArguments[float | None]) -> None:
+    # The thumb's own label has as many digits as θ; three are what a person sets.
+    event.sender.props(f"label-value={event.value or 0.0:.3f}")

@@ -1,0 +1,69 @@
+"""What one browser looks at: the nodes, which of them, and in which colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from nicegui import ui
+
+from offramp_dashboard.charts.palette import DARK, LIGHT, Options, Palette
+from offramp_dashboard.watch import MetricsWatch, Watch
+
+ALL = ""
+
+
+class Page(Protocol):
+    """A tab."""
+
+    def refresh(self) -> None:
+        """Show what is known now; called once a second while the tab is open."""
+
+
+@dataclass
+class View:
+    """The state of one open page."""
+
+    watches: Sequence[Watch]
+    clouds: Sequence[MetricsWatch]
+    samples: Path
+    selected: str = ALL
+    palette: Palette = field(default=LIGHT)
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether the browser shows the dark colours."""
+        return self.palette is DARK
+
+    @property
+    def chosen(self) -> Sequence[Watch]:
+        """The nodes to sum over."""
+        return [watch for watch in self.watches if self.selected in (ALL, watch.address)]
+
+    @property
+    def one(self) -> Watch:
+        """The one node to ask; of all of them, the first."""
+        return self.chosen[0]
+
+
+def show(chart: ui.echart, options: Options) -> None:
+    """Put other options into a chart, if they are other ones."""
+    if chart.options != options:
+        chart.options.clear()
+        chart.options.update(options)
+        chart.update()
+
+
+def card(title: str, *, classes: str = "") -> ui.element:
+    """A titled box; use it with `with`."""
+    box = ui.element("section").classes(f"box {classes}")
+    with box:
+        ui.label(title).classes("box-title").props("role=heading aria-level=2")
+    return box
+
+
+def told(text: str) -> None:
+    """Tell the person at the page that something did not work."""
+    ui.notify(text, type="negative", position="bottom", timeout=8000, multi_line=True, close_button="Close")

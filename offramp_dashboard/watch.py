@@ -1,0 +1,147 @@
+"""Looks at a node once a second and remembers what it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from offramp.bundle import Manifest
+from offramp.logs import line
+from offramp_dashboard.history import SAMPLES, Bin, History, Step, binned
+from offramp_dashboard.node_client import NodeClient, NodeError
+from offramp_dashboard.rates import Increments, by_labels, increments, summed
+from offramp_dashboard.reading import Reading, ReadingError
+from offramp_dashboard.schemas import Policy, Prediction, Readiness
+
+_log = logging.getLogger("dashboard")
+
+_EVERY_S = 1.0
+
+
+class MetricsWatch:
+    """One node of any tier: what its /metrics last said, and its last minutes."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self.address = client.address
+        self.reading: Reading | None = None
+        self.fault: str | None = None
+        self.read_at: float | None = None
+        self.history = History()
+        self._client = client
+        self._clock = 0.0
+
+    @property
+    def name(self) -> str:
+        """Its address without http://."""
+        return self.address.partition("://")[2]
+
+    async def run(self) -> None:
+        """Look once a second until cancelled."""
+        try:
+            while True:
+                # Just behind the full second, so that the steps of several nodes fall into the same ones.
+                await asyncio.sleep(_EVERY_S - time.time() % _EVERY_S)
+                try:
+                    await self.look()
+                except Exception:  # noqa: BLE001 - a bug of one look is logged; the next look may succeed
+                    _log.exception(line("failed", node=self.name))
+                    self.fault = "the dashboard failed to read this node; its log says more"
+        finally:
+            await self._client.aclose()
+
+    async def look(self) -> None:
+        """Ask the node for its figures; a fault is kept, and what was known before too."""
+        try:
+            self._remember(await self._client.metrics())
+        except (NodeError, ReadingError) as error:
+            self.fault = str(error)
+        else:
+            self.fault = None
+
+    def _remember(self, reading: Reading) -> None:
+        clock = time.monotonic()
+        if self.reading is not None:
+            gained = increments(self.reading, reading)
+            self.history.add(Step(int(time.time()), clock - self._clock, gained))
+        self.reading, self._clock, self.read_at = reading, clock, time.time()
+
+
+class Watch(MetricsWatch):
+    """One edge node: what it says of itself, too, and what may be changed there."""
+
+    def __init__(self, client: NodeClient) -> None:
+        super().__init__(client)
+        self.manifest: Manifest | None = None
+        self.policy: Policy | None = None
+        self.readiness: Readiness | None = None
+        self._changes = 0
+
+    @property
+    def own_tiers(self) -> set[str]:
+        """Names the node itself has in its answers: "edge", or what it was given.
+
+        A node does not say its name, but block 1 runs nowhere else, so neither does an exit behind it.
+        """
+        first = self.manifest.blocks[0].exit if self.manifest else None
+        if self.reading is None or first is None:
+            return {"edge"}
+        own = by_labels(self.reading.counters, SAMPLES, "exit", "tier")
+        return {"edge"} | {tier for exit, tier in own if exit == "exit-1"}
+
+    async def look(self) -> None:
+        """Ask the node for all that changes; a fault is kept, and what was known before too."""
+        changes = self._changes
+        try:
+            reading = await self._client.metrics()
+            self._remember(reading)
+            if self.manifest is None or self.manifest.bundle_id != (
+                reading.bundle_id or self.manifest.bundle_id
+            ):
+                self.manifest = await self._client.bundle()
+            policy, self.readiness = await asyncio.gather(self._client.policy(), self._client.readiness())
+        except (NodeError, ReadingError) as error:
+            self.fault = str(error)
+            return
+        self.fault = None
+        # An answer to a change that came in meanwhile is newer than what was asked before it.
+        if changes == self._changes:
+            self.policy = policy
+
+    async def choose(self, operating_point: str) -> None:
+        """Ask the node for an operating point and keep what it says is in force."""
+        self.policy = await self._client.choose(operating_point)
+        self._changes += 1
+
+    async def set_theta(self, exit_number: int, theta: float) -> None:
+        """Ask the node for another θ at one exit, the others as they are there now."""
+        thetas = list((await self._client.policy()).thetas)
+        if exit_number > len(thetas):
+            raise NodeError(f"the bundle has no exit {exit_number} with a θ any more")
+        thetas[exit_number - 1] = theta
+        self.policy = await self._client.set_thetas(thetas)
+        self._changes += 1
+
+    async def ask(self, image: bytes) -> tuple[Prediction, Policy]:
+        """Classify a photo; the answer, and the policy it was most likely decided by."""
+        policy = await self._client.policy()
+        return await self._client.predict(image), policy
+
+
+def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
+    """The last so many seconds of these nodes, in bins of `width` seconds."""
+    # The current second is still being asked for.
+    until = int(time.time()) - 1
+    steps = [watch.history.since(until - seconds - width) for watch in watches]
+    return binned(steps, until=until, seconds=seconds, width=width)
+
+
+def steps_lately(watch: MetricsWatch, seconds: int) -> list[Step]:
+    """The steps of the last so many seconds."""
+    return watch.history.since(int(time.time()) - 1 - seconds)
+
+
+def gained_lately(watch: MetricsWatch, seconds: int) -> Increments:
+    """What the node's counters gained in the last so many seconds."""
+    return summed(step.gained for step in steps_lately(watch, seconds))

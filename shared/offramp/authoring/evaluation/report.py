@@ -1,0 +1,226 @@
+"""What an operating point costs and gives on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from offramp.authoring.evaluation.comparison import Alternative
+from offramp.authoring.evaluation.measures import MeasureReport
+from offramp.authoring.evaluation.overthinking import Overthinking, overthinking
+from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.bundle import Manifest, OperatingPoint
+from offramp.bundle.manifest import Layer, Measured, Share
+from offramp.record import Record
+from offramp.wire.messages import request_bytes
+
+Interval = tuple[Share, Share]
+
+
+class ExitReport(Record):
+    """One exit."""
+
+    number: int
+    tier: str
+    theta: float | None = Field(description="null for the last exit, which always answers")
+    accuracy: Share = Field(description="had every sample left here")
+    accuracy_interval: Interval = Field(description="95 %, Wilson")
+    accuracy_left: Share | None = Field(description="of the samples that did leave here; null if none did")
+    rate: Share = Field(description="share of samples that left here")
+    macs: int = Field(description="multiplications of a sample that leaves here, EECs on its way included")
+    ms: float | None = Field(
+        default=None, description="median time of such a sample, ONNX Runtime, one thread"
+    )
+    auroc: float | None = Field(
+        description="how well confidence tells right from wrong; null if all are right"
+    )
+    calibration_error: float = Field(description="how far confidence lies from accuracy, expected, 15 bins")
+
+
+class RivalReport(Record):
+    """Another network on the same images, all of which go to its last exit."""
+
+    bundle: str
+    accuracy: Share
+    accuracy_interval: Interval
+    macs: int = Field(description="multiplications of its backbone")
+    ms: float | None = Field(default=None, description="median time of one sample")
+    only_right_here: int = Field(description="samples that the bundle has right and the rival wrong")
+    only_right_there: int
+    mcnemar_p: Share = Field(
+        description="chance of such a difference were both equally good; two-sided, exact"
+    )
+
+
+class Report(Record):
+    """A bundle on one data set at one operating point."""
+
+    bundle: str
+    operating_point: str | None = Field(description="null when θ were given by hand")
+    samples: int
+    accuracy: Share
+    accuracy_interval: Interval = Field(description="95 %, Wilson")
+    full_accuracy: Share = Field(description="had every sample gone to the last exit")
+    full_accuracy_interval: Interval
+    mcnemar_p: Share = Field(description="of the difference between this point and the full network")
+    macs_mean: float
+    macs_backbone: int
+    macs_ratio: float = Field(description="macs_backbone / macs_mean: how many times less work")
+    ms_mean: float | None = Field(default=None, description="of all samples, by where they leave")
+    offload_rate: Share
+    payload_bytes_mean: float | None = Field(
+        default=None, description="of an offloaded sample: its encoded feature"
+    )
+    offload_bytes_mean: float | None = Field(
+        default=None, description="of an offloaded sample: all it takes on the socket, sent on its own"
+    )
+    request_bytes_mean: float | None = Field(
+        default=None, description="of any request: most are not offloaded and send nothing"
+    )
+    exits: tuple[ExitReport, ...]
+    overthinking: Overthinking
+    rivals: tuple[RivalReport, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    measures: tuple[MeasureReport, ...] = ()
+    layers: tuple[Layer, ...] = Field(default=(), description="multiplications, layer by layer")
+
+
+def report(
+    manifest: Manifest,
+    table: ExitTable,
+    thetas: Sequence[float],
+    *,
+    split_point: int,
+    name: str | None,
+    exit_ms: Sequence[float] | None = None,
+    payload_bytes: NDArray[np.int64] | None = None,
+) -> Report:
+    """Sum up what every exit said (`table`) as the selection scheme with these θ would have answered it.
+
+    Args:
+        manifest: of the bundle.
+        table: of labelled samples.
+        thetas: one for each exit but the last.
+        split_point: first block that the cloud runs.
+        name: of the operating point, if θ are those of one.
+        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
+        payload_bytes: (N,) of each sample's encoded feature, if measured.
+    """
+    taken_N = table.exit_taken(thetas)
+    right_N = table.correct_at(taken_N)
+    macs_mean = float(np.array(manifest.exit_macs)[taken_N].mean())
+    exits = []
+    for exit, block in enumerate(manifest.exit_blocks):
+        left_N = taken_N == exit
+        exits.append(
+            ExitReport(
+                number=exit + 1,
+                tier="edge" if block < split_point else "cloud",
+                theta=thetas[exit] if exit < len(thetas) else None,
+                accuracy=float(table.correct[:, exit].mean()),
+                accuracy_interval=_interval(table.correct[:, exit]),
+                accuracy_left=float(right_N[left_N].mean()) if left_N.any() else None,
+                rate=float(left_N.mean()),
+                macs=manifest.exit_macs[exit],
+                ms=exit_ms[exit] if exit_ms else None,
+                auroc=auroc(table.confidence[:, exit], table.correct[:, exit]),
+                calibration_error=calibration_error(table.confidence[:, exit], table.correct[:, exit]),
+            )
+        )
+    sent = _sent(manifest, split_point, taken_N, payload_bytes) if payload_bytes is not None else {}
+    return Report(
+        bundle=manifest.bundle_id,
+        operating_point=name,
+        samples=table.num_samples,
+        accuracy=float(right_N.mean()),
+        accuracy_interval=_interval(right_N),
+        full_accuracy=float(table.correct[:, -1].mean()),
+        full_accuracy_interval=_interval(table.correct[:, -1]),
+        mcnemar_p=mcnemar(right_N, table.correct[:, -1]).p_value,
+        macs_mean=macs_mean,
+        macs_backbone=manifest.backbone_macs,
+        macs_ratio=manifest.backbone_macs / macs_mean,
+        ms_mean=float(np.array(exit_ms)[taken_N].mean()) if exit_ms else None,
+        offload_rate=sum(exit.rate for exit in exits if exit.tier == "cloud"),
+        **sent,
+        exits=tuple(exits),
+        overthinking=overthinking(table, thetas, manifest.exit_macs),
+        layers=manifest.layers,
+    )
+
+
+def _sent(
+    manifest: Manifest, split_point: int, taken_N: NDArray[np.int64], payload_bytes: NDArray[np.int64]
+) -> dict[str, float]:
+    offloaded_N = np.array(manifest.exit_blocks)[taken_N] >= split_point
+    sizes = payload_bytes[offloaded_N]
+    if not len(sizes):
+        return {"request_bytes_mean": 0.0}
+    on_socket = [request_bytes(manifest, split_point, int(size)) for size in sizes]
+    return {
+        "payload_bytes_mean": float(sizes.mean()),
+        "offload_bytes_mean": float(np.mean(on_socket)),
+        "request_bytes_mean": sum(on_socket) / len(taken_N),
+    }
+
+
+def rival_report(
+    manifest: Manifest, right_N: NDArray[np.bool_], rival_right_N: NDArray[np.bool_], *, ms: float | None
+) -> RivalReport:
+    """Hold a rival's answers against ours, sample by sample.
+
+    Args:
+        manifest: the rival's.
+        right_N: which samples the judged bundle answers rightly at its operating point.
+        rival_right_N: and which ones the rival's last exit does.
+        ms: milliseconds of the rival, if measured.
+    """
+    compared = mcnemar(right_N, rival_right_N)
+    return RivalReport(
+        bundle=manifest.bundle_id,
+        accuracy=float(rival_right_N.mean()),
+        accuracy_interval=_interval(rival_right_N),
+        macs=manifest.backbone_macs,
+        ms=ms,
+        only_right_here=compared.only_first,
+        only_right_there=compared.only_second,
+        mcnemar_p=compared.p_value,
+    )
+
+
+def _interval(right_N: NDArray[np.bool_]) -> Interval:
+    return wilson_interval(int(right_N.sum()), len(right_N))
+
+
+def measured(
+    manifest: Manifest,
+    table: ExitTable,
+    point: OperatingPoint,
+    *,
+    exit_ms: Sequence[float] | None = None,
+    payload_bytes: NDArray[np.int64] | None = None,
+) -> OperatingPoint:
+    """The operating point with what it does on these samples."""
+    found = report(
+        manifest,
+        table,
+        point.thetas,
+        split_point=point.split_point,
+        name=point.name,
+        exit_ms=exit_ms,
+        payload_bytes=payload_bytes,
+    )
+    measured = Measured(
+        samples=found.samples,
+        accuracy=found.accuracy,
+        exit_rates=tuple(exit.rate for exit in found.exits),
+        macs_mean=found.macs_mean,
+        ms_mean=found.ms_mean,
+        request_bytes_mean=found.request_bytes_mean,
+        offload_rate=min(found.offload_rate, 1.0),
+    )
+    return point.model_copy(update={"measured": measured})

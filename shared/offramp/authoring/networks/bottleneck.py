@@ -1,0 +1,199 @@
+"""What a feature becomes before it goes to the next tier: few channels of few levels, and back.
+
+The encoder and its rounding run at the end of the block before the split, the decoder at the start of the block
+behind it. So they are part of the network: every prediction, threshold and certificate is made behind them, wherever
+the tiers are cut. Training rounds with a straight-through gradient (Bengio et al. 2013); one learned encoder against
+bytes is that of BottleNet++, Shao and Zhang 2020, ours with whole levels instead of noise.
+
+Shapes: B samples, C channels of a feature, M channels of a code, H x W positions, s stride.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from offramp.errors import ConfigError
+from offramp.record import Record
+
+_POSITIONS = 4  # side of the code's grid that a learned bottleneck aims at
+_OF_PAYLOAD = 4  # bytes that the entropy coder needs beyond its symbols
+_EXTREME = 0.999
+_MEMORY = 0.99  # of what is counted in training, as in a batch norm
+_SEEN_AT_ONCE = 16  # samples of a batch that the range of a plain quantiser is taken from
+_SPREAD = 1.7  # sigmoid(1.7 x) is nearly the normal distribution's: all levels are used alike
+
+
+class BottleneckSpec(Record):
+    """Where a bottleneck sits and how narrow it is.
+
+    channels: M, learned; None leaves every channel as it is and only rounds it.
+    """
+
+    split_point: int = Field(ge=2, description="first block behind it")
+    channels: int | None = Field(default=None, ge=1)
+    stride: int = Field(default=1, ge=1, description="s, in both directions")
+    levels: int = Field(default=4, ge=2, le=256, description="that a value of the code can have")
+
+
+def spec_for(
+    feature_shape: tuple[int, ...], *, split_point: int, max_bytes: int, levels: int = 4
+) -> BottleneckSpec:
+    """The learned bottleneck whose code fits into so many bytes, its grid about 4 x 4.
+
+    Raises:
+        ConfigError: the feature is no image of channels, or the bytes hold no code.
+    """
+    if len(feature_shape) != 3:
+        raise ConfigError(
+            f"the feature before block {split_point} has shape {feature_shape}; a learned bottleneck needs channels, "
+            "height and width: quantise it instead, without --bytes"
+        )
+    _, height, width = feature_shape
+    stride = max(1, min(height, width) // _POSITIONS)
+    positions = -(-height // stride) * -(-width // stride)
+    bits = math.log2(levels)
+    channels = int((max_bytes - _OF_PAYLOAD) * 8 / bits // positions)
+    if channels < 1:
+        raise ConfigError(
+            f"{max_bytes} bytes hold no code of {positions} positions at {bits:g} bits; "
+            f"give at least {_OF_PAYLOAD + math.ceil(positions * bits / 8)}"
+        )
+    return BottleneckSpec(split_point=split_point, channels=channels, stride=stride, levels=round(2**bits))
+
+
+class Bottleneck(nn.Module):
+    """Encoder, rounding and decoder at one split point."""
+
+    counts: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, feature_shape: tuple[int, ...], spec: BottleneckSpec) -> None:
+        """Make an untrained one.
+
+        Args:
+            feature_shape: of one sample; (C, H, W) where channels are learned.
+            spec: how narrow.
+        """
+        super().__init__()
+        self.spec = spec
+        self.feature_shape = feature_shape
+        # How often each level was seen in training, for the entropy coder.
+        self.register_buffer("counts", torch.full((spec.levels,), 1 / spec.levels))
+        if spec.channels is None:
+            channels = (feature_shape[0], *(1 for _ in feature_shape[1:]))
+            self.register_buffer("low", torch.zeros(channels))
+            self.register_buffer("high", torch.ones(channels))
+        else:
+            self.encoder, self.decoder = _learned(feature_shape, spec.channels, spec.stride)
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Of one sample's code."""
+        if self.spec.channels is None:
+            return self.feature_shape
+        _, height, width = self.feature_shape
+        return self.spec.channels, -(-height // self.spec.stride), -(-width // self.spec.stride)
+
+    @property
+    def frequencies(self) -> tuple[int, ...]:
+        """How often each level comes, in 65,536ths and at least one, so that none is impossible to send."""
+        shares = self.counts.double() / self.counts.double().sum()
+        return tuple(max(1, round(share)) for share in (shares * 2**16).tolist())
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Feature -> what the next block sees of it, differentiably."""
+        unit = self._to_unit(feature)
+        steps = self.spec.levels - 1
+        rounded = (unit * steps).round() / steps
+        if self.training:
+            self._count(rounded.detach())
+        return self._from_unit(unit + (rounded - unit).detach())
+
+    def encode(self, feature: Tensor) -> Tensor:
+        """Feature -> code, uint8 from 0 to levels - 1."""
+        return (self._to_unit(feature) * (self.spec.levels - 1)).round().to(torch.uint8)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Code -> what the next block sees of the feature."""
+        return self._from_unit(code.to(torch.float32) / (self.spec.levels - 1))
+
+    def _to_unit(self, feature: Tensor) -> Tensor:
+        if self.spec.channels is not None:
+            return torch.sigmoid(self.encoder(feature))
+        if self.training:
+            self._observe(feature.detach())
+        return ((feature - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
+
+    def _from_unit(self, unit: Tensor) -> Tensor:
+        if self.spec.channels is None:
+            return self.low + unit * (self.high - self.low)
+        _, height, width = self.feature_shape
+        feature: Tensor = self.decoder(unit - 0.5)
+        return functional.relu(feature[:, :, :height, :width])
+
+    def _observe(self, feature: Tensor) -> None:
+        # A few extreme values would stretch the range of all others: they are clipped.
+        by_channel = feature[:_SEEN_AT_ONCE].float().transpose(0, 1).flatten(1)
+        low = torch.quantile(by_channel, 1 - _EXTREME, dim=1).reshape(self.low.shape)
+        high = torch.quantile(by_channel, _EXTREME, dim=1).reshape(self.high.shape)
+        self.low.mul_(_MEMORY).add_(low, alpha=1 - _MEMORY)
+        self.high.mul_(_MEMORY).add_(torch.maximum(high, low + 1e-3), alpha=1 - _MEMORY)
+
+    def _count(self, rounded: Tensor) -> None:
+        level = (rounded.float() * (self.spec.levels - 1)).round()
+        found = torch.histc(level, bins=self.spec.levels, min=-0.5, max=self.spec.levels - 0.5)
+        self.counts.mul_(_MEMORY).add_(found / level.numel(), alpha=1 - _MEMORY)
+
+
+def _learned(
+    feature_shape: tuple[int, ...], channels: int, stride: int
+) -> tuple[nn.Sequential, nn.Sequential]:
+    of_feature = feature_shape[0]
+    kernel = stride + 1 if stride % 2 == 0 else stride + 2 if stride == 1 else stride
+    norm = nn.BatchNorm2d(channels)
+    nn.init.constant_(norm.weight, _SPREAD)
+    encoder = nn.Sequential(
+        nn.Conv2d(of_feature, of_feature, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(of_feature),
+        nn.ReLU(),
+        nn.Conv2d(of_feature, channels, 1, bias=False),
+        norm,
+    )
+    decoder = nn.Sequential(
+        nn.Conv2d(channels, of_feature, 1, bias=False),
+        nn.BatchNorm2d(of_feature),
+        nn.ReLU(),
+        nn.Conv2d(of_feature, of_feature * stride**2, 1),
+        nn.PixelShuffle(stride),
+    )
+    return encoder, decoder
+
+
+class Encode(nn.Module):
+    """The half of a bottleneck that runs before the split."""
+
+    def __init__(self, bottleneck: Bottleneck) -> None:
+        super().__init__()
+        self.bottleneck = bottleneck
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Feature -> code."""
+        return self.bottleneck.encode(feature)
+
+
+class Decode(nn.Module):
+    """The half that runs behind it."""
+
+    def __init__(self, bottleneck: Bottleneck) -> None:
+        super().__init__()
+        self.bottleneck = bottleneck
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Code -> feature."""
+        return self.bottleneck.decode(code)

@@ -1,0 +1,116 @@
+"""A backbone cut into blocks, with an early-exit classifier (EEC) behind any of them.
+
+Shapes: B samples, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from offramp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from offramp.authoring.networks.bottleneck import Bottleneck
+    from offramp.authoring.networks.graph import Origin
+
+
+class EarlyExitNetwork(nn.Module):
+    """Blocks f_1 … f_N in a row and EECs C_i: exit i's logits are C_i(f_b(… f_1(x))), b being its block.
+
+    Every module is an ordinary `nn.Module`. The last block always has an EEC: the backbone's own classifier.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], eecs: Mapping[int, nn.Module]) -> None:
+        """Join blocks and EECs.
+
+        Args:
+            blocks: feature -> feature, in order; block 1 takes normalised pixels (B, C, H, W).
+            eecs: feature -> logits (B, K), by the number of the block it sits behind, counted from 1.
+
+        Raises:
+            ConfigError: no blocks, an EEC behind a block that does not exist, or none behind the last.
+        """
+        super().__init__()
+        self.origin: Origin | None = None
+        self.bottleneck: Bottleneck | None = None
+        if not blocks:
+            raise ConfigError("a network needs at least one block, got none")
+        beyond = [number for number in eecs if not 1 <= number <= len(blocks)]
+        if beyond:
+            raise ConfigError(f"an EEC sits behind block {beyond[0]}, but blocks are 1 to {len(blocks)}")
+        if len(blocks) not in eecs:
+            raise ConfigError(
+                f"the last block, {len(blocks)}, has no EEC; give it the backbone's own classifier, "
+                "so that every sample is answered"
+            )
+        self.blocks = nn.ModuleList(blocks)
+        self.eecs = nn.ModuleDict({str(number): eecs[number] for number in sorted(eecs)})
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, the last one included."""
+        return len(self.eecs)
+
+    def eec_behind(self, block_number: int) -> nn.Module | None:
+        """The EEC behind a block, counted from 1, if it has one."""
+        key = str(block_number)
+        return self.eecs[key] if key in self.eecs else None  # noqa: SIM401 - ModuleDict has no get
+
+    @property
+    def exit_blocks(self) -> tuple[int, ...]:
+        """Number of the block behind which each exit sits, shallow to deep."""
+        return tuple(int(number) for number in self.eecs)
+
+    def static(self) -> EarlyExitNetwork:
+        """The backbone alone, as one block with its own classifier: the rival of every early-exit figure."""
+        return EarlyExitNetwork([nn.Sequential(*self.blocks)], {1: self.eecs[str(len(self.blocks))]})
+
+    def narrowed(self, block_number: int) -> Bottleneck | None:
+        """The bottleneck behind a block, counted from 1, if it has one; its EEC looks at what goes in."""
+        found = self.bottleneck
+        return found if found is not None and found.spec.split_point == block_number + 1 else None
+
+    def feature_behind(self, block_number: int, image_BCHW: Tensor) -> Tensor:
+        """What a block computes, before any bottleneck behind it."""
+        feature = image_BCHW
+        for number, block in enumerate(self.blocks[:block_number], start=1):
+            feature = block(feature)
+            narrowed = self.narrowed(number)
+            if narrowed is not None and number < block_number:
+                feature = narrowed(feature)
+        return feature
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Run every block and every EEC, as training needs it.
+
+        Args:
+            image_BCHW: normalised pixels.
+
+        Returns:
+            Logits (B, K) of every exit, shallow to deep.
+        """
+        return list(self.logits_at(image_BCHW, range(1, self.num_exits + 1)).values())
+
+    def logits_at(self, image_BCHW: Tensor, exits: Collection[int]) -> dict[int, Tensor]:
+        """Run the EECs of some exits, and no block behind the last of them.
+
+        Args:
+            image_BCHW: normalised pixels.
+            exits: numbers of the exits, counted from 1.
+
+        Returns:
+            Logits (B, K) by exit number, shallow to deep.
+        """
+        wanted = {block: number for number, block in enumerate(self.exit_blocks, start=1) if number in exits}
+        logits_by_exit, feature = {}, image_BCHW
+        for block_number, block in enumerate(self.blocks[: max(wanted)], start=1):
+            feature = block(feature)
+            if block_number in wanted:
+                logits_by_exit[wanted[block_number]] = self.eecs[str(block_number)](feature)
+            narrowed = self.narrowed(block_number)
+            if narrowed is not None:
+                feature = narrowed(feature)
+        return logits_by_exit

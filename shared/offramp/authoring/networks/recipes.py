@@ -1,0 +1,127 @@
+"""Named recipes: a network, the images it takes, and how it is trained unless told otherwise."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from offramp.authoring.networks.alexnet import b_alexnet, gc_alexnet
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.networks.lenet import b_lenet
+from offramp.authoring.networks.mobilenet import b_mobilenet
+from offramp.authoring.networks.resnet import b_resnet, resnet
+from offramp.authoring.networks.vit import b_vit
+from offramp.bundle.manifest import Preprocessing
+from offramp.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of a training image: shift by up to `shift` pixels, mirror, blank a square."""
+
+    shift: int = 0
+    mirror: bool = False
+    blank: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that `offramp train` needs beside the data.
+
+    is_trained: `build` returns a backbone that is trained already, as `attach_exits` does with a model of yours:
+    `--regime distill` needs no other start then.
+    """
+
+    build: Callable[[int], EarlyExitNetwork]
+    preprocessing: Preprocessing
+    exit_weights: tuple[float, ...]
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    split_point: int = 2
+    validation: int = 5000
+    is_trained: bool = False
+
+
+_GREY_28 = Preprocessing(height=28, width=28, mode="L", mean=(0.2,), std=(0.33,))
+_COLOUR_32 = Preprocessing(
+    height=32, width=32, mode="RGB", mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262)
+)
+
+_LENET = Recipe(
+    build=b_lenet,
+    preprocessing=_GREY_28,
+    exit_weights=(1.0, 1.0),
+    epochs=60,
+    batch_size=128,
+    learning_rate=0.05,
+    weight_decay=1e-4,
+    augmentation=Augmentation(shift=2),
+    split_point=2,
+    validation=5000,
+)
+_ALEXNET = Recipe(
+    build=b_alexnet,
+    preprocessing=_COLOUR_32,
+    exit_weights=(0.5, 0.5, 1.0),
+    epochs=60,
+    batch_size=128,
+    learning_rate=0.1,
+    augmentation=Augmentation(shift=4, mirror=True, blank=8),
+    split_point=3,
+    validation=5000,
+)
+# Narrow networks: in this many epochs they fit the photos as they are no better than they generalise, so no
+# square is blanked.
+_RESNET = replace(_ALEXNET, epochs=45, weight_decay=3e-4, augmentation=Augmentation(shift=4, mirror=True))
+
+RECIPES: Mapping[str, Recipe] = {
+    "b-lenet-mnist": _LENET,
+    "b-lenet-fashion": replace(_LENET, augmentation=Augmentation(shift=1, mirror=True)),
+    "b-alexnet-cifar10": _ALEXNET,
+    "gc-alexnet-cifar10": replace(
+        _ALEXNET, build=gc_alexnet, exit_weights=(0.5, 0.5, 0.5, 0.5, 1.0), split_point=4
+    ),
+    "b-resnet20-cifar10": replace(_RESNET, build=partial(b_resnet, 20)),
+    "b-resnet32-cifar10": replace(_RESNET, build=partial(b_resnet, 32)),
+    "b-resnet56-cifar10": replace(_RESNET, build=partial(b_resnet, 56)),
+    "b-resnet110-cifar10": replace(_RESNET, build=partial(b_resnet, 110)),
+    "b-mobilenet-cifar10": replace(_RESNET, build=b_mobilenet),
+    "b-vit-cifar10": replace(_RESNET, build=b_vit, learning_rate=0.03),
+    # The static rival: no early exit at all.
+    "resnet20-cifar10": replace(_RESNET, build=partial(resnet, 20), exit_weights=(1.0,), split_point=2),
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name, or one of yours: `module:NAME`, imported from the current directory or a package.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if ":" in name:
+        return _imported(name)
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe '{name}'; there are {', '.join(RECIPES)}, and your own as module:NAME")
+    return RECIPES[name]
+
+
+def _imported(name: str) -> Recipe:
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the current directory, as for `python -m`
+    try:
+        recipe = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"no recipe '{name}': {error}; give module:NAME of a Recipe that can be imported from here"
+        ) from error
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"'{name}' is a {type(recipe).__name__}, expected a Recipe")
+    return recipe

@@ -1,0 +1,213 @@
+"""Calibration: from held-out predictions to the bundle's list of operating points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.authoring.evaluation.predictions import ExitPredictions
+from offramp.authoring.evaluation.report import measured
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.selection.budget import Budget, macs_budget
+from offramp.authoring.selection.gates import gate_thetas
+from offramp.authoring.selection.guarantee import Guarantee, choose_guaranteed, halves
+from offramp.authoring.selection.quantiles import quantile_thetas
+from offramp.authoring.selection.thresholds import search_thresholds
+from offramp.bundle import Manifest, OperatingPoint
+from offramp.bundle.manifest import Certificate
+from offramp.errors import ConfigError
+
+# Percentage points below the full network: from "costs nothing" to "as cheap as can be justified".
+_LADDER = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_DEFAULT_DROP = 0.5
+
+Scheme = Literal["search", "gates", "quantiles"]
+
+
+def calibrate(
+    manifest: Manifest,
+    table: ExitTable,
+    *,
+    max_drop: float | None = None,
+    max_cost: float | None = None,
+    budget: Budget | None = None,
+    scheme: Scheme = "search",
+    exit_ms: Sequence[float] | None = None,
+    payload_bytes: NDArray[np.int64] | None = None,
+) -> Manifest:
+    """Choose operating points on held-out samples; the first ones asked for becomes the default.
+
+    Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
+    the full network ('drop-0', 'drop-0.1', …), or, with a bottleneck, below the best its exits reach together, as far
+    as they differ. These lie on the Pareto front, but for 'full' and for 'edge-only', the best that sends nothing.
+
+    Args:
+        manifest: of the bundle that made the predictions.
+        table: what every exit said of every held-out sample.
+        max_drop: the default is the cheapest point at most this many percentage points below the full
+            network; 0.5 unless given.
+        max_cost: or the most accurate point that costs at most this share of the backbone, 0 to 1.
+        budget: or the most accurate point within a limit of another kind, milliseconds or bytes.
+        scheme: how the default is found. search: the best there is. gates: each exit by itself spoils at most
+            `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
+        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
+        payload_bytes: (N,) of each sample's encoded feature, if measured.
+
+    Raises:
+        ConfigError: both are given, or no thresholds meet what is asked for.
+    """
+    check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
+    grid = search_thresholds(table, manifest.exit_macs)
+    if any(block.levels for block in manifest.blocks):
+        # Behind a bottleneck the last exit is no longer the best there is: hold the points against what is.
+        grid = replace(grid, full_accuracy=grid.path[0].accuracy)
+    thetas_by_name: dict[str, tuple[float, ...]] = {"full": (1.0,) * (manifest.num_exits - 1)}
+    if scheme == "gates":
+        tolerance = _DEFAULT_DROP if max_drop is None else max_drop
+        default = f"gates-{tolerance:g}"
+        thetas_by_name[default] = gate_thetas(table, tolerance=tolerance / 100)
+    elif scheme == "quantiles":
+        assert max_cost is not None, "check_budget asks for it"
+        default = f"quantiles-{max_cost:g}"
+        max_macs = max_cost * manifest.backbone_macs
+        thetas_by_name[default] = quantile_thetas(table, manifest.exit_macs, max_macs=max_macs)
+    elif budget or max_cost is not None:
+        asked = budget or macs_budget(manifest, max_cost or 0)
+        default = asked.name
+        front = search_thresholds(table, asked.exit_costs)
+        thetas_by_name[default] = front.surest(max_macs=asked.limit, unit=asked.unit).thetas
+    else:
+        drop = _DEFAULT_DROP if max_drop is None else max_drop
+        default = f"drop-{drop:g}"
+        thetas_by_name[default] = grid.cheapest(max_drop=drop).thetas
+    for drop in _LADDER:
+        thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
+    thetas_by_name |= _edge_only(manifest, table)
+    kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
+    points = [
+        measured(
+            manifest,
+            table,
+            OperatingPoint(name=name, thetas=thetas, **kept),
+            exit_ms=exit_ms,
+            payload_bytes=payload_bytes,
+        )
+        for name, thetas in _distinct(thetas_by_name, keep=default).items()
+    ]
+    return manifest.model_copy(
+        update={"operating_points": _by_cost(points), "default_operating_point": default}
+    )
+
+
+def certify(
+    manifest: Manifest,
+    predictions: ExitPredictions,
+    classes_N: NDArray[np.int64],
+    guarantee: Guarantee,
+    *,
+    data_fingerprint: str,
+    default: bool = True,
+    exit_ms: Sequence[float] | None = None,
+) -> Manifest:
+    """Add the cheapest operating point that keeps a guarantee, with its certificate.
+
+    Args:
+        manifest: of the bundle that made the predictions, calibrated or not.
+        predictions: of the held-out samples; one half proposes thresholds, the other tests them.
+        classes_N: the true classes, in the bundle's numbering; the risk 'disagreement' does without.
+        guarantee: ε, δ and the risk.
+        data_fingerprint: of the held-out samples, for the certificate.
+        default: whether the bundle is served at this point from now on.
+        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
+
+    Raises:
+        ConfigError: too few samples for any thresholds to pass.
+    """
+    harmless, right = predictions.harmless(guarantee.risk, classes_N), predictions.against(classes_N)
+    proposing, testing = (harmless.take(half) for half in halves(harmless.num_samples))
+    chosen = choose_guaranteed(proposing, testing, manifest.exit_macs, guarantee)
+    certificate = Certificate(
+        risk=guarantee.risk,
+        epsilon=guarantee.epsilon,
+        delta=guarantee.delta,
+        samples=chosen.samples,
+        failures=chosen.failures,
+        p_value=chosen.p_value,
+        data_fingerprint=data_fingerprint,
+    )
+    name = f"{guarantee.risk}-{guarantee.epsilon:g}"
+    point = OperatingPoint(
+        name=name,
+        thetas=chosen.thetas,
+        split_point=manifest.operating_point.split_point,
+        codec=manifest.operating_point.codec,
+        certificate=certificate,
+    )
+    others = [other for other in manifest.operating_points if other.name != name]
+    found = measured(manifest, right, point, exit_ms=exit_ms, payload_bytes=predictions.payload_bytes)
+    points = _by_cost([*others, found])
+    served = name if default else manifest.default_operating_point
+    return manifest.model_copy(update={"operating_points": points, "default_operating_point": served})
+
+
+def check_budget(
+    *,
+    max_drop: float | None,
+    max_cost: float | None,
+    max_ms: float | None = None,
+    max_bytes: float | None = None,
+    scheme: str = "search",
+) -> None:
+    """Refuse a budget that makes no sense, before any work is done for it.
+
+    Raises:
+        ConfigError: an unknown scheme, one without its budget, both budgets, or one that is not a number in its range.
+    """
+    if scheme not in get_args(Scheme):
+        raise ConfigError(f"--scheme is '{scheme}'; expected {', '.join(get_args(Scheme))}")
+    if scheme == "gates" and max_cost is not None:
+        raise ConfigError("--scheme gates takes --max-drop, not --max-cost: a gate knows no budget")
+    if scheme == "quantiles" and max_cost is None:
+        raise ConfigError("--scheme quantiles needs --max-cost, the budget its shares are made for")
+    limits = {"--max-drop": max_drop, "--max-cost": max_cost, "--max-ms": max_ms, "--max-bytes": max_bytes}
+    given = [name for name, limit in limits.items() if limit is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} exclude each other; give one of them")
+    if scheme != "search" and given and given[0] in ("--max-ms", "--max-bytes"):
+        raise ConfigError(f"--scheme {scheme} knows no {given[0]}; leave one of the two out")
+    for name in ("--max-ms", "--max-bytes"):
+        limit = limits[name]
+        if limit is not None and not 0 <= limit < math.inf:
+            raise ConfigError(f"{name} is {limit}; give a number from 0 up")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
+    if max_cost is not None and not 0 < max_cost <= 1:
+        raise ConfigError(f"--max-cost is {max_cost}; a share of the backbone's cost lies between 0 and 1")
+
+
+def _edge_only(manifest: Manifest, table: ExitTable) -> dict[str, tuple[float, ...]]:
+    local = sum(block < manifest.operating_point.split_point for block in manifest.exit_blocks)
+    if not 0 < local < table.num_exits:
+        return {}
+    sooner: tuple[float, ...] = ()
+    if local > 1:
+        here = ExitTable(table.confidence[:, :local], table.correct[:, :local])
+        sooner = search_thresholds(here, manifest.exit_macs[:local]).path[0].thetas
+    return {"edge-only": (*sooner, 0.0, *(1.0,) * (table.num_exits - 1 - local))}
+
+
+def _distinct(thetas_by_name: dict[str, tuple[float, ...]], *, keep: str) -> dict[str, tuple[float, ...]]:
+    names = sorted(thetas_by_name, key=lambda name: name != keep)
+    seen: dict[tuple[float, ...], str] = {}
+    for name in names:
+        seen.setdefault(thetas_by_name[name], name)
+    return {name: thetas for thetas, name in seen.items()}
+
+
+def _by_cost(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
+    return tuple(sorted(points, key=lambda point: -(point.measured.macs_mean if point.measured else 0.0)))

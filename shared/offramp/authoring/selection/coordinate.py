@@ -1,0 +1,83 @@
+"""The search for thresholds of many exits: one θ at a time, on cached held-out confidences.
+
+The exact grid grows with the power of the exits; here each step tries all candidates of one exit while the others
+stay, and takes the best, until none gets better. Not proven to be the best there is, as the grid is for few exits.
+Shapes: N samples, A candidates of one exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.authoring.evaluation.table import ExitTable
+from offramp.authoring.selection.choice import Choice, Front, candidates_of
+
+_PRICES = 60
+
+
+def descend_all_prices(table: ExitTable, exit_macs: Sequence[float], *, steps: int) -> Front:
+    """Lower mean cost + price · error for many prices, from one that buys accuracy at any cost to one that saves.
+
+    Args:
+        table: of held-out samples.
+        exit_macs: multiplications of a sample that leaves at each exit.
+        steps: candidates per exit.
+    """
+    early = table.num_exits - 1
+    axes = [candidates_of(table.confidence[:, exit], steps) for exit in range(early)]
+    search = _Search(table, np.array(exit_macs, dtype=np.float64), axes)
+    thetas: tuple[float, ...] = (1.0,) * early
+    ends = {thetas, (0.0,) * early}
+    # From the dearest price to the cheapest and back, each descent starting where the last one ended.
+    prices = np.geomspace(1000, 0.01, _PRICES) * max(exit_macs)
+    for price in [*prices, *prices[::-1]]:
+        thetas = search.descend(thetas, price)
+        ends.add(thetas)
+    full_accuracy = float(table.correct[:, -1].mean())
+    return Front.of((choice for end in ends for choice in search.around(end)), full_accuracy)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    table: ExitTable
+    exit_macs: NDArray[np.float64]
+    axes: Sequence[NDArray[np.float32]]
+
+    def descend(self, thetas: tuple[float, ...], price: float) -> tuple[float, ...]:
+        """Change one θ after the other until no change helps."""
+        while True:
+            before = thetas
+            for exit, axis in enumerate(self.axes):
+                accuracy_A, macs_A = self._along(thetas, exit)
+                best = float(axis[(macs_A + price * (1 - accuracy_A)).argmin()])
+                thetas = (*thetas[:exit], best, *thetas[exit + 1 :])
+            if thetas == before:
+                return thetas
+
+    def around(self, thetas: tuple[float, ...]) -> Iterator[Choice]:
+        """These θ, and all that differ from them in one."""
+        for exit, axis in enumerate(self.axes):
+            for candidate, accuracy, macs in zip(axis, *self._along(thetas, exit), strict=True):
+                changed = (*thetas[:exit], float(candidate), *thetas[exit + 1 :])
+                yield Choice(changed, round(float(accuracy), 12), round(float(macs), 6))
+
+    def _along(self, thetas: tuple[float, ...], exit: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Accuracy (A,) and mean cost (A,) for every candidate of one exit, the others' θ given."""
+        taken_N = self.table.exit_taken((*thetas[:exit], 1.0, *thetas[exit + 1 :]))
+        here_N = taken_N > exit  # reach this exit, and leave further on if it does not stop them
+        confidence_N = self.table.confidence[here_N, exit]
+        order = np.argsort(-confidence_N, kind="stable")
+        # A sample stops here once its confidence reaches the candidate: summed up from the surest down.
+        stopped_A = np.searchsorted(-confidence_N[order], -self.axes[exit], side="right")
+        sums = []
+        for here, there in (
+            (self.table.correct[:, exit], self.table.correct_at(taken_N)),
+            (self.exit_macs[exit], self.exit_macs[taken_N]),
+        ):
+            gain_N = (here - there.astype(np.float64))[here_N][order]
+            sums.append((there.sum() + np.concatenate([[0.0], gain_N.cumsum()])[stopped_A]) / len(taken_N))
+        return sums[0], sums[1]

@@ -1,0 +1,24 @@
+"""What a trained network says of held-out images, before it is exported."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offramp.authoring.data.labelled import LabelledImages
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.networks.normalise import Normalise
+from offramp.authoring.networks.recipes import Recipe
+
+_BATCH = 500
+
+
+def logits_of(network: EarlyExitNetwork, images: LabelledImages, recipe: Recipe) -> list[NDArray[np.float32]]:
+    """Logits (N, K) of every exit, shallow to deep."""
+    normalise, network = Normalise(recipe.preprocessing), network.eval()
+    with torch.no_grad():
+        batches = [
+            network(normalise(pixels)) for pixels in torch.split(torch.from_numpy(images.pixels), _BATCH)
+        ]
+    return [torch.cat(of_exit).numpy() for of_exit in zip(*batches, strict=True)]

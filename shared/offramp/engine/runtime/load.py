@@ -1,0 +1,94 @@
+"""Which runtimes there are, and how one is chosen by its name; none is imported before it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Literal, Protocol, get_args
+
+from offramp.bundle import Bundle
+from offramp.bundle.manifest import Block
+from offramp.engine.runtime.block import BlockRunner
+from offramp.errors import ConfigError
+
+Runtime = Literal["onnx", "openvino", "torch", "torch-compiled"]
+
+_TORCH = ("torch", "onnx", "onnx2fx")
+_PACKAGES: dict[Runtime, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "torch": _TORCH,
+    "torch-compiled": _TORCH,
+}
+
+
+class _Loader(Protocol):
+    def __call__(self, block: Block, bundle: Bundle, *, threads: int, workers: int) -> BlockRunner: ...
+
+
+def load_blocks(
+    bundle: Bundle, start: int, stop: int, *, runtime: Runtime = "onnx", threads: int = 1, workers: int = 1
+) -> Sequence[BlockRunner]:
+    """Load blocks `start` to `stop`, both included.
+
+    Args:
+        bundle: verified.
+        start: number of the first block.
+        stop: number of the last one.
+        runtime: what runs them. onnx: ONNX Runtime, in float32. openvino: in bfloat16 where the CPU has it, float32
+            elsewhere. torch: eager, in float32, on CUDA if there is a device. torch-compiled: the same through
+            `torch.compile`.
+        threads: threads that share one call. More than one only pays for large blocks and few clients.
+        workers: how many threads may call a block at the same time.
+
+    Raises:
+        ConfigError: the runtime's package or its compiler is missing.
+        BundleError: a graph that the runtime refuses, or whose inputs or outputs the manifest belies.
+    """
+    load = _loader(runtime)
+    blocks = bundle.manifest.blocks[start - 1 : stop]
+    return [load(block, bundle, threads=threads, workers=workers) for block in blocks]
+
+
+def runtimes_at_hand() -> tuple[Runtime, ...]:
+    """Those whose packages are installed here, and, for torch-compiled, a C++ compiler."""
+    found = [name for name in get_args(Runtime) if all(find_spec(package) for package in _PACKAGES[name])]
+    return tuple(name for name in found if name != "torch-compiled" or has_compiler())
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which `torch.compile` needs on a CPU."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))
+
+
+def _loader(runtime: Runtime) -> _Loader:
+    try:
+        match runtime:
+            case "onnx":
+                from offramp.engine.runtime.onnx import OnnxBlock
+
+                return OnnxBlock
+            case "openvino":
+                from offramp.engine.runtime.openvino import OpenVinoBlock
+
+                return OpenVinoBlock
+            case "torch" | "torch-compiled":
+                from offramp.engine.runtime.torch import TorchBlock
+
+                if runtime == "torch":
+                    return TorchBlock
+                if not has_compiler():
+                    raise ConfigError(
+                        "runtime torch-compiled found no C++ compiler; install g++, or choose --runtime torch"
+                    )
+                return partial(TorchBlock, compiled=True)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _PACKAGES[runtime]:
+            raise
+        extra = runtime.partition("-")[0]
+        raise ConfigError(
+            f"runtime {runtime} needs {missing}, which is not installed; run: pip install 'offramp[{extra}]'"
+        ) from error

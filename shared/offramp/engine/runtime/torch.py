@@ -1,0 +1,143 @@
+"""Blocks on torch, eager or compiled, on CUDA where there is a device. The only part of serving that imports torch.
+
+A bundle has no torch module in it: `onnx2fx` makes one of a block's graph. It is a young library, so a block is held
+against ONNX Runtime as it is loaded, and refused if it says something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx2fx
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from offramp.bundle import Bundle
+from offramp.bundle.manifest import Block
+from offramp.engine.runtime.block import BlockOutput
+from offramp.engine.runtime.onnx import OnnxBlock
+from offramp.errors import BundleError
+
+# A wrong operator is off by far more than this, TF32 on a GPU by less.
+_TOLERANCE = 1e-2
+# A compiler makes code for one size, for any, for a single sample, and for sizes that fill a vector register: all of
+# it is done before the first request.
+_BATCHES = (2, 3, 1, 16)
+_NAMES = ("feature", "probabilities", "confidence")
+
+
+class TorchBlock:
+    """One block as a torch module, in float32 (on CUDA: TF32 where torch allows it, which is in convolutions).
+
+    CUDA is used if there is a device; pixels and features go there through pinned memory. That path has not been run by
+    the tests of this project, which have no GPU; the comparison with ONNX Runtime at the start holds there, too.
+
+    torch has one number of threads for the whole process: that of the block loaded last counts for all.
+    """
+
+    def __init__(
+        self, block: Block, bundle: Bundle, *, threads: int, workers: int, compiled: bool = False
+    ) -> None:
+        """Convert the graph, compile it if asked to, and compare; the errors are those of `load_blocks`."""
+        reference = OnnxBlock(block, bundle, threads=1, workers=1)  # checks the graph against the manifest
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # onnx2fx makes some tensors while it runs; they belong where the others are.
+        self._placing = self._device if self._device.type == "cuda" else contextlib.nullcontext()
+        with _silenced():
+            try:
+                graph = onnx.load_from_string(bundle.graphs[block.number])
+                self._names = [output.name for output in graph.graph.output]
+                module = onnx2fx.convert(graph).eval().to(self._device)
+                self._module = _compiled(module, self._held(_noise(block, 3))) if compiled else module
+                apart = self._apart_from(reference, block)
+            except Exception as error:
+                raise BundleError(
+                    f"{bundle.directory / block.file} is not a graph torch can run: {error}; choose --runtime onnx"
+                ) from error
+        if not apart <= _TOLERANCE:
+            raise BundleError(
+                f"{bundle.directory / block.file} differs on torch by {apart:.2g} from ONNX Runtime, where at most "
+                f"{_TOLERANCE} may be; choose --runtime onnx"
+            )
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        """Run the block on a batch (B, …) of its input shape and dtype."""
+        with torch.inference_mode(), self._placing:
+            results = self._module(self._held(batch))
+        values = {
+            name: value.cpu().contiguous().numpy() for name, value in zip(self._names, results, strict=True)
+        }
+        return BlockOutput(*(values.get(name) for name in _NAMES))
+
+    def _held(self, batch: NDArray[Any]) -> torch.Tensor:
+        # torch.tensor copies: a feature off the wire is read-only, and pinned memory is another one anyway.
+        held = torch.tensor(np.ascontiguousarray(batch), device="cpu", pin_memory=self._device.type == "cuda")
+        return held.to(self._device, non_blocking=True)
+
+    def _apart_from(self, reference: OnnxBlock, block: Block) -> float:
+        apart = 0.0
+        for count in _BATCHES:
+            batch = _noise(block, count)
+            expected, found = reference.run(batch), self.run(batch)
+            apart = max(apart, *(_apart(getattr(expected, name), getattr(found, name)) for name in _NAMES))
+        return apart
+
+
+def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
+    """Compile for any batch size.
+
+    Traced first, for then what is constant in the graph is constant to the compiler. Not where the graph reads the
+    batch size as data, as what the exporter makes of some strides does: a trace would keep the size of the example.
+    """
+    with torch.no_grad():
+        traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
+    if any(node.target is torch.ops.aten._local_scalar_dense.default for node in traced.graph.nodes):
+        return torch.compile(module)
+    for node in traced.graph.nodes:
+        # The compiler lays tensors out otherwise than the trace saw them, and not every layout can be viewed.
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    traced.recompile()
+    return torch.compile(traced)
+
+
+def _noise(block: Block, count: int) -> NDArray[Any]:
+    generator = np.random.default_rng(count)
+    shape = (count, *block.input.shape)
+    if block.input.dtype == "float32":
+        return generator.random(shape, dtype=np.float32)
+    return generator.integers(0, 256, shape, dtype=np.uint8)
+
+
+def _apart(expected: NDArray[Any] | None, found: NDArray[Any] | None) -> float:
+    """Largest difference, as a share of the largest value where that is more than 1; of codes, beyond a level."""
+    if expected is None or found is None:
+        return 0.0 if expected is found else np.inf
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return np.inf
+    difference = float(np.abs(expected.astype(np.float64) - found).max())
+    if expected.dtype == np.uint8:  # a value between two levels may be rounded either way
+        return max(0.0, difference - 1)
+    return difference / max(1.0, float(np.abs(expected).max()))
+
+
+@contextlib.contextmanager
+def _silenced() -> Any:
+    # The compiler warns of its own internals, and of graph breaks that only cost time.
+    log = logging.getLogger("torch")
+    level = log.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

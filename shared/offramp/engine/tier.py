@@ -1,0 +1,184 @@
+"""A tier: a contiguous range of blocks, run until an exit is sure enough.
+
+The selection scheme is the plainest of the literature: the first exit that says stop answers, and nothing
+behind it is computed. Pure: no I/O, no clock. Shapes: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle.manifest import Manifest
+from offramp.engine.aggregation import confidence_of, joined, rooted
+from offramp.engine.runtime.block import BlockOutput, BlockRunner
+from offramp.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answer:
+    """An exit's answer for one sample: probabilities (K,) that sum to 1, confidence in [0, 1)."""
+
+    probabilities: NDArray[np.float32]
+    confidence: float
+    exit_number: int
+
+    @property
+    def class_index(self) -> int:
+        """The most probable class, 0 to K - 1."""
+        return int(self.probabilities.argmax())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Handover:
+    """A sample no exit of this tier was sure of: its feature, the block that takes it, and the exits it passed.
+
+    passed: answers of all exits of this tier, shallow to deep.
+    """
+
+    next_block: int
+    feature: NDArray[Any]
+    passed: tuple[Answer, ...] = ()
+
+    @property
+    def surest(self) -> Answer | None:
+        """The answer with the highest confidence so far; None if no exit was passed."""
+        return reduce(_surer, self.passed) if self.passed else None
+
+
+Outcome = Answer | Handover
+
+
+def aggregated(answer: Answer, passed: Sequence[Answer], *, manifest: Manifest, first_block: int) -> Answer:
+    """Join an answer of the last exit with the exits a tier passed before it, where the bundle aggregates.
+
+    Args:
+        answer: of this tier or a deeper one.
+        passed: answers of the exits that this tier passed, shallow to deep.
+        manifest: of the bundle.
+        first_block: where this tier began; the one that began with block 1 completes the mean.
+    """
+    if not manifest.aggregates or answer.exit_number < manifest.num_exits:
+        return answer
+    probabilities_K = joined(answer.probabilities, [each.probabilities for each in passed])
+    if first_block == 1:
+        probabilities_K = rooted(probabilities_K, manifest.num_exits)
+    return Answer(probabilities_K, confidence_of(probabilities_K), answer.exit_number)
+
+
+class DecisionFunction:
+    """Stop when the confidence reaches θ: θ = 0 always stops, θ = 1 never does."""
+
+    __slots__ = ("_theta",)
+
+    def __init__(self, theta: float) -> None:
+        """Take θ, rounded to float32 as it travels on the wire."""
+        self._theta = float(np.float32(theta))
+
+    def stops(self, confidence: float) -> bool:
+        """Whether a sample may leave here; one whose confidence is no number may not."""
+        return confidence >= self._theta
+
+
+def checked_thetas(thetas: Sequence[float], manifest: Manifest) -> tuple[float, ...]:
+    """θ of every exit but the last, in order.
+
+    Raises:
+        ConfigError: not one for each, or one that is not a number from 0 to 1.
+    """
+    expected = manifest.num_exits - 1
+    if len(thetas) != expected:
+        raise ConfigError(
+            f"{len(thetas)} thetas, but bundle '{manifest.bundle_id}' needs {expected}: one for each of its "
+            f"{manifest.num_exits} exits but the last, which always answers"
+        )
+    for number, theta in enumerate(thetas, start=1):
+        if not (math.isfinite(theta) and 0 <= theta <= 1):
+            raise ConfigError(f"theta of exit {number} is {theta}, but a confidence lies between 0 and 1")
+    return tuple(float(theta) for theta in thetas)
+
+
+class Tier:
+    """Blocks `start` to `stop` of a bundle, with the exits behind them."""
+
+    def __init__(self, manifest: Manifest, blocks: Sequence[BlockRunner], *, start: int) -> None:
+        """Take over loaded blocks, the first of which is block `start`."""
+        self.manifest = manifest
+        self.start = start
+        self.stop = start + len(blocks) - 1
+        self._blocks = blocks
+        self._num_exits = manifest.num_exits
+        self._exit_numbers = [block.exit.number if block.exit else None for block in manifest.blocks]
+
+    def run(
+        self, batch: NDArray[Any], thetas: Sequence[float], *, first_block: int | None = None
+    ) -> list[Outcome]:
+        """Answer every sample, or hand it over.
+
+        After each exit the batch is compacted: a sample that has its answer costs nothing more.
+
+        Args:
+            batch: input (B, …) of the first block to run: pixels for block 1, a feature tensor otherwise.
+            thetas: θ of every exit of the bundle but the last, by exit number.
+            first_block: where to begin; `start` unless given.
+
+        Returns:
+            One outcome for each sample, in order.
+        """
+        first_block = first_block or self.start
+        samples = [_Sample() for _ in batch]
+        rows = samples  # of `batch`
+        for number in range(first_block, self.stop + 1):
+            if not rows:
+                break
+            output = self._blocks[number - self.start].run(batch)
+            if exit_number := self._exit_numbers[number - 1]:
+                self._decide(rows, output, exit_number, thetas, first_block)
+            left = [row for row, sample in enumerate(rows) if sample.outcome is None]
+            if output.feature is not None:
+                batch = output.feature if len(left) == len(rows) else output.feature[left]
+            rows = [rows[row] for row in left]
+        for sample, feature in zip(rows, batch, strict=False):
+            sample.outcome = Handover(self.stop + 1, feature, tuple(sample.passed))
+        return [sample.outcome for sample in samples if sample.outcome]
+
+    def _decide(
+        self,
+        rows: Sequence[_Sample],
+        output: BlockOutput,
+        exit_number: int,
+        thetas: Sequence[float],
+        first_block: int,
+    ) -> None:
+        assert output.probabilities is not None and output.confidence is not None
+        is_last = exit_number == self._num_exits
+        decision = DecisionFunction(0.0 if is_last else thetas[exit_number - 1])
+        for sample, probabilities_K, confidence in zip(
+            rows, output.probabilities, output.confidence.tolist(), strict=True
+        ):
+            answer = Answer(probabilities_K, confidence, exit_number)
+            if is_last or decision.stops(confidence):
+                sample.outcome = aggregated(
+                    answer, sample.passed, manifest=self.manifest, first_block=first_block
+                )
+            else:
+                sample.passed.append(answer)
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """What became of one sample so far."""
+
+    passed: list[Answer] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+
+def _surer(best: Answer, answer: Answer) -> Answer:
+    # NaN compares as neither more nor less: it must not keep its place against a number.
+    return answer if math.isnan(best.confidence) or answer.confidence > best.confidence else best

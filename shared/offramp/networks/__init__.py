@@ -1,5 +1,0 @@
-"""Backbones cut into blocks, the EECs behind them, and what each costs."""
-
-from offramp.networks.early_exit import EarlyExitNetwork
-
-__all__ = ["EarlyExitNetwork"]

@@ -1,0 +1,11 @@
+"""What every record that Offramp reads from a file or a setting has in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Immutable, and without fields that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

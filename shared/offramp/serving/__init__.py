@@ -1,0 +1,1 @@
+"""Everything a running node needs: its settings, its calls, batching, offloading, metrics, traces."""

@@ -1,0 +1,262 @@
+"""Which calls run when: what waits runs together, soonest deadline first, on the event loop itself or on a worker.
+
+A batch is formed of what waits already: a CPU gains next to nothing from a larger one, so no call is kept waiting for
+company unless a window asks for it, as a GPU may. Handing a call to a thread and back takes about as long as a small
+network, and threads that share an interpreter slow one another down: what is expected to be over at once runs on the
+loop, between one round of its sockets and the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.engine.tier import Outcome, Tier
+from offramp.errors import ExpiredError
+
+_AT_ONCE_S = 0.002
+_MEMORY = 0.9  # of the expected time, each batch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Call:
+    """Samples that came together.
+
+    load: makes the input (B, …) of the first block; decoding is work too. deadline: moment, as `time.monotonic` counts,
+    behind which nobody waits for the answer. is_light: whether decoding is known to be a small part of the work.
+    """
+
+    load: Callable[[], NDArray[Any]]
+    thetas: Sequence[float]
+    num_samples: int
+    first_block: int
+    deadline: float | None = None
+    is_light: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ran:
+    """Outcomes of one call's samples, in order; milliseconds it waited, decoded, and shared a batch of blocks."""
+
+    outcomes: Sequence[Outcome]
+    queue_ms: float
+    load_ms: float
+    compute_ms: float
+
+
+@dataclass(order=True, slots=True)
+class _Waiting:
+    deadline: float
+    number: int
+    call: Call = field(compare=False)
+    arrived: float = field(compare=False)
+    answer: asyncio.Future[Ran] = field(compare=False)
+
+    @property
+    def key(self) -> tuple[int, Sequence[float]]:
+        """What calls have to share to run in one batch."""
+        return self.call.first_block, self.call.thetas
+
+
+class Batcher:
+    """Runs a tier for calls from one event loop."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        workers: int,
+        max_batch: int = 32,
+        window_s: float = 0.0,
+        at_once_s: float = _AT_ONCE_S,
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            tier: what to run.
+            workers: threads for what takes long.
+            max_batch: most samples of different calls in one batch.
+            window_s: how long a call is kept waiting for others, in seconds.
+            at_once_s: as long as a batch may keep the loop from its sockets, in seconds.
+        """
+        self._tier = tier
+        self._free = workers
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
+        self._max_batch = max_batch
+        self._window_s = window_s
+        self._at_once_s = at_once_s
+        self._waiting: list[_Waiting] = []
+        self._numbers = count()
+        self._is_woken = False
+        self._is_closed = False
+        self._expected_s: dict[int, float] = {}  # of one sample, by first block
+        self._left = math.inf  # when the loop last went back to its sockets, with calls still waiting
+
+    async def run(self, call: Call) -> Ran:
+        """Run one call's samples, alone or with others that wait.
+
+        Raises:
+            ExpiredError: its deadline passed before its turn came; nothing was done.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = math.inf if call.deadline is None else call.deadline
+        answer: asyncio.Future[Ran] = loop.create_future()
+        heapq.heappush(
+            self._waiting, _Waiting(deadline, next(self._numbers), call, time.perf_counter(), answer)
+        )
+        self._wake(loop)
+        return await answer
+
+    def close(self) -> None:
+        """Let the workers finish what they have begun; what waits is cancelled."""
+        self._is_closed = True
+        for waiting in self._waiting:
+            waiting.answer.cancel()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_woken or self._is_closed:
+            return
+        self._is_woken = True
+        if self._window_s:
+            loop.call_later(self._window_s, self._dispatch, loop)
+        else:
+            # Behind whatever else arrived in this round of the loop, so that it shares the batch.
+            loop.call_soon(self._dispatch, loop)
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_woken = False
+        begun = time.perf_counter()
+        # As long as the loop was at its sockets: else refusing what is too much would leave no time for the rest.
+        until = begun + max(self._at_once_s, begun - self._left)
+        while self._free and (batch := self._take()):
+            if self._is_over_at_once(batch):
+                self._hand_out(batch, self._run(batch))
+                if (now := time.perf_counter()) < until:
+                    continue
+                self._left = now
+                if self._waiting:
+                    self._wake(loop)
+                return
+            self._free -= 1
+            running = loop.run_in_executor(self._workers, self._run, batch)
+            running.add_done_callback(partial(self._done, loop, batch))
+        # Whoever comes next finds an idle node.
+        self._left = math.inf
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch: the soonest deadline, and what comes behind it and may share its run."""
+        batch: list[_Waiting] = []
+        samples, limit = 0, 0
+        while self._waiting:
+            first = self._waiting[0]
+            if first.answer.done():  # cancelled: whoever asked has gone
+                heapq.heappop(self._waiting)
+            elif first.deadline <= time.monotonic():
+                heapq.heappop(self._waiting).answer.set_exception(_expired())
+            elif not batch:
+                batch.append(heapq.heappop(self._waiting))
+                samples, limit = first.call.num_samples, self._limit(first)
+            elif first.key == batch[0].key and samples + first.call.num_samples <= limit:
+                batch.append(heapq.heappop(self._waiting))
+                samples += first.call.num_samples
+            else:
+                break
+        return batch
+
+    def _limit(self, first: _Waiting) -> int:
+        """Samples in a batch: as many as are over at once, or all there is room for where a window gathers them."""
+        if self._window_s:
+            return self._max_batch
+        expected_s = self._expected_s.get(first.call.first_block, math.inf)
+        return min(self._max_batch, int(self._at_once_s / expected_s))
+
+    def _is_over_at_once(self, batch: Sequence[_Waiting]) -> bool:
+        expected_s = self._expected_s.get(batch[0].call.first_block, math.inf)
+        samples = sum(waiting.call.num_samples for waiting in batch)
+        return samples * expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
+
+    def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
+        try:
+            return self._decode_and_run(batch)
+        except Exception as error:  # noqa: BLE001 - it is handed to the calls it belongs to
+            return [error] * len(batch)
+
+    def _decode_and_run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
+        """Decode each call by itself, so that one that cannot be decoded harms no other, and run the rest together."""
+        started = time.perf_counter()
+        inputs: list[NDArray[Any]] = []
+        found: list[Ran | Exception] = []
+        loads_ms: dict[int, float] = {}
+        for at, waiting in enumerate(batch):
+            before = time.perf_counter()
+            try:
+                inputs.append(waiting.call.load())
+                loads_ms[at] = _ms(before, time.perf_counter())
+                found.append(_UNDECIDED)
+            except Exception as error:  # noqa: BLE001 - it is handed to the call it belongs to
+                found.append(error)
+        if not inputs:
+            return found
+        loaded = time.perf_counter()
+        first = batch[0].call
+        together = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
+        outcomes = iter(self._tier.run(together, first.thetas, first_block=first.first_block))
+        done = time.perf_counter()
+        for at, load_ms in loads_ms.items():
+            own = [next(outcomes) for _ in range(batch[at].call.num_samples)]
+            found[at] = Ran(own, _ms(batch[at].arrived, started), load_ms, _ms(loaded, done))
+        self._learn(first.first_block, (done - started) / len(together))
+        return found
+
+    def _learn(self, first_block: int, sample_s: float) -> None:
+        before = self._expected_s.get(first_block, sample_s)
+        self._expected_s[first_block] = _MEMORY * before + (1 - _MEMORY) * sample_s
+
+    def _done(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: Sequence[_Waiting],
+        done: asyncio.Future[list[Ran | Exception]],
+    ) -> None:
+        self._free += 1
+        if done.cancelled():
+            for waiting in batch:
+                waiting.answer.cancel()
+            return
+        self._hand_out(batch, done.result())
+        if self._waiting:
+            self._wake(loop)
+
+    def _hand_out(self, batch: Sequence[_Waiting], found: Sequence[Ran | Exception]) -> None:
+        for waiting, each in zip(batch, found, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(each, Ran):
+                waiting.answer.set_result(each)
+            else:
+                waiting.answer.set_exception(each)
+
+
+_UNDECIDED = Ran((), 0.0, 0.0, 0.0)
+
+
+def _expired() -> ExpiredError:
+    return ExpiredError(
+        "the call's deadline passed before its turn came; ask with a later one, or less often"
+    )
+
+
+def _ms(start: float, stop: float) -> float:
+    return (stop - start) * 1000

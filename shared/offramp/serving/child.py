@@ -1,0 +1,34 @@
+"""`python -m offramp.serving.child MODULE …`: runs a module that ends when the process that started it does.
+
+However that process ends, kill -9 included: the kernel then sends SIGTERM. Asked for here, in the child's own
+program, since code between fork and exec is not safe once gRPC runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent, of that process id, ends; or end now, if it has."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Take the module's name out of the arguments and run it."""
+    end_with_parent(os.getppid())
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

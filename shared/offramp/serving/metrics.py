@@ -1,0 +1,188 @@
+"""What a node counts, for Prometheus: base units, bounded labels, one registry for each node.
+
+Labels are made once; counting an answer is a dozen additions. Where a node runs as several processes, they count in
+files that prometheus-client shares between them (its multiprocess mode), and any of them tells the figures of all; what
+is one process's own, as its memory, is then left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+    values,
+)
+
+from offramp.bundle import Manifest
+from offramp.errors import OffloadReason
+
+if TYPE_CHECKING:
+    from offramp.serving.node import Batch
+
+# Names the directory of the files that several processes count in; read by prometheus-client when it is imported.
+SHARED_BY = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Blocks of small networks take tens of microseconds, a slow uplink seconds.
+_SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_CONFIDENCES = tuple(step / 20 for step in range(1, 21))
+_SAMPLES = (1, 2, 4, 8, 16, 32, 64)
+# Beside why an upstream did not answer: it did, but a tier behind it did not.
+_DEEPER = "deeper_tier"
+
+# What counts of a gauge that several processes have.
+_Mode = Literal["livesum", "livemin", "livemostrecent"]
+_LATEST: _Mode = "livemostrecent"
+# θ in force, and the name of the operating point they came from.
+_Policy = Callable[[], tuple[Sequence[float], str | None]]
+
+
+class NodeMetrics:
+    """The figures of one node."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Begin at zero."""
+        self._own = CollectorRegistry()
+        self._is_shared = SHARED_BY in os.environ
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
+        if self._is_shared:
+            self.registry = CollectorRegistry()
+            # Asked with every count; a node's process does not fork.
+            process = os.getpid()
+            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call] # untyped
+            _forget_ended(Path(os.environ[SHARED_BY]))
+            multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+        else:
+            self.registry = self._own
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+        names = manifest.exit_names
+        self._names = names
+        self._samples = self._counter("samples", "Answers given.", "exit", "tier", "outcome")
+        seconds = self._histogram(
+            "sample_seconds", "From a sample's arrival to its answer.", _SECONDS, "exit"
+        )
+        self._seconds = [seconds.labels(name) for name in names]
+        stage = self._histogram("stage_seconds", "Where the time of a call went.", _SECONDS, "stage")
+        (
+            self._decode,
+            self._blocks,
+            self._queue,
+            self._offload,
+            self._upstream_queue,
+            self._upstream_compute,
+        ) = (
+            stage.labels(name)
+            for name in ("decode", "blocks", "queue", "offload", "upstream_queue", "upstream_compute")
+        )
+        confidence = self._histogram(
+            "confidence", "Confidence of the exit that answered.", _CONFIDENCES, "exit"
+        )
+        self._confidence = [confidence.labels(name) for name in names]
+        uplink = self._counter("uplink_bytes", "Sent to the upstream, framing included.", "sent")
+        self._uplink = {sent: uplink.labels(sent) for sent in ("feature", "image")}
+        self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
+        for reason in (*OffloadReason, _DEEPER):
+            self._degraded.labels(reason)
+        self._refused = self._counter("refused", "Calls answered with an error.", "code")
+        self._images = self._counter("image_bytes", "Bytes of the images received.")
+        self._batch = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
+        self._gauge("bundle_info", "The bundle that is served.", "bundle").labels(manifest.bundle_id).set(1)
+
+    def watch(self, name: str, text: str, read: Callable[[], float], *, sums: bool = False) -> None:
+        """Add a gauge that is read when somebody asks; of several processes the least counts, or their sum."""
+        self._follow(self._gauge(name, text, mode="livesum" if sums else "livemin"), read)
+
+    def watch_thetas(self, read: _Policy, points: Sequence[str]) -> None:
+        """Add gauges of θ and of the operating point in force; its name is "" when θ were set by hand."""
+        theta = self._gauge("theta", "Threshold in force.", "exit", mode=_LATEST)
+        for at, name in enumerate(self._names[:-1]):
+            self._follow(theta.labels(name), partial(_theta, read, at))
+        info = self._gauge("operating_point_info", "1 for the one in force.", "name", mode=_LATEST)
+        for point in ("", *points):
+            self._follow(info.labels(point), partial(_is_in_force, read, point))
+
+    def _follow(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        if not self._is_shared:
+            gauge.set_function(read)
+            return
+        self._gauges.append((gauge, read))
+        gauge.set(read())
+
+    def refresh(self) -> None:
+        """Read the gauges of this process again: whoever asks another one sees them as they were then."""
+        for gauge, read in self._gauges:
+            gauge.set(read())
+
+    def received(self, image_bytes: int) -> None:
+        """Count images that came in."""
+        self._images.inc(image_bytes)
+
+    def refused(self, code: str) -> None:
+        """Count a call that was answered with an error; codes are a fixed set."""
+        self._refused.labels(code).inc()
+
+    def answered(self, batch: Batch, seconds: float) -> None:
+        """Count a batch of answers that took so long from its arrival on."""
+        own, *upstream = batch.times
+        self._batch.observe(len(batch.samples))
+        self._decode.observe(batch.load_ms / 1000)
+        self._queue.observe(own.queue_ms / 1000)
+        self._blocks.observe(own.compute_ms / 1000)
+        if batch.offload_ms:
+            self._offload.observe(batch.offload_ms / 1000)
+        for time in upstream[:1]:
+            self._upstream_queue.observe(time.queue_ms / 1000)
+            self._upstream_compute.observe(time.compute_ms / 1000)
+        for sample in batch.samples:
+            at = sample.answer.exit_number - 1
+            self._seconds[at].observe(seconds)
+            self._confidence[at].observe(sample.answer.confidence)
+            outcome = "ok" if sample.degraded_reason is None else "degraded"
+            self._samples.labels(self._names[at], sample.tier, outcome).inc()
+            if sample.uplink_bytes:
+                self._uplink[sample.sent or "feature"].inc(sample.uplink_bytes)
+            if sample.degraded_reason is not None:
+                self._degraded.labels(sample.degraded_by or _DEEPER).inc()
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        self.refresh()
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"offramp_{name}", text, labels, registry=self._own)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"offramp_{name}", text, labels, buckets=tuple(buckets), registry=self._own)
+
+    def _gauge(self, name: str, text: str, *labels: str, mode: _Mode = "livemin") -> Gauge:
+        return Gauge(f"offramp_{name}", text, labels, registry=self._own, multiprocess_mode=mode)
+
+
+def _forget_ended(directory: Path) -> None:
+    """What processes that have ended left behind in the gauges of those that live."""
+    for file in directory.glob("gauge_live*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not Path(f"/proc/{pid}").exists():
+            multiprocess.mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
+
+
+def _theta(read: _Policy, at: int) -> float:
+    return read()[0][at]
+
+
+def _is_in_force(read: _Policy, point: str) -> float:
+    return float((read()[1] or "") == point)

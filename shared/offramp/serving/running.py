@@ -1,0 +1,95 @@
+"""From settings to a running node: what both entry points do before they open their front door."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from offramp.bundle import Bundle, Manifest
+from offramp.engine.runtime import load_blocks
+from offramp.engine.tier import Tier
+from offramp.errors import ConfigError
+from offramp.serving.batching import Batcher
+from offramp.serving.node import Node
+from offramp.serving.offload.grpc import GrpcOffloader, UpstreamSettings
+from offramp.serving.offload.sharing import SharedCalls
+from offramp.serving.settings import NodeSettings
+from offramp.serving.tracing import tracing_to
+
+
+def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[int, int]) -> tuple[int, int]:
+    """First and last block of a node's tier.
+
+    Raises:
+        ConfigError: beyond the bundle's blocks, an end that leaves samples unanswered for want of an upstream,
+            or an upstream that would never be asked.
+    """
+    first, last = default
+    if settings.blocks:
+        first, last = (int(number) for number in settings.blocks.split("-"))
+    count = len(manifest.blocks)
+    if last > count:
+        raise ConfigError(
+            f"blocks {first}-{last} asked for, but bundle '{manifest.bundle_id}' has only {count}"
+        )
+    if last < count and not settings.upstream:
+        raise ConfigError(
+            f"blocks {first}-{last} of {count} leave hard samples unanswered; give --upstream HOST:PORT, "
+            f"or --blocks {first}-{count}"
+        )
+    if last == count and settings.upstream:
+        raise ConfigError(
+            f"blocks {first}-{last} reach the end of the network, so upstream {settings.upstream} would never be "
+            f"asked; leave --upstream out, or give --blocks {first}-LAST with LAST below {count}"
+        )
+    return first, last
+
+
+@asynccontextmanager
+async def running_node(
+    settings: NodeSettings, bundle: Bundle, blocks: tuple[int, int]
+) -> AsyncIterator[Node]:
+    """Load the blocks, connect to the upstream, and give it all back at the end.
+
+    Raises:
+        BundleError: a graph cannot be loaded.
+        ConfigError: the package of the chosen runtime is missing.
+        BundleMismatchError: the upstream runs another bundle.
+    """
+    first, last = blocks
+    manifest = bundle.manifest
+    loaded = load_blocks(
+        bundle, first, last, runtime=settings.runtime, threads=settings.threads, workers=settings.workers
+    )
+    tier = Tier(manifest, loaded, start=first)
+    async with AsyncExitStack() as stack:
+        upstream = None
+        if settings.upstream:
+            asked = await stack.enter_async_context(
+                GrpcOffloader(
+                    UpstreamSettings(target=settings.upstream, health_check=settings.upstream_health_check),
+                    manifest,
+                    tier=settings.tier,
+                    split_point=last + 1,
+                    codec=manifest.codec_at(last + 1),
+                )
+            )
+            upstream = SharedCalls(asked, window_s=settings.offload_window_ms / 1000)
+        tracing = tracing_to(settings.otlp_endpoint, service=settings.tier, share=settings.trace_share)
+        stack.callback(tracing.close)
+        node = Node(
+            tier,
+            name=settings.tier,
+            upstream=upstream,
+            offload_timeout_s=settings.offload_timeout_s,
+            batcher=Batcher(
+                tier,
+                workers=settings.workers,
+                max_batch=settings.max_batch,
+                window_s=settings.batch_window_ms / 1000,
+            ),
+            max_pending=settings.max_pending,
+            tracing=tracing,
+        )
+        stack.callback(node.close)
+        yield node
