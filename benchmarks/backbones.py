@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import transformers
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from offramp.authoring.networks.backbone import attach_exits
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
 
 _SHAPE = (3, 64, 64)

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,6 @@ from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.selection.guarantee import Guarantee, choose_guaranteed
 from offramp.authoring.selection.thresholds import search_thresholds
 from offramp.bundle import load_bundle
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
 
 

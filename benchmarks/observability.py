@@ -23,11 +23,11 @@ from threading import Thread
 from typing import Annotated
 
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 
 from offramp.bundle import load_bundle
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.processes import node_process
 from offramp.cli.progress import progress
 from offramp.errors import ConfigError
@@ -58,7 +58,7 @@ def main(
     if shutil.which("wrk") is None:
         raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
     count = len(load_bundle(bundle).manifest.blocks)
-    common = ["--bundle", str(bundle), "--port", "0", "--blocks", f"1-{count}"]
+    common = [str(bundle), "--port", "0", "--blocks", f"1-{count}"]
     with ExitStack() as stack:
         collector = stack.enter_context(_collector())
         nodes = {

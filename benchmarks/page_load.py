@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import httpx
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.processes import node_process
 from offramp.cli.progress import progress
 from offramp.errors import ConfigError
@@ -128,7 +128,7 @@ _TABS = {"Try it": ".sample", "Trade-off": ".chart :is(canvas, svg)", "Network":
 
 @contextmanager
 def _dashboard(bundle: Path, photos: Path) -> Iterator[str]:
-    common = ["--bundle", str(bundle), "--port", "0"]
+    common = [str(bundle), "--port", "0"]
     with (
         node_process("cloud_node", common, name="cloud") as cloud,
         node_process("edge_node", [*common, "--upstream", cloud.address], name="edge") as edge,

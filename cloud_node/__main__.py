@@ -4,68 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from pathlib import Path
-from typing import Annotated, get_args
+import sys
 
-import typer
 import uvloop
 
 from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
-from offramp.cli.errors import told_in_one_line
-from offramp.engine.runtime import Runtime
+from offramp.command import run_command
 from offramp.logs import line, start_logging
 from offramp.serving.running import block_range, running_node
 
 
-@told_in_one_line
-def cloud(
-    bundle: Annotated[Path | None, typer.Option(help="Bundle directory.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    blocks: Annotated[
-        str | None,
-        typer.Option(
-            help="Blocks to run, FIRST-LAST; all of them unless given. One that runs block 1 also takes images."
-        ),
-    ] = None,
-    upstream: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the next tier, which makes this a middle tier.")
-    ] = None,
-    tier: Annotated[str | None, typer.Option(help="Name of this tier in answers and logs.")] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help=f"What runs the blocks: {', '.join(get_args(Runtime))}.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads that share one block.")] = None,
-    otlp_endpoint: Annotated[
-        str | None, typer.Option(help="Where spans go, over HTTP; nowhere unless given.")
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Port of /metrics, over HTTP; none unless given.")
-    ] = None,
-) -> None:
-    """Serve the deeper blocks over gRPC. Every setting can also come from CLOUD_*, as in CLOUD_PORT=50051.
+class Cloud(CloudSettings):
+    """Serve the deeper blocks of a bundle over gRPC.
 
-    Example: offramp cloud --bundle models/b-lenet-fashion --port 50051
+    All blocks unless told otherwise; a node that runs block 1 also takes images. With an upstream it is a middle tier.
+    Every option is also a variable, CLOUD_PORT=50051, and a key of the file that --config names, port = 50051.
+
+    Example: offramp cloud models/b-lenet-fashion --port 50051
     """
-    start_logging()
-    settings = CloudSettings.read(
-        os.environ,
-        bundle=bundle,
-        host=host,
-        port=port,
-        blocks=blocks,
-        upstream=upstream,
-        tier=tier,
-        runtime=runtime,
-        threads=threads,
-        otlp_endpoint=otlp_endpoint,
-        metrics_port=metrics_port,
-    )
-    start_logging(settings.log_level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+
+    def execute(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        start_logging(self.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(self))
 
 
 async def _serve(settings: CloudSettings) -> None:
@@ -95,4 +58,4 @@ async def _serve(settings: CloudSettings) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(cloud)
+    run_command(Cloud, sys.argv[1:], program="python -m cloud_node")

@@ -6,7 +6,6 @@ is what `offramp cloud` does. Needs the extra `ray`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
@@ -106,4 +105,4 @@ def _settings(arguments: dict[str, Any]) -> CloudSettings:
     for name, instead in _NOT_UNDER_RAY.items():
         if name in arguments:
             raise ConfigError(f"'{name}' means nothing under Ray Serve; {instead}")
-    return CloudSettings.read(os.environ, **arguments)
+    return CloudSettings.read(given=arguments)

@@ -1,4 +1,4 @@
-"""Settings of a cloud node, from `CLOUD_*` or the command line."""
+"""What a cloud node can be told: on the command line, by `CLOUD_*` variables, in a TOML file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from offramp.serving.settings import NodeSettings
 
 
 class CloudSettings(NodeSettings):
-    """One cloud node, or one middle tier."""
+    """Settings of one cloud node, or of one middle tier."""
 
-    model_config = SettingsConfigDict(env_prefix="CLOUD_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="CLOUD_")
 
-    port: int = Field(default=50051, ge=0, le=65535)
-    tier: str = Field(default="cloud", pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
-    drain_s: float = Field(default=0.5, ge=0)
-    metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    max_samples: int = Field(default=1024, ge=1)
+    port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tier: str = Field(
+        default="cloud",
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$",
+        description="name of this tier in answers and logs",
+    )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port of /metrics over HTTP; none unless given"
+    )
+    max_samples: int = Field(default=1024, ge=1, description="most samples in one call")
+    drain_s: float = Field(
+        default=0.5,
+        ge=0,
+        description="how long a stopping node reports NOT_SERVING before it takes no more calls",
+    )

@@ -1,4 +1,4 @@
-"""Settings of an edge node, from `EDGE_*` or the command line."""
+"""What an edge node can be told: on the command line, by `EDGE_*` variables, in a TOML file."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ from offramp.serving.settings import NodeSettings
 
 
 class EdgeSettings(NodeSettings):
-    """One edge node."""
+    """Settings of one edge node."""
 
-    model_config = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="EDGE_")
 
-    port: int = Field(default=8000, ge=0, le=65535)
-    tier: str = Field(default="edge", pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
-    max_body_bytes: int = Field(default=10_000_000, ge=1)
-    max_images: int = Field(default=64, ge=1)
-    max_pixels: int = Field(default=25_000_000, ge=1)
-    max_buffered_bytes: int = Field(default=256_000_000, ge=1)
-    body_timeout_s: float = Field(default=30.0, gt=0)
-    processes: int = Field(default=1, ge=1, le=256)
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tier: str = Field(
+        default="edge",
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$",
+        description="name of this tier in answers and logs",
+    )
+    processes: int = Field(
+        default=1, ge=1, le=256, description="processes behind the port; one per core under heavy load"
+    )
+    max_body_bytes: int = Field(default=10_000_000, ge=1, description="largest request body")
+    max_images: int = Field(default=64, ge=1, description="most images in one request")
+    max_pixels: int = Field(
+        default=25_000_000, ge=1, description="most pixels that the images of one request may have together"
+    )
+    max_buffered_bytes: int = Field(
+        default=256_000_000, ge=1, description="bodies held at the same time; more are refused at once (503)"
+    )
+    body_timeout_s: float = Field(default=30.0, gt=0, description="how long a body may take to arrive")
 
     def share(self) -> EdgeSettings:
         """What one of its processes may use of what the whole node may."""

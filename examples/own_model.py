@@ -11,7 +11,7 @@ from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.backbone import attach_exits
 from offramp.authoring.networks.recipes import Augmentation, Recipe
 from offramp.bundle import Preprocessing
-from offramp.cli import app
+from offramp.cli.main import main
 
 
 def with_exits(num_classes: int) -> EarlyExitNetwork:
@@ -34,5 +34,5 @@ if __name__ == "__main__":
     run, bundle, data = f"{made}/run", f"{made}/bundle", ["--data", photos]
     train = ["train", "own_model:RECIPE", *data, "--out", run, "--epochs", "30", "--validation", "100"]
     for step in (train, ["export", run, "--out", bundle], ["calibrate", bundle, *data, "--max-drop", "1"]):
-        app(step, standalone_mode=False)
-    app(["up", "--bundle", bundle, "--photos", photos, *more])
+        main(step)
+    main(["up", bundle, "--photos", photos, *more])

@@ -1,4 +1,4 @@
-"""Settings of the dashboard, from `DASHBOARD_*` or the command line."""
+"""What the dashboard can be told: on the command line, by `DASHBOARD_*` variables, in a TOML file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from offramp.serving.settings import Settings
+from offramp.command import Command
 
 
 def _address(text: str) -> str:
@@ -25,20 +25,33 @@ def _address(text: str) -> str:
 _Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], NoDecode]
 
 
-class DashboardSettings(Settings):
-    """One dashboard; the nodes it looks at, several of them in a variable with commas between."""
+class DashboardSettings(Command):
+    """Settings of one dashboard."""
 
-    model_config = SettingsConfigDict(env_prefix="DASHBOARD_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="DASHBOARD_")
 
-    edge: _Addresses = Field(default=("http://127.0.0.1:8000",), min_length=1, max_length=32)
-    # Where cloud nodes have their /metrics.
-    cloud: _Addresses = Field(default=(), max_length=32)
-    host: str = Field(default="127.0.0.1", min_length=1)
-    port: int = Field(default=8080, ge=0, le=65535)
-    samples: Path = Path("samples/fashion-mnist")
+    config: Path | None = Field(default=None, description="TOML file with settings, as in port = 8080")
+    edge: _Addresses = Field(
+        default=("http://127.0.0.1:8000",),
+        min_length=1,
+        max_length=32,
+        description="address of an edge node; for several give it again, or put commas between",
+    )
+    cloud: _Addresses = Field(
+        default=(),
+        max_length=32,
+        description="address of a cloud node's /metrics, its --metrics-port; several as with --edge",
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    samples: Path = Field(
+        default=Path("samples/fashion-mnist"),
+        description="photos to try, one folder per class; may be absent",
+    )
 
     @field_validator("edge", "cloud", mode="before")
     @classmethod
     def _listed(cls, given: Any) -> Any:
-        addresses = [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+        texts = [given] if isinstance(given, str) else given
+        addresses = [part.strip() for text in texts for part in str(text).split(",")]
         return tuple(dict.fromkeys(addresses))

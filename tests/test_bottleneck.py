@@ -11,18 +11,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.authoring.export import export_bundle
 from offramp.authoring.networks.bottleneck import Bottleneck, BottleneckSpec, spec_for
 from offramp.authoring.networks.cost import network_cost
 from offramp.bundle import Bundle, Preprocessing, load_bundle
-from offramp.cli import app
 from offramp.errors import ConfigError
+from tests.commands import check_refused, offramp
 from tests.conftest import with_thetas
 from tests.nodes import png, predict, running_cloud, running_edge
-from tests.test_cli import check_refused, offramp, trained  # noqa: F401 - a fixture
+from tests.test_cli import trained  # noqa: F401 - a fixture
 from tests.tiny import tiny_network
 
 SHAPE = (8, 4, 4)
@@ -196,8 +195,8 @@ def test_a_trained_network_is_compressed_from_its_split_on(
     np.testing.assert_array_equal(first.probabilities[:, 0], second.probabilities[:, 0])
     assert not np.array_equal(first.probabilities[:, 1], second.probabilities[:, 1])
     assert second.payload_bytes.max() < first.payload_bytes.min() == 5 * 15 * 15 * 4
-    found = CliRunner().invoke(
-        app, ["evaluate", str(bundle), "--data", str(data), "--part", "validation", "--thetas", "1", "--json"]
+    found = offramp(
+        "evaluate", str(bundle), "--data", str(data), "--part", "validation", "--thetas", "1", "--json"
     )
     report = json.loads(found.stdout)
     assert report["offload_bytes_mean"] == report["request_bytes_mean"] > report["payload_bytes_mean"] > 0

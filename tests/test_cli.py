@@ -10,23 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from offramp.bundle import load_bundle
-from offramp.cli import app
+from tests.commands import Result, check_refused, offramp
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
-
-
-def offramp(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def check_refused(result: Result, *says: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    for text in says:
-        assert text in result.stderr
-
 
 _SMALL = ("--epochs", "1", "--validation", "40")
 
@@ -158,7 +145,7 @@ class TestFromPhotosToABundle:
 
     @pytest.mark.parametrize("weights", ["1", "1,2,3", "-1,1", "nan,1", "a,b", "0,0"])
     def test_weights_that_do_not_fit_are_refused(self, trained: Path, weights: str) -> None:
-        check_refused(train_again(trained, "--exit-weights", weights), "--exit-weights", "1,1")
+        check_refused(train_again(trained, f"--exit-weights={weights}"), "--exit-weights", "1,1")
 
     def test_a_bundle_is_not_overwritten(self, trained: Path) -> None:
         check_refused(offramp("export", trained / "run", "--out", trained / "bundle"), "not empty")
@@ -215,9 +202,9 @@ class TestFromPhotosToABundle:
         ("options", "says"),
         [
             (["--guarantee", "0.001"], "hold out at least"),
-            (["--guarantee", "2"], "epsilon"),
-            (["--guarantee", "0.1", "--delta", "0"], "delta"),
-            (["--guarantee", "0.1", "--risk", "luck"], "risk"),
+            (["--guarantee", "2"], "--guarantee is '2'"),
+            (["--guarantee", "0.1", "--delta", "0"], "--delta is '0'"),
+            (["--guarantee", "0.1", "--risk", "luck"], "--risk is 'luck'"),
         ],
     )
     def test_a_guarantee_nobody_can_give_is_refused(

@@ -214,14 +214,15 @@ def test_numbers_are_short() -> None:
 
 def test_edges_come_from_the_command_line_or_a_variable() -> None:
     edges = ("http://a:1", "http://b:2")
-    assert DashboardSettings.read({}, edge=["http://a:1/", "http://b:2", "http://a:1/"]).edge[0] == edges[0]
+    given = ["--edge", "http://a:1/", "--edge", "http://b:2", "--edge", "http://a:1/"]
+    assert DashboardSettings.read(given).edge == edges
     with pytest.raises(ConfigError, match="is no address"):
-        DashboardSettings.read({}, edge=["localhost:8000"])
+        DashboardSettings.read(["--edge", "localhost:8000"])
 
 
 def test_a_variable_lists_edges_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASHBOARD_EDGE", "http://a:1, http://b:2")
-    assert DashboardSettings.read({}).edge == ("http://a:1", "http://b:2")
+    assert DashboardSettings.read().edge == ("http://a:1", "http://b:2")
 
 
 ANSWER = {

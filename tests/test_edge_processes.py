@@ -30,7 +30,7 @@ PHOTO = png(np.full((8, 8, 3), 128, np.uint8))
 
 @pytest.fixture
 def node(tiny_bundle: Bundle) -> Iterator[NodeProcess]:
-    arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
+    arguments = [str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
     with node_process("edge_node", arguments, name="edge") as running:
         until(lambda: len(children(running.pid)) == 2)
         yield running
@@ -112,7 +112,7 @@ async def test_killing_one_of_two_processes_under_load_fails_only_what_it_had_ta
 
 
 def test_told_to_stop_it_leaves_no_process_behind(tiny_bundle: Bundle) -> None:
-    arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
+    arguments = [str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
     with node_process("edge_node", arguments, name="edge") as running:
         until(lambda: len(children(running.pid)) == 2)
         serving = children(running.pid)
@@ -122,7 +122,7 @@ def test_told_to_stop_it_leaves_no_process_behind(tiny_bundle: Bundle) -> None:
 
 
 def test_killed_itself_it_leaves_no_process_behind(tiny_bundle: Bundle) -> None:
-    arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
+    arguments = [str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
     with node_process("edge_node", arguments, name="edge") as running:
         until(lambda: len(children(running.pid)) == 2)
         serving = children(running.pid)
@@ -134,7 +134,7 @@ def test_a_process_that_cannot_start_ends_the_node_with_its_reason(
     tiny_bundle: Bundle, exitless_bundle: Bundle
 ) -> None:
     with cloud(exitless_bundle) as other:
-        arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--upstream", other.address]
+        arguments = [str(tiny_bundle.directory), "--port", "0", "--upstream", other.address]
         result = run_node("edge_node", *arguments, "--processes", "2")
     assert result.returncode == 2
     assert "did not start" in result.stderr.splitlines()[-1]
@@ -142,7 +142,7 @@ def test_a_process_that_cannot_start_ends_the_node_with_its_reason(
 
 
 def test_no_processes_at_all_are_refused(tiny_bundle: Bundle) -> None:
-    result = run_node("edge_node", "--bundle", str(tiny_bundle.directory), "--processes", "0")
+    result = run_node("edge_node", str(tiny_bundle.directory), "--processes", "0")
     check_one_clear_line(result, "--processes", "greater than or equal to 1")
 
 
@@ -187,5 +187,5 @@ def test_a_port_that_another_node_of_several_processes_has_is_refused(
 ) -> None:
     port = node.address.rpartition(":")[2]
     for processes in ("1", "2"):
-        arguments = ["--bundle", str(tiny_bundle.directory), "--port", port, "--processes", processes]
+        arguments = [str(tiny_bundle.directory), "--port", port, "--processes", processes]
         check_one_clear_line(run_node("edge_node", *arguments), f"cannot listen on 127.0.0.1:{port}")

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from offramp.authoring.evaluation.measures import PLAIN
 from offramp.authoring.evaluation.overthinking import overthinking
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.networks.confidence import plain_measures
-from offramp.cli import app
+from tests.commands import offramp
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 
@@ -99,9 +98,7 @@ def test_overthinking_counts_what_depth_destroys_and_what_is_won_back() -> None:
 
 
 def evaluated(*options: str) -> dict[str, object]:
-    result = CliRunner().invoke(
-        app, ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--json", *options]
-    )
+    result = offramp("evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--json", *options)
     assert result.exit_code == 0, result.output
     found: dict[str, object] = json.loads(result.stdout)
     return found
@@ -129,17 +126,13 @@ def test_a_bundle_is_its_own_equal_where_all_go_to_the_end() -> None:
 
 def test_a_rival_for_another_task_is_refused() -> None:
     rival = ROOT / "models" / "b-alexnet-cifar10"
-    result = CliRunner().invoke(
-        app, ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--rival", str(rival)]
-    )
+    result = offramp("evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--rival", str(rival))
     assert result.exit_code == 2
     assert "knows other classes" in result.stderr
 
 
 def test_the_tables_say_how_sure_the_figures_are(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        app, ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--rival", str(FASHION_BUNDLE)]
-    )
+    result = offramp("evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--rival", str(FASHION_BUNDLE))
     for text in ("AUROC", "destroyed by depth", "an oracle", "McNemar"):
         assert text in result.output
 
@@ -172,6 +165,6 @@ class TestPage:
     def test_a_page_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "nowhere" / "report.html"
         options = ["evaluate", str(FASHION_BUNDLE), "--data", str(SAMPLES), "--page", str(path)]
-        result = CliRunner().invoke(app, options)
+        result = offramp(*options)
         assert result.exit_code == 2
         assert f"{path} cannot be written" in result.stderr

@@ -41,14 +41,16 @@ def test_both_nodes_import_without_torch() -> None:
 
 def test_a_photo_is_classified_without_torch() -> None:
     photo = str(min((SAMPLES / "trouser").iterdir()))
-    result = run_without_torch("from offramp.cli import main; main()", "predict", str(FASHION_BUNDLE), photo)
+    result = run_without_torch(
+        "from offramp.cli.main import main; main()", "predict", str(FASHION_BUNDLE), photo
+    )
     assert result.returncode == 0, result.stderr
     assert "trouser" in result.stdout
 
 
 def test_training_without_torch_names_the_extra_to_install(tmp_path: Path) -> None:
     result = run_without_torch(
-        "from offramp.cli import main; main()",
+        "from offramp.cli.main import main; main()",
         *("train", "b-lenet-fashion", "--data", str(SAMPLES), "--out", str(tmp_path / "run")),
     )
     assert result.returncode == 2
@@ -96,7 +98,8 @@ def test_every_command_is_listed_without_any_extra() -> None:
     # A cloud node's image has nothing of the edge's, yet the same `offramp`.
     extras = "uvicorn fastapi starlette orjson python_multipart grpc_health grpc_reflection nicegui torch lightning"
     extras += " onnx onnx2fx openvino ray matplotlib jinja2 psutil opentelemetry"
-    program = f"import sys; sys.modules.update(dict.fromkeys({extras.split()})); from offramp.cli import main; main()"
+    absent = f"import sys; sys.modules.update(dict.fromkeys({extras.split()}))"
+    program = f"{absent}; from offramp.cli.main import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60, check=False
     )

@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from typer.testing import CliRunner
 
 from offramp.bundle import Bundle
-from offramp.cli import app
 from offramp.serving.link import Link, LinkSettings
+from tests.commands import offramp
 from tests.nodes import png, predict, running_cloud, running_edge
 
 
@@ -91,11 +90,11 @@ async def test_a_slow_line_makes_an_offload_late_and_its_answer_degraded(tiny_bu
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--delay", "40"], "--delay is '40'; write a number and one of ms, s"),
-        (["--rate", "2mb"], "--rate is '2mb'; write a number and one of kbit, mbit, gbit"),
-        (["--target", "cloud"], "--target is 'cloud'; write HOST:PORT"),
+        (["--delay", "40"], "--delay is '40': write a number and one of ms, s"),
+        (["--rate", "2mb"], "--rate is '2mb': write a number and one of kbit, mbit, gbit"),
+        (["--target", "cloud"], "--target is 'cloud': write HOST:PORT"),
     ],
 )
 def test_a_line_nobody_can_build_is_refused(options: list[str], says: str) -> None:
-    result = CliRunner().invoke(app, ["link", *options])
+    result = offramp("link", *options)
     assert result.exit_code == 2 and says in result.stderr

@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
-from typer.testing import CliRunner
 
+from edge_node.settings import EdgeSettings
 from offramp.authoring.evaluation.predictions import ExitPredictions, predict_every_exit
 from offramp.authoring.evaluation.profile import BlockTime, Profile
 from offramp.bundle import Bundle, load_bundle
-from offramp.cli import app
-from offramp.cli.measure import profile_table
+from offramp.cli.profile import profile_table
 from offramp.engine.images import decode_image
 from offramp.engine.runtime import BlockOutput, Runtime, load_blocks, runtimes_at_hand
 from offramp.errors import BundleError, ConfigError
-from offramp.serving.settings import NodeSettings
+from tests import commands
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import predict, running_cloud, running_edge
 from tests.test_foundations import run_without_torch
@@ -170,15 +169,15 @@ def test_a_graph_in_the_wrong_place_is_named(runtime: Runtime) -> None:
 
 @pytest.mark.parametrize(("runtime", "extra"), [("torch", "torch"), ("torch-compiled", "torch")])
 def test_a_node_without_the_package_names_the_extra(runtime: str, extra: str) -> None:
-    arguments = ("edge", "--bundle", str(FASHION_BUNDLE), "--port", "0", "--runtime", runtime)
-    result = run_without_torch("from offramp.cli import main; main()", *arguments)
+    arguments = ("edge", str(FASHION_BUNDLE), "--port", "0", "--runtime", runtime)
+    result = run_without_torch("from offramp.cli.main import main; main()", *arguments)
     assert result.returncode == 2
     assert f"pip install 'offramp[{extra}]'" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_an_unknown_runtime_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"--runtime or .*'onnx', 'openvino', 'torch'"):
-        NodeSettings.read({}, bundle=FASHION_BUNDLE, port=0, tier="edge", runtime="tensorrt")
+    with pytest.raises(ConfigError, match=r"--runtime is 'tensorrt': .*'onnx', 'openvino', 'torch'"):
+        EdgeSettings.read([str(FASHION_BUNDLE), "--runtime", "tensorrt"])
 
 
 _IMPORTED = """
@@ -213,7 +212,7 @@ async def test_two_nodes_serve_on_another_runtime(runtime: Runtime) -> None:
 
 
 def offramp(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = commands.offramp(*arguments)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -265,7 +264,7 @@ def test_a_profile_of_another_bundle_or_runtime_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "a", "1.5", "-1"])
 def test_sizes_that_are_no_numbers_are_refused(text: str) -> None:
-    result = CliRunner().invoke(app, ["profile", str(FASHION_BUNDLE), "--batch", text])
+    result = commands.offramp("profile", str(FASHION_BUNDLE), "--batch", text)
     assert result.exit_code == 2 and "--batch is" in result.stderr
 
 
@@ -273,5 +272,5 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps({"bundle": "b"}))
     for file, says in (("p.json", "is no profile"), ("gone.json", "cannot be read")):
         options = ["--data", str(SAMPLES), "--profile", str(tmp_path / file)]
-        result = CliRunner().invoke(app, ["calibrate", str(FASHION_BUNDLE), *options])
+        result = commands.offramp("calibrate", str(FASHION_BUNDLE), *options)
         assert result.exit_code == 2 and says in result.stderr

@@ -42,7 +42,7 @@ needs_ray = pytest.mark.skipif(
 @contextmanager
 def two_clouds(bundle: Bundle) -> Iterator[dict[str, NodeProcess]]:
     with ExitStack() as stack:
-        arguments = ["--bundle", str(bundle.directory), "--port", "0"]
+        arguments = [str(bundle.directory), "--port", "0"]
         yield {
             tier: stack.enter_context(node_process("cloud_node", [*arguments, "--tier", tier], name=tier))
             for tier in ("cloud-1", "cloud-2")
@@ -111,7 +111,7 @@ async def test_one_of_two_clouds_that_ends_under_load_costs_no_answer(
 ) -> None:
     monkeypatch.setenv("EDGE_UPSTREAM_HEALTH_CHECK", str(health_check))
     with two_clouds(tiny_bundle) as clouds, one_address(way, clouds) as upstream:
-        arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--upstream", upstream]
+        arguments = [str(tiny_bundle.directory), "--port", "0", "--upstream", upstream]
         with node_process("edge_node", arguments, name="edge") as edge:
             async with asyncio.timeout(60), Load(edge.address, png(tiny_pixels[0])) as load:
                 await load.until_seen(whole=200)

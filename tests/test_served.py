@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from offramp.authoring.data import LabelledImages, load_images
 from offramp.bundle import load_bundle
-from offramp.cli import app
+from tests.commands import offramp
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import predict, running_cloud, running_edge
 
@@ -35,7 +34,7 @@ def evaluated(bundle: Path, data: Path, limit: int, tmp_path: Path) -> tuple[lis
         "--predictions",
         str(table),
     ]
-    result = CliRunner().invoke(app, arguments)
+    result = offramp(*arguments)
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader(table.read_text().splitlines()))
     return [row["image"] for row in rows], [(r["label"], int(r["exit"]), r["confidence"]) for r in rows]
@@ -101,9 +100,7 @@ def test_a_shipped_bundle_is_as_good_as_claimed(
     from offramp.authoring.evaluation.report import Report
 
     path: Path = request.getfixturevalue(data)
-    result = CliRunner().invoke(
-        app, ["evaluate", str(ROOT / "models" / bundle), "--data", str(path), "--json"]
-    )
+    result = offramp("evaluate", str(ROOT / "models" / bundle), "--data", str(path), "--json")
     report = Report.model_validate_json(result.stdout)
     assert report.samples == 10_000
     assert report.accuracy >= accuracy and report.macs_ratio >= ratio

@@ -7,15 +7,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from typer.testing import CliRunner, Result
 
 from offramp.bundle import Bundle
-from offramp.cli import app
+from tests.commands import Result, offramp
 from tests.nodes import closed_port_address, png, running_edge
 
 
 async def streamed(*arguments: str) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, app, ["stream", *arguments])
+    return await asyncio.to_thread(offramp, "stream", *arguments)
 
 
 def photos_in(directory: Path) -> Path:

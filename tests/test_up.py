@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.commands import check_refused, offramp
 from tests.conftest import FASHION_BUNDLE, ROOT
-from tests.test_cli import check_refused, offramp
 
 
 class TestUp:
@@ -66,7 +66,7 @@ class TestUp:
         assert not [pid for pid in children if is_alive(pid)]
 
     def test_photos_that_are_not_there_are_named(self, tmp_path: Path) -> None:
-        result = offramp("up", "--bundle", FASHION_BUNDLE, "--photos", tmp_path)
+        result = offramp("up", FASHION_BUNDLE, "--photos", tmp_path)
         check_refused(result, str(tmp_path), "--photos")
 
     def test_a_node_that_cannot_start_ends_it_with_that_nodes_words(self) -> None:

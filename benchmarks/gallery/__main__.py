@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from offramp.cli.errors import told_in_one_line
 
 from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
 from benchmarks.gallery.making import Places, evaluations, make, ship
 from benchmarks.gallery.page import Sheet, families_sheet, networks_sheet, page_of
 from offramp.authoring.training.run import training_s
-from offramp.cli.errors import told_in_one_line
 from offramp.errors import ConfigError
 
 

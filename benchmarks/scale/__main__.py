@@ -22,6 +22,7 @@ from typing import Annotated
 
 import psutil
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +30,6 @@ from benchmarks.scale.client import Turn
 from benchmarks.scale.ray_serve import has_ray
 from benchmarks.scale.ways import Way, ways_for
 from offramp.bundle import load_bundle
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
 from offramp.errors import ConfigError
 

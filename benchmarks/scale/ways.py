@@ -90,4 +90,4 @@ def _used_s(pid: int) -> float:
 
 
 def _node(bundle: Path) -> AbstractContextManager[NodeProcess]:
-    return node_process("cloud_node", ["--bundle", str(bundle), "--port", "0"], name="cloud")
+    return node_process("cloud_node", [str(bundle), "--port", "0"], name="cloud")

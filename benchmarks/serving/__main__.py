@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 
 from benchmarks.serving.choosing import choose
@@ -17,7 +18,6 @@ from benchmarks.serving.page import machine, page_of, plot_of
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.rivals import RIVALS
 from offramp.bundle import Bundle, load_bundle
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
 from offramp.errors import ConfigError
 

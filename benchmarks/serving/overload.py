@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 import psutil
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,6 @@ from benchmarks.serving.load import turn, write_paced_script, write_script
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.servers import Server, offramp
 from offramp.bundle import load_bundle
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
 
 _CLIENTS = 16  # of the load that is sustainable

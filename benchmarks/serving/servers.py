@@ -183,7 +183,7 @@ def offramp(
         ConfigError: a node does not answer.
     """
     ports = free_port(), free_port()
-    common = ["--bundle", str(bundle), "--port"]
+    common = [str(bundle), "--port"]
     start = [sys.executable, "-m"]
     commands: dict[str, Sequence[str]] = {}
     if cloud is not None:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 
 from benchmarks.wire.page import Findings, page_of, plot_of
@@ -24,7 +25,6 @@ from offramp.authoring.data import LabelledImages, load_images
 from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.authoring.evaluation.report import Report, report
 from offramp.bundle import Bundle, load_bundle
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import progress
 
 _TIMED = 500

@@ -36,7 +36,7 @@ class SocketCount:
 
 def count_on_socket(bundle: Path, pixels: NDArray[np.uint8], num_exits: int) -> SocketCount:
     """Send photos one by one, none of which may leave at an early exit."""
-    common = ["--bundle", str(bundle), "--port", "0"]
+    common = [str(bundle), "--port", "0"]
     with (
         node_process("cloud_node", common, name="cloud", show=_silent) as cloud,
         link_in_background(cloud.address) as link,

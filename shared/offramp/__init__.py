@@ -1,1 +1,70 @@
-"""Early-exit neural networks: attach exits, train, choose thresholds, export, serve on tiers."""
+"""Early-exit neural networks, trained, bundled and served across edge and cloud.
+
+What a notebook needs is here by name. Each name is loaded once it is asked for, so that none of them costs what another
+one needs: only `attach_exits` and the recipes load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offramp.authoring.networks.backbone import attach_exits
+    from offramp.authoring.networks.early_exit import EarlyExitNetwork
+    from offramp.authoring.networks.recipes import Augmentation, Recipe
+    from offramp.bundle import Bundle, Preprocessing, load_bundle
+    from offramp.engine.classifier import Classifier, Prediction
+
+__all__ = [
+    "Augmentation",
+    "Bundle",
+    "Classifier",
+    "EarlyExitNetwork",
+    "Prediction",
+    "Preprocessing",
+    "Recipe",
+    "attach_exits",
+    "load",
+    "load_bundle",
+]
+
+_PLACES = {
+    "Augmentation": "offramp.authoring.networks.recipes",
+    "Bundle": "offramp.bundle",
+    "Classifier": "offramp.engine.classifier",
+    "EarlyExitNetwork": "offramp.authoring.networks.early_exit",
+    "Prediction": "offramp.engine.classifier",
+    "Preprocessing": "offramp.bundle",
+    "Recipe": "offramp.authoring.networks.recipes",
+    "attach_exits": "offramp.authoring.networks.backbone",
+    "load_bundle": "offramp.bundle",
+}
+
+
+def load(bundle: str | Path) -> Classifier:
+    """A bundle on disk, ready to classify images in this process.
+
+    Example: offramp.load("models/b-lenet-fashion").classify(Path("bag.png").read_bytes()).label
+
+    Raises:
+        BundleError: no bundle there, or one that is damaged or altered.
+    """
+    from offramp.bundle import load_bundle
+    from offramp.engine.classifier import Classifier
+
+    return Classifier(load_bundle(Path(bundle)))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("offramp")
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'offramp' has no attribute '{name}'; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

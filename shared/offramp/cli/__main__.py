@@ -1,5 +1,5 @@
 """`python -m offramp.cli`, the same as `offramp`."""
 
-from offramp.cli import main
+from offramp.cli.main import main
 
 main()

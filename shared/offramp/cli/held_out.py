@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from offramp.authoring.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.bundle import Manifest
 from offramp.bundle.manifest import Data
 from offramp.errors import ConfigError, DataError
-
-SkipOption = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read.")
-]
 
 
 def held_out(

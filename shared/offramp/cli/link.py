@@ -7,10 +7,10 @@ import re
 import signal
 from typing import Annotated
 
-import typer
+from pydantic import AfterValidator, Field
 
-from offramp.cli.errors import told_in_one_line
 from offramp.cli.progress import console
+from offramp.command import Command
 from offramp.errors import ConfigError
 from offramp.serving.link import Link, LinkSettings
 
@@ -18,27 +18,58 @@ _MILLISECONDS = {"ms": 1.0, "s": 1000.0}
 _MEGABITS = {"kbit": 1e-3, "mbit": 1.0, "gbit": 1e3}
 
 
-@told_in_one_line
-def link(
-    target: Annotated[str, typer.Option(help="HOST:PORT of the node behind the line.")] = "127.0.0.1:50051",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 50052,
-    delay: Annotated[str, typer.Option(help="One way, as in 40ms or 0.1s.")] = "0ms",
-    jitter: Annotated[str, typer.Option(help="Added to the delay at random, up to this.")] = "0ms",
-    rate: Annotated[str | None, typer.Option(help="In each direction, as in 2mbit or 500kbit.")] = None,
-) -> None:
+def _quantity(text: str, units: dict[str, float]) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]+)", text.strip().lower())
+    if not found or found[2] not in units:
+        raise ValueError(f"write a number and one of {', '.join(units)}")
+    return float(found[1]) * units[found[2]]
+
+
+def _time(text: str) -> str:
+    _quantity(text, _MILLISECONDS)
+    return text
+
+
+def _speed(text: str) -> str:
+    _quantity(text, _MEGABITS)
+    return text
+
+
+def _place(text: str) -> str:
+    if not re.fullmatch(r".+:\d{1,5}", text):
+        raise ValueError("write HOST:PORT")
+    return text
+
+
+class SlowLink(Command):
     """Put a slow line between two nodes: the edge's --upstream is this port, --target the cloud.
 
     Example: offramp link --target 127.0.0.1:50051 --port 50052 --delay 40ms --rate 2mbit
     """
-    if not re.fullmatch(r".+:\d{1,5}", target):
-        raise ConfigError(f"--target is '{target}'; write HOST:PORT")
-    settings = LinkSettings(
-        delay_ms=_quantity("--delay", delay, _MILLISECONDS),
-        jitter_ms=_quantity("--jitter", jitter, _MILLISECONDS),
-        rate_mbit=None if rate is None else _quantity("--rate", rate, _MEGABITS),
+
+    target: Annotated[str, AfterValidator(_place)] = Field(
+        default="127.0.0.1:50051", description="HOST:PORT of the node behind the line"
     )
-    asyncio.run(_hold(Link(target, settings, host, port)))
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=50052, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    delay: Annotated[str, AfterValidator(_time)] = Field(
+        default="0ms", description="one way, as in 40ms or 0.1s"
+    )
+    jitter: Annotated[str, AfterValidator(_time)] = Field(
+        default="0ms", description="added to the delay at random, up to this"
+    )
+    rate: Annotated[str, AfterValidator(_speed)] | None = Field(
+        default=None, description="in each direction, as in 2mbit or 500kbit"
+    )
+
+    def execute(self) -> None:
+        """Carry bytes until SIGTERM or SIGINT."""
+        settings = LinkSettings(
+            delay_ms=_quantity(self.delay, _MILLISECONDS),
+            jitter_ms=_quantity(self.jitter, _MILLISECONDS),
+            rate_mbit=None if self.rate is None else _quantity(self.rate, _MEGABITS),
+        )
+        asyncio.run(_hold(Link(self.target, settings, self.host, self.port)))
 
 
 async def _hold(line: Link) -> None:
@@ -56,10 +87,3 @@ async def _hold(line: Link) -> None:
     except OSError as error:
         raise ConfigError(f"cannot listen on {line.host}:{line.port}: {error.strerror}") from error
     console.print(f"{line.up_bytes} bytes passed up, {line.down_bytes} down")
-
-
-def _quantity(option: str, text: str, units: dict[str, float]) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units:
-        raise ConfigError(f"{option} is '{text}'; write a number and one of {', '.join(units)}")
-    return float(found[1]) * units[found[2]]

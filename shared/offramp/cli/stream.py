@@ -9,42 +9,38 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
 
 import httpx
-import typer
+from pydantic import Field
 
-from offramp.cli.errors import told_in_one_line
+from offramp.cli.photos import photos_in
 from offramp.cli.progress import console
-from offramp.errors import DataError
+from offramp.command import Command
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _REPORT_S = 10.0
 _TIMEOUT_S = 10.0
 
 
-@told_in_one_line
-def stream(
-    to: Annotated[list[str], typer.Option(help="Address of an edge node; may be given several times.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photos, with or without sub-folders.")],
-    rate: Annotated[float, typer.Option(min=0.1, help="Photos per second, over all nodes.")] = 10.0,
-    seconds: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so long; Ctrl-C otherwise.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the photos.")] = 0,
-) -> None:
+class Stream(Command):
     """Send photos at a steady rate, in random order, to the nodes in turn, and say how they were answered.
 
     Example: offramp stream --to http://127.0.0.1:8000 --photos samples/fashion-mnist --rate 20
     """
-    files = [file.read_bytes() for file in sorted(photos.rglob("*")) if file.suffix.lower() in _SUFFIXES]
-    if not files:
-        raise DataError(f"{photos} has no photos; give a folder of JPEG, PNG or WebP files")
-    random.Random(seed).shuffle(files)
-    answers: Counter[str] = Counter()
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_send(to, files, rate, seconds, answers))
-    _say(answers)
+
+    to: list[str] = Field(min_length=1, description="address of an edge node; may be given several times")
+    photos: Path = Field(description="folder of photos, with or without sub-folders")
+    rate: float = Field(default=10.0, ge=0.1, description="photos per second, over all nodes")
+    seconds: float | None = Field(default=None, ge=0, description="stop after so long (default: at Ctrl-C)")
+    seed: int = Field(default=0, description="seed of the order of the photos")
+
+    def execute(self) -> None:
+        """Send until the time is up, or Ctrl-C."""
+        files = [file.read_bytes() for file in photos_in([self.photos])]
+        random.Random(self.seed).shuffle(files)
+        answers: Counter[str] = Counter()
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_send(self.to, files, self.rate, self.seconds, answers))
+        _say(answers)
 
 
 async def _send(

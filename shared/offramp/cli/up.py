@@ -11,44 +11,84 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import httpx
-import typer
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from offramp.bundle import load_bundle
-from offramp.cli.errors import told_in_one_line
+from offramp.cli.photos import photos_in
 from offramp.cli.processes import NodeProcess, node_process
 from offramp.cli.progress import progress
+from offramp.command import Command
 from offramp.errors import ConfigError, DataError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
+class Up(Command):
+    """Run both nodes and the live page on this machine, classify photos, and serve until Ctrl-C.
 
-@told_in_one_line
-def up(
-    bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("models/b-lenet-fashion"),
-    photos: Annotated[Path, typer.Option(help="Folder of photos, one sub-folder per class.")] = Path(
-        "samples/fashion-mnist"
-    ),
-    edge_port: Annotated[int, typer.Option(help="Port of the edge node; 0 takes a free one.")] = 8000,
-    cloud_port: Annotated[int, typer.Option(help="Port of the cloud node; 0 takes a free one.")] = 50051,
-    dashboard_port: Annotated[int, typer.Option(help="Port of the live page; 0 takes a free one.")] = 8080,
-    rate: Annotated[
-        float, typer.Option(min=0, help="Photos per second while serving, so that the page moves.")
-    ] = 5.0,
-    once: Annotated[bool, typer.Option(help="Classify the photos and leave.")] = False,
-) -> None:
-    """Run both nodes and the live page on this machine, classify the photos, keep serving until Ctrl-C.
-
-    Example: offramp up --bundle models/b-lenet-fashion --photos samples/fashion-mnist
+    Example: offramp up models/b-lenet-fashion --photos samples/fashion-mnist
     """
-    load_bundle(bundle)
-    files = _photos(photos)
-    console = Console(soft_wrap=True)
+
+    bundle: CliPositionalArg[Path] = Field(
+        default=Path("models/b-lenet-fashion"), description="directory of the bundle"
+    )
+    photos: Path = Field(
+        default=Path("samples/fashion-mnist"), description="folder of photos, one sub-folder per class"
+    )
+    edge_port: int = Field(
+        default=8000, ge=0, le=65535, description="port of the edge node; 0 takes a free one"
+    )
+    cloud_port: int = Field(
+        default=50051, ge=0, le=65535, description="port of the cloud node; 0 takes a free one"
+    )
+    dashboard_port: int = Field(
+        default=8080, ge=0, le=65535, description="port of the live page; 0 takes a free one"
+    )
+    rate: float = Field(
+        default=5.0,
+        ge=0,
+        description="photos per second while serving, so that the page has something to show",
+    )
+    once: bool = Field(default=False, description="classify the photos and leave")
+
+    def execute(self) -> None:
+        """Start the nodes, show what they make of the photos, and watch over them."""
+        load_bundle(self.bundle)
+        files = _photos(self.photos)
+        _end_like_ctrl_c()
+        console = Console(soft_wrap=True)
+
+        def show(line: str) -> None:
+            if "event=answered" not in line:
+                console.print(line, style="dim", highlight=False, markup=False)
+
+        try:
+            with self._nodes(show) as (cloud, edge):
+                _introduce(cloud, edge, files, console)
+                if not self.once:
+                    with _live_page(edge, self.dashboard_port, self.photos, show) as page:
+                        console.print(f"page   {page}")
+                        console.print("serving until Ctrl-C")
+                        restart = f"offramp cloud {self.bundle} --port {_port(cloud)}"
+                        _watch(edge, cloud, console, restart=restart, files=files, rate=self.rate)
+        except KeyboardInterrupt:
+            console.print("stopped")
+
+    @contextmanager
+    def _nodes(self, show: Callable[[str], None]) -> Iterator[tuple[NodeProcess, NodeProcess]]:
+        bundle, cloud_port, edge_port = str(self.bundle), str(self.cloud_port), str(self.edge_port)
+        with node_process("cloud_node", [bundle, "--port", cloud_port], name="cloud", show=show) as cloud:
+            arguments = [bundle, "--port", edge_port, "--upstream", cloud.address]
+            with node_process("edge_node", arguments, name="edge", show=show) as edge:
+                yield cloud, edge
+
+
+def _end_like_ctrl_c() -> None:
     # A shell starts a script's background job with SIGINT ignored; who sends it all the same means it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -56,42 +96,17 @@ def up(
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _interrupt)
 
-    def show(line: str) -> None:
-        if "event=answered" not in line:
-            console.print(line, style="dim", highlight=False, markup=False)
 
-    try:
-        common = ["--bundle", str(bundle)]
-        with (
-            node_process(
-                "cloud_node", [*common, "--port", str(cloud_port)], name="cloud", show=show
-            ) as cloud,
-            node_process(
-                "edge_node",
-                [*common, "--port", str(edge_port), "--upstream", cloud.address],
-                name="edge",
-                show=show,
-            ) as edge,
-        ):
-            seen = _classify(f"http://{edge.address}", files)
-            console.print(_summary(seen))
-            console.print(
-                f"edge   http://{edge.address}   API page: http://{edge.address}/docs   pid {edge.pid}"
-            )
-            console.print(f"cloud  {cloud.address}   gRPC   pid {cloud.pid}")
-            console.print(f"try    curl --data-binary @{files[0]} http://{edge.address}/v1/predict")
-            if degraded := sum(one.degraded for one in seen):
-                raise ConfigError(
-                    f"{degraded} answers were degraded although both nodes run; the lines above say why"
-                )
-            if not once:
-                with _live_page(edge, dashboard_port, photos, show) as page:
-                    console.print(f"page   {page}")
-                    console.print("serving until Ctrl-C")
-                    restart = f"offramp cloud --bundle {bundle} --port {_port(cloud)}"
-                    _watch(edge, cloud, console, restart=restart, files=files, rate=rate)
-    except KeyboardInterrupt:
-        console.print("stopped")
+def _introduce(cloud: NodeProcess, edge: NodeProcess, files: Sequence[Path], console: Console) -> None:
+    seen = _classify(f"http://{edge.address}", files)
+    console.print(_summary(seen))
+    console.print(f"edge   http://{edge.address}   API page: http://{edge.address}/docs   pid {edge.pid}")
+    console.print(f"cloud  {cloud.address}   gRPC   pid {cloud.pid}")
+    console.print(f"try    curl --data-binary @{files[0]} http://{edge.address}/v1/predict")
+    if degraded := sum(one.degraded for one in seen):
+        raise ConfigError(
+            f"{degraded} answers were degraded although both nodes run; the lines above say why"
+        )
 
 
 @contextmanager
@@ -154,7 +169,7 @@ class _Seen:
 
 
 def _photos(folder: Path) -> Sequence[Path]:
-    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
+    files = [file for file in photos_in([folder]) if file.parent.parent == folder]
     if not files:
         raise DataError(
             f"{folder} has no photos in sub-folders; give --photos DIR with one sub-folder per class"

@@ -1,0 +1,160 @@
+"""`calibrate`: thresholds, chosen on samples that training never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from offramp.bundle import Bundle, load_bundle, write_manifest
+from offramp.bundle.manifest import Manifest, Provenance, RiskName
+from offramp.cli.held_out import held_out
+from offramp.cli.options import BundleArgument, RuntimeOption, SkipOption
+from offramp.cli.progress import console, progress
+from offramp.cli.tables import points_table
+from offramp.command import Command
+
+if TYPE_CHECKING:
+    from offramp.authoring.data import LabelledImages
+    from offramp.authoring.evaluation.predictions import ExitPredictions
+    from offramp.authoring.selection.budget import Budget
+
+
+class Calibrate(Command):
+    """Choose thresholds on the validation part, which training never saw, and write them into the bundle.
+
+    Example: offramp calibrate models/b-lenet-mnist --data data/mnist --max-drop 0.5
+    """
+
+    bundle: BundleArgument
+    data: Path = Field(description="the data it was trained on; its validation part is used")
+    max_drop: float | None = Field(
+        default=None,
+        description="cheapest point that is at most so many percentage points less accurate than the full network "
+        "(default: 0.5)",
+    )
+    max_cost: float | None = Field(
+        default=None, description="most accurate point that costs at most this share of the backbone, 0 to 1"
+    )
+    max_ms: float | None = Field(
+        default=None,
+        description="most accurate point that computes so many milliseconds on average, on one thread; measured here, "
+        "or taken from --profile",
+    )
+    max_bytes: float | None = Field(
+        default=None,
+        description="most accurate point that sends so many bytes per request on average, everything included",
+    )
+    scheme: Literal["search", "gates", "quantiles"] = Field(
+        default="search",
+        description="search: the best thresholds. gates: each exit by itself spoils at most --max-drop percent of what "
+        "it accepts. quantiles: geometric exit shares within --max-cost",
+    )
+    guarantee: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="also certify the cheapest point whose risk is at most this share; it becomes the default if no "
+        "other limit is given",
+    )
+    delta: float = Field(default=0.1, gt=0, lt=1, description="chance that the guarantee may fail")
+    risk: RiskName = Field(
+        default="disagreement",
+        description="disagreement: the early answer is not the full network's. harm: the full network was right, the "
+        "early answer is not",
+    )
+    profile: Path | None = Field(
+        default=None,
+        description="take milliseconds from this file, made by `offramp profile --json`, instead of measuring",
+    )
+    runtime: RuntimeOption = "onnx"
+    skip_unreadable: SkipOption = False
+
+    def execute(self) -> None:
+        """Predict, choose, certify if asked to, write, and show the operating points."""
+        from offramp.authoring.evaluation.predictions import predict_every_exit
+        from offramp.authoring.evaluation.profile import read_profile
+        from offramp.authoring.evaluation.timing import exit_ms
+        from offramp.authoring.selection.calibrate import calibrate, check_budget
+
+        check_budget(
+            max_drop=self.max_drop,
+            max_cost=self.max_cost,
+            max_ms=self.max_ms,
+            max_bytes=self.max_bytes,
+            scheme=self.scheme,
+        )
+        loaded = load_bundle(self.bundle)
+        manifest = loaded.manifest
+        spent = read_profile(self.profile).exit_ms(manifest, runtime=self.runtime) if self.profile else None
+        validation = held_out(manifest, self.data, self.bundle, skip_unreadable=self.skip_unreadable)
+        with progress("validation images", len(validation)) as advance:
+            predictions = predict_every_exit(loaded, validation.pixels, runtime=self.runtime, advance=advance)
+        spent = spent or exit_ms(loaded, validation.pixels, runtime=self.runtime)
+        classes = _truth(manifest, validation, predictions)
+        chosen = calibrate(
+            manifest,
+            predictions.against(classes),
+            max_drop=self.max_drop,
+            max_cost=self.max_cost,
+            budget=self._budget(manifest, spent),
+            scheme=self.scheme,
+            exit_ms=spent,
+            payload_bytes=predictions.payload_bytes,
+        )
+        if self.guarantee is not None:
+            chosen = self._certified(chosen, predictions, classes, validation.fingerprint(), spent)
+        self._write(loaded, chosen)
+
+    def _budget(self, manifest: Manifest, spent: Sequence[float]) -> Budget | None:
+        from offramp.authoring.selection.budget import bytes_budget, ms_budget
+
+        if self.max_ms is not None:
+            return ms_budget(self.max_ms, spent)
+        return bytes_budget(manifest, self.max_bytes) if self.max_bytes is not None else None
+
+    def _certified(
+        self,
+        chosen: Manifest,
+        predictions: ExitPredictions,
+        classes_N: NDArray[np.int64],
+        fingerprint: str,
+        spent: Sequence[float],
+    ) -> Manifest:
+        from offramp.authoring.selection.calibrate import certify
+        from offramp.authoring.selection.guarantee import Guarantee
+
+        limits = (self.max_drop, self.max_cost, self.max_ms, self.max_bytes)
+        return certify(
+            chosen,
+            predictions,
+            classes_N,
+            Guarantee(risk=self.risk, epsilon=self.guarantee or 0.0, delta=self.delta),
+            data_fingerprint=fingerprint,
+            default=all(limit is None for limit in limits),
+            exit_ms=spent,
+        )
+
+    def _write(self, loaded: Bundle, chosen: Manifest) -> None:
+        if chosen.provenance:
+            provenance = _calibrated_by(self.as_typed, chosen.provenance)
+            chosen = chosen.model_copy(update={"provenance": provenance})
+        write_manifest(loaded.directory, Manifest.model_validate(chosen.model_dump()))
+        console.print(points_table(chosen))
+
+
+def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:
+    """Their classes; where nobody knows them, what the full network says: accuracy is agreement with it then."""
+    if manifest.provenance and not manifest.provenance.data.labelled:
+        return predictions.class_index[:, -1]
+    return images.classes_as(manifest.labels)
+
+
+def _calibrated_by(command: str, provenance: Provenance) -> Provenance:
+    # Calibrating again replaces the earlier thresholds, and so their command.
+    kept = (each for each in provenance.commands if not each.startswith("offramp calibrate "))
+    return provenance.model_copy(update={"commands": (*kept, command)})

@@ -1,0 +1,103 @@
+"""`compress`: a bottleneck at the split of a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from offramp.authoring.data import load_images
+from offramp.cli.held_out import same_held_out
+from offramp.cli.options import RunArgument, SkipOption
+from offramp.cli.progress import console
+from offramp.cli.train import run_of
+from offramp.command import Command
+from offramp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from offramp.authoring.networks.bottleneck import BottleneckSpec
+    from offramp.authoring.training.run import Run
+
+
+class Compress(Command):
+    """Make the feature between two tiers small: round it, or learn a bottleneck.
+
+    Needs the extra `train`. What lies before the split stays as it is. The blocks behind it are first left alone, while
+    the bottleneck learns to give back what it is given; then they learn with it, from the network as it was or from a
+    better one.
+
+    Example: offramp compress runs/b-alexnet --data data/cifar10.zip --bytes 128 --out runs/narrow
+    """
+
+    run: RunArgument
+    data: Path = Field(description="the data it was trained on")
+    out: Path = Field(description="directory of the new run")
+    max_bytes: int | None = Field(
+        default=None,
+        alias="bytes",
+        ge=1,
+        description="learn an encoder and a decoder whose code takes at most so many bytes; without this option every "
+        "value of the feature is kept and only rounded",
+    )
+    bits: float = Field(
+        default=2,
+        ge=1,
+        le=8,
+        description="bits of a value of the code; it has 2 to the power of that many levels",
+    )
+    split_point: int | None = Field(
+        default=None, ge=2, description="first block of the next tier (default: the recipe's)"
+    )
+    epochs: int = Field(default=10, ge=1, description="passes over the data in each of the two phases")
+    learning_rate: float = Field(default=0.03, gt=0, description="highest learning rate")
+    teacher: Path | None = Field(
+        default=None,
+        description="run whose last exit teaches, of any recipe (default: the network as it was)",
+    )
+    alpha: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss")
+    temperature: float = Field(default=4.0, gt=0, description="T, which softens both sides")
+    skip_unreadable: SkipOption = False
+    resume: bool = Field(default=False, description="go on from the run's last checkpoint")
+
+    def execute(self) -> None:
+        """Train the bottleneck, and say what to do next."""
+        from offramp.authoring.training.run import load_run
+        from offramp.authoring.training.train import train
+
+        origin = load_run(self.run)
+        if origin.bottleneck:
+            raise ConfigError(f"{self.run} has a bottleneck already; compress the run it was made from")
+        spec = self._spec(origin)
+        images = load_images(
+            self.data, "train", origin.recipe.preprocessing, skip_unreadable=self.skip_unreadable
+        )
+        same_held_out(images, origin.provenance.data, self.data)
+        provenance = origin.provenance.model_copy(
+            update={"commands": (*origin.provenance.commands, self.as_typed), "epochs": self.epochs}
+        )
+        narrowed = run_of(
+            labels=origin.labels,
+            provenance=provenance,
+            regime="bottleneck",
+            bottleneck=spec,
+            start=str(self.run),
+            teacher=self.teacher and str(self.teacher),
+            learning_rate=self.learning_rate,
+            exit_weights=origin.exit_weights,
+            alpha=self.alpha,
+            temperature=self.temperature,
+        )
+        train(images, narrowed, self.out, resume=self.resume)
+        console.print("compressed; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
+
+    def _spec(self, origin: Run) -> BottleneckSpec:
+        from offramp.authoring.networks.bottleneck import BottleneckSpec, spec_for
+        from offramp.authoring.training.run import feature_shape, load_network
+
+        split_point = self.split_point or origin.recipe.split_point
+        shape = feature_shape(load_network(self.run), origin.recipe, split_point)
+        levels = round(2**self.bits)
+        if self.max_bytes is None:
+            return BottleneckSpec(split_point=split_point, levels=levels)
+        return spec_for(shape, split_point=split_point, max_bytes=self.max_bytes, levels=levels)

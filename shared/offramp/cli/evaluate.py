@@ -1,0 +1,211 @@
+"""`evaluate`: what a bundle says of a data set, computed by the graphs that serve."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from rich.console import Console
+
+from offramp.bundle import Bundle, Manifest, load_bundle
+from offramp.cli.held_out import held_out
+from offramp.cli.options import (
+    BundleArgument,
+    PointOption,
+    RuntimeOption,
+    SkipOption,
+    ThetasOption,
+    chosen_thetas,
+)
+from offramp.cli.progress import console, progress
+from offramp.cli.tables import quality_tables, report_table
+from offramp.command import Command
+from offramp.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from offramp.authoring.data import LabelledImages
+    from offramp.authoring.evaluation.predictions import ExitPredictions
+    from offramp.authoring.evaluation.report import Report, RivalReport
+
+
+class Evaluate(Command):
+    """Measure accuracy, exit rates and cost, per exit and in total, with the graphs that serve.
+
+    Example: offramp evaluate models/b-lenet-fashion --data samples/fashion-mnist
+    """
+
+    bundle: BundleArgument
+    data: Path = Field(description="directory of IDX files, an image folder, or the zip of one")
+    part: Literal["test", "validation"] = Field(
+        default="test", description="validation is the part that thresholds are chosen on"
+    )
+    skip_unreadable: SkipOption = False
+    limit: int | None = Field(
+        default=None, ge=1, description="only so many images, drawn evenly over the part"
+    )
+    point: PointOption = None
+    thetas: ThetasOption = None
+    rival: list[Path] = Field(
+        default=[],
+        description="bundle to compare with, all its samples to its last exit; may be given several times",
+    )
+    runtime: RuntimeOption = "onnx"
+    as_json: bool = Field(default=False, alias="json", description="print one JSON object instead of tables")
+    page: Path | None = Field(
+        default=None, description="also write all of it, with plots and photos, to this HTML file"
+    )
+    predictions: Path | None = Field(
+        default=None, description="also write each image's prediction to this CSV file"
+    )
+
+    def execute(self) -> None:
+        """Predict with every exit, and show what that comes to."""
+        from offramp.authoring.evaluation.predictions import predict_every_exit
+
+        loaded = load_bundle(self.bundle)
+        manifest = loaded.manifest
+        images = self._images(manifest)
+        name, thetas = chosen_thetas(manifest, self.point, self.thetas)
+        if self.predictions and not self.predictions.parent.is_dir():
+            raise ConfigError(
+                f"{self.predictions} cannot be written: {self.predictions.parent} is no directory"
+            )
+        rivals = [_rival(directory, manifest) for directory in self.rival]
+        with progress("images", len(images)) as advance:
+            found = predict_every_exit(loaded, images.pixels, runtime=self.runtime, advance=advance)
+        summary = self._summary(loaded, images, found, name, thetas, rivals)
+        taken_N = found.against(images.classes_as(manifest.labels)).exit_taken(thetas)
+        if self.page:
+            self._write_page(self.page, manifest, images, found, summary, taken_N)
+        if self.predictions:
+            _write_predictions(self.predictions, manifest, images, found, taken_N)
+        if self.as_json:
+            print(summary.model_dump_json())  # noqa: T201 - what it was asked for
+        else:
+            for sheet in (report_table(summary), *quality_tables(summary)):
+                Console().print(sheet)
+
+    def _images(self, manifest: Manifest) -> LabelledImages:
+        from offramp.authoring.data import load_images
+
+        if self.part == "validation":
+            images = held_out(manifest, self.data, self.bundle, skip_unreadable=self.skip_unreadable)
+        else:
+            images = load_images(
+                self.data, "test", manifest.preprocessing, skip_unreadable=self.skip_unreadable
+            )
+            if manifest.provenance and images.fingerprint() == manifest.provenance.data.fingerprint:
+                raise DataError(
+                    f"{self.data} is what this bundle was trained on; give a test part it has never seen, "
+                    "or --part validation"
+                )
+        if self.limit is None or self.limit >= len(images):
+            return images
+        return images.take(np.linspace(0, len(images) - 1, self.limit).astype(np.int64))
+
+    def _summary(
+        self,
+        loaded: Bundle,
+        images: LabelledImages,
+        found: ExitPredictions,
+        name: str | None,
+        thetas: Sequence[float],
+        rivals: Sequence[Bundle],
+    ) -> Report:
+        from offramp.authoring.evaluation.comparison import alternatives
+        from offramp.authoring.evaluation.measures import compare_measures
+        from offramp.authoring.evaluation.report import report
+        from offramp.authoring.evaluation.timing import exit_ms
+
+        manifest = loaded.manifest
+        classes = images.classes_as(manifest.labels)
+        table = found.against(classes)
+        summary = report(
+            manifest,
+            table,
+            thetas,
+            split_point=manifest.point_named(name or manifest.default_operating_point).split_point,
+            name=name,
+            exit_ms=exit_ms(loaded, images.pixels, runtime=self.runtime),
+            payload_bytes=found.payload_bytes,
+        )
+        right_N = table.correct_at(table.exit_taken(thetas))
+        others = alternatives(
+            found.probabilities, classes, manifest.exit_macs, aggregates=manifest.aggregates
+        )
+        return summary.model_copy(
+            update={
+                "rivals": tuple(self._compared(rival, images, right_N) for rival in rivals),
+                "alternatives": others if manifest.num_exits > 1 else (),
+                "measures": compare_measures(manifest, found.probabilities, table),
+            }
+        )
+
+    def _compared(self, rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_]) -> RivalReport:
+        from offramp.authoring.evaluation.predictions import predict_every_exit
+        from offramp.authoring.evaluation.report import rival_report
+        from offramp.authoring.evaluation.timing import exit_ms
+
+        with progress(f"images, {rival.manifest.name}", len(images)) as advance:
+            found = predict_every_exit(rival, images.pixels, runtime=self.runtime, advance=advance)
+        correct = found.against(images.classes_as(rival.manifest.labels)).correct[:, -1]
+        ms = exit_ms(rival, images.pixels, runtime=self.runtime)[-1]
+        return rival_report(rival.manifest, right_N, correct, ms=ms)
+
+    def _write_page(
+        self,
+        page: Path,
+        manifest: Manifest,
+        images: LabelledImages,
+        found: ExitPredictions,
+        summary: Report,
+        taken_N: NDArray[np.int64],
+    ) -> None:
+        from offramp.authoring.evaluation.page import Evaluated, write_page
+        from offramp.authoring.evaluation.report import report
+
+        classes = images.classes_as(manifest.labels)
+        table = found.against(classes)
+        points = [
+            report(manifest, table, point.thetas, split_point=point.split_point, name=point.name)
+            for point in manifest.operating_points
+        ]
+        write_page(page, Evaluated(manifest, images, classes, table, taken_N, summary, points))
+        console.print(f"page: {page}")
+
+
+def _rival(directory: Path, manifest: Manifest) -> Bundle:
+    rival = load_bundle(directory)
+    if set(rival.manifest.labels) != set(manifest.labels):
+        raise ConfigError(
+            f"{directory} knows other classes than {manifest.bundle_id}; only networks of one task can be compared"
+        )
+    if rival.manifest.preprocessing.pixel_shape != manifest.preprocessing.pixel_shape:
+        raise ConfigError(
+            f"{directory} takes images of {rival.manifest.preprocessing.pixel_shape}, {manifest.bundle_id} of "
+            f"{manifest.preprocessing.pixel_shape}; compare networks that see the same images"
+        )
+    return rival
+
+
+def _write_predictions(
+    path: Path,
+    manifest: Manifest,
+    images: LabelledImages,
+    found: ExitPredictions,
+    taken_N: NDArray[np.int64],
+) -> None:
+    truth_N = images.classes_as(manifest.labels)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "truth", "label", "exit", "confidence"])
+        for n, exit in enumerate(taken_N):
+            label = manifest.labels[found.class_index[n, exit]]
+            confidence = f"{found.confidence[n, exit]:.9g}"
+            writer.writerow([images.sources[n], manifest.labels[truth_N[n]], label, exit + 1, confidence])
+    console.print(f"predictions: {path}")

@@ -1,0 +1,118 @@
+"""`export`: from a run to a bundle that never stops early, until it is calibrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from offramp.authoring.data import load_images
+from offramp.bundle.manifest import Measure, Name
+from offramp.cli.held_out import same_held_out
+from offramp.cli.options import RunArgument
+from offramp.cli.progress import console
+from offramp.command import Command
+from offramp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from offramp.authoring.networks.confidence import Confidence
+    from offramp.authoring.networks.early_exit import EarlyExitNetwork
+    from offramp.authoring.training.run import Run
+
+
+class Export(Command):
+    """Turn a trained network into a bundle, which never stops early until it is calibrated.
+
+    Needs the extra `train`.
+
+    Example: offramp export runs/b-lenet-mnist --out models/b-lenet-mnist
+    """
+
+    run: RunArgument
+    out: Path = Field(description="directory of the new bundle")
+    name: Name | None = Field(default=None, description="name of the bundle (default: that of its directory)")
+    measure: Measure = Field(
+        default="max_softmax", description="measure of confidence; learned needs --fit-on"
+    )
+    fit_on: Path | None = Field(
+        default=None,
+        description="the data it was trained on: fit each exit's temperature, or its learned confidence, on one half "
+        "of the validation part, so that it is as sure as it is right",
+    )
+    static: bool = Field(
+        default=False, description="the backbone alone, without early exits: the rival to compare with"
+    )
+    aggregate: bool = Field(
+        default=False,
+        description="let the last exit answer with the geometric mean of all exits: it costs nothing and is more "
+        "accurate where the deeper blocks are weak, especially behind a bottleneck",
+    )
+
+    def execute(self) -> None:
+        """Export, prove that the graphs compute what the network does, and say what to do next."""
+        from offramp.authoring.export import export_bundle
+        from offramp.authoring.training.run import load_network, load_run
+
+        origin, network = load_run(self.run), load_network(self.run)
+        network = network.static() if self.static else network
+        provenance = origin.provenance
+        bundle = export_bundle(
+            network,
+            self.out,
+            name=self._bundle_name(),
+            labels=origin.labels,
+            preprocessing=origin.recipe.preprocessing,
+            split_point=_split_point(origin, static=self.static),
+            confidences=self._confidences(network, origin),
+            aggregates=self.aggregate and not self.static,
+            provenance=provenance.model_copy(update={"commands": (*provenance.commands, self.as_typed)}),
+        )
+        step = "evaluate" if self.static else "calibrate"
+        console.print(
+            f"exported {bundle.manifest.bundle_id}; next:",
+            f"offramp {step} {self.out} --data PATH",
+            sep="\n",
+            soft_wrap=True,
+        )
+
+    def _bundle_name(self) -> str:
+        name = self.name or self.out.resolve().name
+        try:
+            return TypeAdapter[str](Name).validate_python(name)
+        except ValidationError as error:
+            raise ConfigError(
+                f"a bundle cannot be called '{name}', as --out is; give it a --name of a-z, 0-9, '.', '_' and '-'"
+            ) from error
+
+    def _confidences(self, network: EarlyExitNetwork, origin: Run) -> list[Confidence]:
+        from offramp.authoring.networks.confidence import Confidence
+        from offramp.authoring.selection.confidence_head import fit_confidence_head
+        from offramp.authoring.selection.guarantee import halves
+        from offramp.authoring.selection.temperature import fit_temperature
+        from offramp.authoring.training.logits import logits_of
+
+        if self.fit_on is None:
+            if self.measure == "learned":
+                raise ConfigError("--measure learned needs --fit-on DATA: the data it was trained on")
+            return [Confidence(self.measure)] * network.num_exits
+        images = load_images(self.fit_on, "train", origin.recipe.preprocessing)
+        validation = same_held_out(images, origin.provenance.data, self.fit_on)
+        proposing, _ = halves(len(validation))
+        validation = validation.take(proposing)
+        classes = validation.classes_as(origin.labels)
+        of_exits = logits_of(network, validation, origin.recipe)
+        if self.measure == "learned":
+            return [
+                Confidence(self.measure, head=fit_confidence_head(logits_NK, classes))
+                for logits_NK in of_exits
+            ]
+        found = [fit_temperature(logits_NK, classes) for logits_NK in of_exits]
+        console.print("temperatures: " + ", ".join(f"{temperature:.3f}" for temperature in found))
+        return [Confidence(self.measure, temperature) for temperature in found]
+
+
+def _split_point(origin: Run, *, static: bool) -> int:
+    if static:
+        return 2
+    return origin.bottleneck.split_point if origin.bottleneck else origin.recipe.split_point

@@ -1,0 +1,28 @@
+"""Photos on a disk, as commands are given them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from offramp.errors import DataError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def photos_in(paths: Iterable[Path]) -> Sequence[Path]:
+    """The files that are named, and those below the folders that are named, in the order of their names.
+
+    Raises:
+        DataError: a folder without a JPEG, PNG or WebP file in it.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        if not found:
+            raise DataError(f"{path} has no photos; give a folder of JPEG, PNG or WebP files")
+        files += found
+    return files

@@ -1,0 +1,192 @@
+"""`train`: from images to a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import CliPositionalArg
+
+from offramp.authoring.data import LabelledImages, load_images, load_unlabelled
+from offramp.bundle.manifest import Data, Provenance, Split
+from offramp.cli.options import SkipOption
+from offramp.cli.progress import console
+from offramp.command import Command
+from offramp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from offramp.authoring.networks.recipes import Recipe
+    from offramp.authoring.training.run import Run
+
+
+class Train(Command):
+    """Train an early-exit network.
+
+    Needs the extra `train`. Asked for a recipe that does not exist, it lists those there are.
+
+    Example: offramp train b-lenet-mnist --data data/mnist --out runs/b-lenet-mnist
+    """
+
+    recipe: CliPositionalArg[str] = Field(
+        description="name of a recipe, as in b-lenet-mnist, or module:NAME for one of yours"
+    )
+    data: Path = Field(description="directory of IDX files, an image folder, or the zip of one")
+    out: Path = Field(description="directory of the run: its settings, checkpoints and log")
+    labels: str | None = Field(
+        default=None, description="names of the classes, a,b,c; IDX files have numbers only"
+    )
+    epochs: int | None = Field(default=None, ge=1, description="passes over the data (default: the recipe's)")
+    validation: int | None = Field(
+        default=None, ge=1, description="samples held out to choose thresholds on (default: the recipe's)"
+    )
+    regime: str = Field(
+        default="joint",
+        description="joint: all exits at once. backbone: without the early exits. layer-wise: one exit after the "
+        "other, each frozen once it is trained. distill: the exits learn from a trained backbone",
+    )
+    start: Path | None = Field(
+        default=None,
+        description="run to start from; `joint` from a run of `backbone` is what is called mixed training",
+    )
+    teacher: Path | None = Field(
+        default=None, description="distill: run whose last exit teaches, of any recipe (default: --start)"
+    )
+    alpha: float = Field(
+        default=0.5, ge=0, le=1, description="distill: the teacher's share of the loss; 1 needs no labels"
+    )
+    temperature: float = Field(default=4.0, gt=0, description="distill: T, which softens both sides")
+    unfrozen: bool = Field(default=False, description="distill: let the backbone learn, too")
+    exit_weights: str | None = Field(
+        default=None, description="weight of each exit's loss, w1,w2,… (default: the recipe's)"
+    )
+    final_exit_weights: str | None = Field(
+        default=None, description="weights in the last epoch, if they are to move there evenly"
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="highest learning rate (default: the recipe's)"
+    )
+    devices: int = Field(
+        default=1, ge=1, description="processes on this machine, or GPUs; they share each batch"
+    )
+    nodes: int = Field(
+        default=1, ge=1, description="machines; start the command on each, with torchrun or Slurm"
+    )
+    unlabelled: bool = Field(
+        default=False,
+        description="take every photo below --data, whatever its folder; for distill with --alpha 1",
+    )
+    skip_unreadable: SkipOption = False
+    seed: int = Field(default=0, description="seed of weights, order, augmentation and split")
+    resume: bool = Field(default=False, description="go on from the run's last checkpoint")
+
+    def execute(self) -> None:
+        """Train, with a progress bar, and say what to do next."""
+        from offramp.authoring.networks.recipes import recipe_named
+        from offramp.authoring.training.train import Machines, train
+
+        plan = recipe_named(self.recipe)
+        images, names = self._images(plan)
+        run = run_of(
+            labels=names,
+            provenance=self._provenance(plan, images),
+            regime=self.regime,
+            exit_weights=_weights("--exit-weights", self.exit_weights, len(plan.exit_weights)),
+            final_exit_weights=_weights(
+                "--final-exit-weights", self.final_exit_weights, len(plan.exit_weights)
+            ),
+            learning_rate=self.learning_rate,
+            start=self.start and str(self.start),
+            teacher=self.teacher and str(self.teacher),
+            alpha=self.alpha,
+            temperature=self.temperature,
+            frozen=not self.unfrozen,
+        )
+        held_out = run.provenance.data.split.validation
+        console.print(
+            f"recipe {self.recipe}: {run.provenance.epochs} epochs, {len(images) - held_out} samples to train on, "
+            f"{held_out} held out",
+            highlight=False,
+        )
+        train(images, run, self.out, resume=self.resume, machines=Machines(self.devices, self.nodes))
+        console.print("trained; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
+
+    def _images(self, plan: Recipe) -> tuple[LabelledImages, tuple[str, ...]]:
+        """The training part, and the names of its classes."""
+        if self.unlabelled:
+            names = _taught_labels(self.regime, self.alpha, self.start)
+            return load_unlabelled(self.data, plan.preprocessing, skip_unreadable=self.skip_unreadable), names
+        images = load_images(self.data, "train", plan.preprocessing, skip_unreadable=self.skip_unreadable)
+        return images, _labels(self.labels, images)
+
+    def _provenance(self, plan: Recipe, images: LabelledImages) -> Provenance:
+        from offramp.authoring.training.run import library_versions
+
+        return Provenance(
+            commands=(self.as_typed,),
+            recipe=self.recipe,
+            seed=self.seed,
+            epochs=self.epochs or plan.epochs,
+            data=Data(
+                name=self.data.name,
+                samples=len(images),
+                fingerprint=images.fingerprint(),
+                split=Split(seed=self.seed, validation=self.validation or plan.validation),
+                labelled=not self.unlabelled,
+            ),
+            versions=library_versions(),
+        )
+
+
+def run_of(**settings: Any) -> Run:
+    """A run with these settings; what does not fit is told by the option it came from.
+
+    Raises:
+        ConfigError: a setting that a run cannot have.
+    """
+    from offramp.authoring.training.run import Run
+
+    try:
+        return Run(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option} is {first['input']!r}: {first['msg'].removeprefix('Input ')}") from error
+
+
+def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
+    if given:
+        names = tuple(name.strip() for name in given.split(","))
+        if len(set(names)) != len(names) or not all(names):
+            raise ConfigError(f"--labels '{given}' repeats a name or leaves one empty; write each class once")
+        if images.labels and names != images.labels:
+            raise ConfigError(
+                f"--labels differ from the folders' names {', '.join(images.labels)}; leave the option out"
+            )
+        return names
+    return images.labels or tuple(str(number) for number in range(int(images.classes.max()) + 1))
+
+
+def _taught_labels(regime: str, alpha: float, start: Path | None) -> tuple[str, ...]:
+    from offramp.authoring.training.run import load_run
+
+    if regime != "distill" or alpha < 1 or start is None:
+        raise ConfigError(
+            "photos without labels can only be learned from with a teacher: --regime distill --alpha 1 --start RUN"
+        )
+    return load_run(start).labels
+
+
+def _weights(option: str, given: str | None, count: int) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    try:
+        weights = tuple(float(text) for text in given.split(","))
+    except ValueError:
+        weights = ()
+    if len(weights) != count or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
+        raise ConfigError(
+            f"{option} is '{given}'; write {count} numbers from 0 up, as in {','.join(['1'] * count)}"
+        )
+    return weights

@@ -1,0 +1,266 @@
+"""A command: a settings class whose fields are its options, and an `execute` that uses them.
+
+A command with a prefix, as a node has, also reads environment variables and a TOML file. The command line comes first,
+then the environment, then the file, then the default; pydantic checks all of them by the same rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from pydantic import PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from offramp.errors import ConfigError, OfframpError
+from offramp.logs import line
+
+_log = logging.getLogger("offramp.command")
+
+
+class Command(BaseSettings):
+    """What a command is told. Read once, never changed."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        cli_kebab_case=True,
+        cli_implicit_flags="toggle",
+        cli_exit_on_error=False,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    _typed: str = PrivateAttr(default="offramp")
+
+    @property
+    def as_typed(self) -> str:
+        """The command as it was typed, for the record of what made a run or a bundle."""
+        return self._typed
+
+    def execute(self) -> None:
+        """Do what the command is for; errors are those of `offramp.errors`."""
+        raise NotImplementedError(f"{type(self).__name__} is told things, but does nothing")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the interface is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        **_: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Made in code, a command is what the code says; only `read` asks the outside."""
+        return (init_settings,)
+
+    @classmethod
+    def read(
+        cls,
+        arguments: Sequence[str] = (),
+        *,
+        program: str = "offramp",
+        given: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Read a command's settings from wherever it can be told them.
+
+        Args:
+            arguments: of the command line, without the program's name.
+            program: what was typed to get here, for the help.
+            given: settings by name, which come before all others.
+
+        Raises:
+            ConfigError: a value that does not fit, one that is missing, an option, a variable or a key that does not
+                exist, or a file that cannot be read.
+        """
+        sources = [_Source("argument", dict(given or {})), _command_line(cls, arguments, program)]
+        if prefix := prefix_of(cls):
+            sources.append(_environment(cls, prefix))
+            file = next((source.values["config"] for source in sources if source.values.get("config")), None)
+            if file is not None:
+                sources.append(_file(cls, Path(file)))
+        merged = {name: value for source in reversed(sources) for name, value in source.values.items()}
+        try:
+            command = cls(**merged)
+            command._typed = shlex.join([*program.split(), *arguments])
+            return command
+        except ValidationError as error:
+            raise ConfigError(_explained(cls, error.errors()[0], sources)) from error
+
+
+def run_command(command: type[Command], arguments: Sequence[str], *, program: str) -> None:
+    """Read a command and run it; what goes wrong and has a name ends in one line and exit status 2."""
+    try:
+        command.read(arguments, program=program).execute()
+    except OfframpError as error:
+        end_with(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        if extra := _extra_of(error.name or ""):
+            end_with(ConfigError(f"{error.name} is not installed; run: pip install 'offramp[{extra}]'"))
+        raise
+
+
+def end_with(error: OfframpError) -> NoReturn:
+    """Say on standard error what went wrong, and leave with status 2."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+    raise SystemExit(2)
+
+
+def prefix_of(command: type[Command]) -> str:
+    """What the variables of a command begin with; empty if it has none."""
+    return str(command.model_config.get("env_prefix", ""))
+
+
+def option_of(name: str, field: FieldInfo) -> str:
+    """How a setting is given on the command line: `--max-batch`, or `BUNDLE` for what stands by itself."""
+    shown = (field.alias or name).replace("_", "-")
+    return shown.upper() if _is_positional(field) else f"--{shown}"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where settings came from, and what they are, as they were written."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, but what it does not understand is an error like any other."""
+
+    def __init__(self, command: type[Command], program: str) -> None:
+        places = [
+            option_of(name, field) for name, field in command.model_fields.items() if _is_positional(field)
+        ]
+        super().__init__(
+            program,
+            " ".join(["%(prog)s [OPTIONS]", *places]),
+            inspect.cleandoc(command.__doc__ or ""),
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `{self.prog} --help` shows what it takes")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=100)
+
+
+_KINDS = {"int": "N", "float": "X", "Path": "PATH"}
+_UNSAID = re.compile(r" ?\(default(: (None|\(\)|True|False)| factory: [^)]*)\)$")
+
+
+def _command_line(command: type[Command], arguments: Sequence[str], program: str) -> _Source:
+    has_other_sources = bool(prefix_of(command))
+
+    def add(parser: Any, *names: str, **more: Any) -> Any:
+        is_positional = not names[0].startswith("-")
+        if is_positional and has_other_sources and more.get("nargs") is None:
+            more["nargs"] = "?"  # the environment or a file may have it
+        elif not is_positional and "metavar" in more and "{" not in str(more["metavar"]):
+            kind = re.sub(r"(list|tuple)\[(\w+).*\]", r"\2", str(more["metavar"]))
+            more["metavar"] = _KINDS.get(kind, "TEXT")
+        more["help"] = _UNSAID.sub("", str(more.get("help", ""))).replace("%", "%%")
+        return argparse.ArgumentParser.add_argument(parser, *names, **more)
+
+    source = CliSettingsSource[Any](
+        command,
+        cli_parse_args=list(arguments),
+        root_parser=_Parser(command, program),
+        add_argument_method=add,
+        formatter_class=_Help,
+    )
+    return _Source("command line", _by_field(command, source()))
+
+
+def _environment(command: type[Command], prefix: str) -> _Source:
+    known = {f"{prefix}{name}".upper() for name in command.model_fields}
+    for name in sorted(os.environ):
+        if not name.startswith(prefix) or name in known:
+            continue
+        if meant := get_close_matches(name, known, n=1, cutoff=0.8):
+            raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
+        # Other programs use such names too (CLOUD_SDK_VERSION): say so, but start.
+        _log.warning(line("ignored", variable=name, detail="no setting of this node"))
+    return _Source("environment", _by_field(command, EnvSettingsSource(command)()))
+
+
+def _file(command: type[Command], path: Path) -> _Source:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give --config another file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}; write lines such as port = 8000") from error
+    for name in found:
+        if name not in command.model_fields:
+            close = get_close_matches(name, command.model_fields, n=1)
+            hint = f"did you mean {close[0]}?" if close else "the settings reference lists them all"
+            raise ConfigError(f"{path} sets '{name}', which is no setting; {hint}")
+    return _Source(str(path), found)
+
+
+def _by_field(command: type[Command], values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.alias or name: name for name, field in command.model_fields.items()}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _explained(command: type[Command], error: ErrorDetails, sources: Sequence[_Source]) -> str:
+    """One sentence about a value that does not fit, under the name by which it was given."""
+    name = str(error["loc"][0]) if error["loc"] else ""
+    name = _by_field(command, {name: None}).popitem()[0]
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if name not in command.model_fields:
+        return f"{name}: {message}" if name else message
+    option, variable = option_of(name, command.model_fields[name]), f"{prefix_of(command)}{name}".upper()
+    if error["type"] == "missing":
+        others = f", or set {variable}, or {name} in a --config file" if prefix_of(command) else ""
+        return f"{option} is missing; give it on the command line{others}"
+    origin = next((source.name for source in sources if name in source.values), "default")
+    where = {"command line": option, "environment": variable, "argument": name}.get(
+        origin, f"{name} in {origin}"
+    )
+    return f"{where} is {error['input']!r}: {message}"
+
+
+def _is_positional(field: FieldInfo) -> bool:
+    return any(getattr(mark, "__name__", "") == "_CliPositionalArg" for mark in field.metadata)
+
+
+_EXTRAS = {
+    "edge": ("fastapi", "fastapi_offline", "httptools", "orjson", "python_multipart", "starlette", "uvicorn"),
+    "cloud": ("grpc_health", "grpc_reflection"),
+    "dashboard": ("nicegui",),
+    "train": ("lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
+    "report": ("jinja2", "matplotlib"),
+}
+
+
+def _extra_of(module: str) -> str | None:
+    package = module.partition(".")[0]
+    return next((extra for extra, packages in _EXTRAS.items() if package in packages), None)

@@ -1,0 +1,63 @@
+"""A whole bundle in one process, for a notebook, a script or a test: no node, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from offramp.bundle import Bundle
+from offramp.engine.images import decode_image
+from offramp.engine.runtime import Runtime, load_blocks
+from offramp.engine.tier import Answer, Tier, checked_thetas
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bundle says of one image, and where the image left.
+
+    confidence: in [0, 1). exit_number: counted from 1, shallow to deep. probabilities: by label; they sum to 1.
+    """
+
+    label: str
+    confidence: float
+    exit_number: int
+    probabilities: Mapping[str, float]
+
+
+class Classifier:
+    """Runs all blocks of a bundle until an exit is sure enough. Safe to call from several threads."""
+
+    def __init__(
+        self, bundle: Bundle, *, thetas: Sequence[float] | None = None, runtime: Runtime = "onnx"
+    ) -> None:
+        """Load the blocks.
+
+        Args:
+            bundle: verified, as `load_bundle` returns it.
+            thetas: θ of every exit but the last; those of the bundle's operating point unless given.
+            runtime: what runs the blocks.
+
+        Raises:
+            BundleError: a graph that cannot be run.
+            ConfigError: θ that do not fit, or a runtime that is not installed.
+        """
+        manifest = bundle.manifest
+        self.manifest = manifest
+        self._thetas = checked_thetas(manifest.operating_point.thetas if thetas is None else thetas, manifest)
+        self._tier = Tier(manifest, load_blocks(bundle, 1, len(manifest.blocks), runtime=runtime), start=1)
+
+    def classify(self, image: bytes) -> Prediction:
+        """Classify the contents of a JPEG, PNG or WebP file.
+
+        Raises:
+            RequestError: not such a file, or a damaged one.
+        """
+        pixels = decode_image(image, self.manifest.preprocessing)
+        answer = self._tier.run(pixels[None], self._thetas)[0]
+        assert isinstance(answer, Answer), "the last exit always answers"
+        return Prediction(
+            label=self.manifest.labels[answer.class_index],
+            confidence=answer.confidence,
+            exit_number=answer.exit_number,
+            probabilities=dict(zip(self.manifest.labels, answer.probabilities.tolist(), strict=True)),
+        )
