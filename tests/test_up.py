@@ -45,7 +45,9 @@ class TestUp:
             shown = read_until(process, "serving until Ctrl-C")
             edge, cloud = (int(pid) for pid in re.findall(r"pid (\d+)", shown))
             os.kill(cloud, signal.SIGKILL)
-            assert "offramp cloud --bundle" in read_until(process, "the cloud node ended")
+            assert "offramp cloud models/b-lenet-fashion --port" in read_until(
+                process, "the cloud node ended"
+            )
             os.kill(edge, signal.SIGKILL)
             assert process.wait(20) == 2
 

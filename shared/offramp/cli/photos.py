@@ -21,8 +21,13 @@ def photos_in(paths: Iterable[Path]) -> Sequence[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        found = photos_below(path)
         if not found:
             raise DataError(f"{path} has no photos; give a folder of JPEG, PNG or WebP files")
         files += found
     return files
+
+
+def photos_below(folder: Path) -> Sequence[Path]:
+    """Every JPEG, PNG and WebP file in a folder and its sub-folders, by its suffix, in the order of their names."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)

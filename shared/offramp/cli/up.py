@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from offramp.bundle import load_bundle
-from offramp.cli.photos import photos_in
+from offramp.cli.photos import photos_below
 from offramp.cli.processes import NodeProcess, node_process
 from offramp.cli.progress import progress
 from offramp.command import Command
@@ -169,7 +169,7 @@ class _Seen:
 
 
 def _photos(folder: Path) -> Sequence[Path]:
-    files = [file for file in photos_in([folder]) if file.parent.parent == folder]
+    files = [file for file in photos_below(folder) if file.parent.parent == folder]
     if not files:
         raise DataError(
             f"{folder} has no photos in sub-folders; give --photos DIR with one sub-folder per class"
