@@ -1,4 +1,4 @@
-"""A torch model that Offramp has never seen and a folder of photos, one sub-folder per class, end in a served bundle.
+"""From a torch model and a folder of photos, one sub-folder per class, to two serving nodes.
 
 python examples/own_model.py samples/fashion-mnist made
 """
@@ -15,7 +15,7 @@ from offramp.cli.main import main
 
 
 def with_exits(num_classes: int) -> EarlyExitNetwork:
-    """Any classifier of yours, trained or not; here a plain one for grey images."""
+    """Your classifier, trained or not; here a plain one for grey images."""
     layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
     for channels in (16, 32, 64):
         layers += [nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.BatchNorm2d(2 * channels), nn.ReLU()]
