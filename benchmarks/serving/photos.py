@@ -10,12 +10,10 @@ from zipfile import ZipFile
 
 from offramp.errors import ConfigError
 
-_PHOTOS = 2000
-
 
 @contextmanager
-def folder_of(photos: Path) -> Iterator[Path]:
-    """A folder as it is, or some files of a zip's folder test/, taken evenly.
+def folder_of(photos: Path, *, count: int = 2000) -> Iterator[Path]:
+    """A folder as it is, or so many files of a zip's folder test/, taken evenly.
 
     Raises:
         ConfigError: there is none.
@@ -27,6 +25,6 @@ def folder_of(photos: Path) -> Iterator[Path]:
         raise ConfigError(f"{photos} is not there; give --photos FOLDER")
     with TemporaryDirectory() as folder, ZipFile(photos) as archive:
         names = [n for n in archive.namelist() if n.startswith("test/") and not n.endswith("/")]
-        for number, name in enumerate(names[:: max(1, len(names) // _PHOTOS)][:_PHOTOS]):
+        for number, name in enumerate(names[:: max(1, len(names) // count)][:count]):
             (Path(folder) / f"{number:04d}{Path(name).suffix}").write_bytes(archive.read(name))
         yield Path(folder)

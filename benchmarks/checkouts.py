@@ -1,0 +1,124 @@
+"""The nodes of any checkout of the project, this one or an older one, as child processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp.cli.processes import NodeProcess
+from offramp.errors import ConfigError, OfframpError
+
+HERE = Path(__file__).resolve().parent.parent
+# Whatever the caller has set for its own nodes and its own Python must not reach those of another checkout.
+_PRIVATE = ("EDGE_", "CLOUD_", "OFFRAMP_", "PYTHON")
+# A busy machine must not turn an answer into a degraded one.
+_TIMEOUT_S = "30"
+_WHERE = """
+from importlib.util import find_spec
+for name in ("edge_node", "cloud_node", "offramp"):
+    spec = find_spec(name)
+    print(f"{name}={spec.origin if spec else 'nowhere'}")
+"""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder with the project, and the interpreter of an environment in which that folder is installed."""
+
+    directory: Path = HERE
+    python: Path = Path(sys.executable)
+
+    def check(self) -> None:
+        """See that the interpreter runs the code of this very checkout.
+
+        Raises:
+            ConfigError: it runs another one, or none.
+        """
+        if not (self.directory.is_dir() and self.python.is_file()):
+            raise ConfigError(
+                f"{self.directory} is no checkout, or {self.python} no interpreter; give both paths"
+            )
+        said = subprocess.run(
+            self._command("-c", _WHERE),
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.directory,
+            env=self._environment({}),
+        )
+        if said.returncode:
+            raise ConfigError(f"{self.python} does not run: {said.stderr.strip()[-300:]}")
+        for found in said.stdout.splitlines():
+            name, _, origin = found.partition("=")
+            if not Path(origin).resolve().is_relative_to(self.directory.resolve()):
+                raise ConfigError(
+                    f"{self.python} takes {name} from {origin}, expected it below {self.directory}; give --python of "
+                    "an environment in which that checkout is installed"
+                )
+
+    @contextmanager
+    def serving(self, bundle: str, *, with_cloud: bool) -> Iterator[str]:
+        """Run an edge node alone, or beside a cloud node, with a shipped bundle at its default operating point.
+
+        Args:
+            bundle: name of a folder in the checkout's `models/`.
+            with_cloud: whether the edge offloads; otherwise it runs all blocks itself.
+
+        Yields:
+            The URL that takes photos.
+
+        Raises:
+            ConfigError: a node does not start.
+        """
+        settings = {"BUNDLE": str(self.directory.resolve() / "models" / bundle), "PORT": "0"}
+        with ExitStack() as stack:
+            upstream = {}
+            if with_cloud:
+                cloud = stack.enter_context(self._node("cloud_node", "CLOUD_", settings))
+                upstream = {"UPSTREAM": cloud.address, "OFFLOAD_TIMEOUT_S": _TIMEOUT_S}
+            edge = stack.enter_context(self._node("edge_node", "EDGE_", {**settings, **upstream}))
+            yield f"http://{edge.address}/v1/predict"
+
+    @contextmanager
+    def _node(self, module: str, prefix: str, settings: Mapping[str, str]) -> Iterator[NodeProcess]:
+        # Settings by variables, and no helper to start with: the one thing that all versions have in common.
+        process = subprocess.Popen(
+            self._command("-m", module),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.directory,
+            env=self._environment({f"{prefix}{name}": value for name, value in settings.items()}),
+        )
+        node = NodeProcess(f"{self.directory.name} {module.removesuffix('_node')}", process, lambda _: None)
+        try:
+            node.wait_until_ready()
+            yield node
+        finally:
+            node.terminate()
+            node.wait()
+            node.close()
+
+    def _command(self, *arguments: str) -> list[str]:
+        # -P: nothing is imported from the current directory.
+        return [str(self.python.absolute()), "-P", *arguments]
+
+    def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
+        return {**kept, **settings}
+
+
+def end_with_status(parser: ArgumentParser, command: Callable[[], bool]) -> None:
+    """Run a command and end the program: 0 if all is well, 1 if not, 2 with one line for what cannot be done."""
+    try:
+        parser.exit(0 if command() else 1)
+    except OfframpError as error:
+        parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130)
