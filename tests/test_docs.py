@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,9 @@ def test_no_page_brings_a_script_or_a_picture_from_another_host() -> None:
 
 def test_the_page_about_your_own_model_shows_the_example_that_is_tested() -> None:
     assert '--8<-- "examples/own_model.py"' in text_of(ROOT / "docs/own-model.md")
+
+
+def test_the_pages_of_settings_and_commands_are_what_the_commands_say() -> None:
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    for name, text in generate["pages"]().items():
+        assert text_of(ROOT / "docs" / name) == text, f"docs/{name} is stale; run `python docs/generate.py`"

@@ -134,9 +134,14 @@ def prefix_of(command: type[Command]) -> str:
 
 
 def option_of(name: str, field: FieldInfo) -> str:
-    """How a setting is given on the command line: `--max-batch`, or `BUNDLE` for what stands by itself."""
+    """How a setting is given on the command line: `--max-batch`, or `BUNDLE` for what stands by itself.
+
+    A switch that is on unless told otherwise is `--no-NAME`.
+    """
     shown = (field.alias or name).replace("_", "-")
-    return shown.upper() if _is_positional(field) else f"--{shown}"
+    if _is_positional(field):
+        return shown.upper()
+    return f"--no-{shown}" if field.default is True else f"--{shown}"
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def node_process(
         ConfigError: it does not start.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "offramp.serving.child", module, *arguments],
+        # -P: a folder in the current directory must not pass for one of our packages.
+        [sys.executable, "-P", "-m", "offramp.serving.child", module, *arguments],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -42,7 +42,9 @@ class NodeSettings(Command):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$", description="name of this tier in answers and logs"
     )
     blocks: Annotated[str, AfterValidator(_block_range)] | None = Field(
-        default=None, description="blocks to run, FIRST-LAST, both included"
+        default=None,
+        description="blocks to run, FIRST-LAST, both included (default: all; at an edge with an upstream, those before "
+        "the split point)",
     )
     upstream: Annotated[str, AfterValidator(_target)] | None = Field(
         default=None, description="HOST:PORT of the next tier, or dns:///NAME:PORT for several replicas of it"
