@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -30,7 +31,7 @@ _MAX_BYTES = 65_536  # of every body that carries no image
 def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -> ASGIApp:
     """The whole interface: predictions on their own short way, the rest through FastAPI."""
     manifest = node.tier.manifest
-    policy = policy or Policy(manifest)
+    policy = policy or Policy(manifest, settings.policy_file)
     node.metrics.watch_thetas(
         lambda: (policy.state.thetas, policy.state.operating_point),
         [point.name for point in manifest.operating_points],
@@ -86,9 +87,9 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     async def put_policy(change: PolicyIn) -> PolicyOut:
         match change:
             case PolicyIn(thetas=list(thetas), operating_point=None):
-                policy.set_thetas(thetas)
+                await asyncio.to_thread(policy.set_thetas, thetas)
             case PolicyIn(thetas=None, operating_point=str(name)):
-                policy.choose(name)
+                await asyncio.to_thread(policy.choose, name)
             case _:
                 raise ConfigError('expected either {"thetas": [0.9, …]} or {"operating_point": "NAME"}')
         return _policy_out(policy, manifest)
@@ -118,6 +119,7 @@ def _policy_out(policy: Policy, manifest: Manifest) -> PolicyOut:
         thetas=list(state.thetas),
         operating_point=state.operating_point,
         operating_points=[point.name for point in manifest.operating_points],
+        outlives_restart=policy.outlives_restart,
     )
 
 
