@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_node.body import LimitedBody, replayed
 from edge_node.errors import Refusal, refusal_for
-from edge_node.openapi import add_predict
+from edge_node.openapi import describe_predict
 from edge_node.policy import Policy
 from edge_node.predict import Predict
 from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
@@ -68,12 +68,12 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
         description=f"Early-exit inference with bundle `{manifest.bundle_id}`.",
         docs_url="/docs",
         redoc_url=None,
-        responses={422: {"model": Problem}},
     )
     app.add_exception_handler(OfframpError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_error)
+    describe_predict(app, PREDICT_PATH)
 
     @app.get("/v1/bundle", summary="The manifest of the bundle that is served")
     async def bundle() -> Manifest:
@@ -83,7 +83,11 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     async def get_policy() -> PolicyOut:
         return _policy_out(policy, manifest)
 
-    @app.put("/v1/policy", summary="Change θ, for all following requests")
+    @app.put(
+        "/v1/policy",
+        summary="Change θ, for all following requests",
+        responses={status: {"model": Problem} for status in (413, 415, 422, 500)},
+    )
     async def put_policy(change: PolicyIn) -> PolicyOut:
         match change:
             case PolicyIn(thetas=list(thetas), operating_point=None):
@@ -109,7 +113,6 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     async def metrics() -> Response:
         return Response(node.metrics.text(), media_type=CONTENT_TYPE)
 
-    add_predict(app, PREDICT_PATH)
     return app
 
 
