@@ -19,6 +19,7 @@ from edge_node.policy import Policy
 from edge_node.predict import Predict
 from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
+from edge_node.welcome import add_welcome
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError, RequestError
 from offramp.serving.metrics import CONTENT_TYPE
@@ -73,6 +74,7 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_error)
+    add_welcome(app, manifest)
     describe_predict(app, PREDICT_PATH)
 
     @app.get("/v1/bundle", summary="The manifest of the bundle that is served")
