@@ -50,7 +50,8 @@ class EdgeSettings(NodeSettings):
     body_timeout_s: float = Field(default=30.0, gt=0, description="how long a body may take to arrive")
     policy_file: Annotated[Path, AfterValidator(_replaceable)] | None = Field(
         default=None,
-        description="file that keeps θ set over REST, so that a change outlives a restart; without it, it ends with the node",
+        description="file that keeps θ set over REST, so that a change outlives a restart; "
+        "without it, a change ends with the node",
     )
 
     def share(self) -> EdgeSettings:
