@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
-import socket
 from http.server import HTTPServer
 
 import grpc
@@ -17,9 +16,8 @@ from prometheus_client import start_http_server
 
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
-from offramp.errors import ConfigError
+from offramp.serving.listening import cannot_listen, listening_socket
 from offramp.serving.node import Node
-from offramp.serving.settings import reason_of
 from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 
@@ -58,16 +56,12 @@ class CloudServer:
         reflection.enable_server_reflection(
             (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME), self._server
         )
-        wanted = f"{settings.host}:{settings.port}"
+        # gRPC does not say why it cannot bind, and logs lines of its own about it: ask first.
+        listening_socket(settings.host, settings.port).close()
         try:
-            # gRPC does not say why it cannot bind, and logs lines of its own about it: ask first.
-            socket.create_server((settings.host, settings.port)).close()
-            self.port: int = self._server.add_insecure_port(wanted)
-        except (OSError, RuntimeError) as error:
-            reason = reason_of(error) if isinstance(error, OSError) else error
-            raise ConfigError(
-                f"cannot listen on {wanted}: {reason}; choose another --port or --host"
-            ) from error
+            self.port: int = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+        except RuntimeError as error:
+            raise cannot_listen(settings.host, settings.port, error) from error
 
     async def start(self) -> None:
         """Begin to answer, and say so to health checks.
@@ -87,9 +81,8 @@ class CloudServer:
         try:
             self._metrics, _ = start_http_server(wanted, self._settings.host, self._node.metrics.registry)
         except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self._settings.host}:{wanted} for metrics: {reason_of(error)}; choose another "
-                "--metrics-port"
+            raise cannot_listen(
+                self._settings.host, wanted, error, instead="another --metrics-port"
             ) from error
         self.metrics_port = self._metrics.server_port
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -13,11 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_node.body import LimitedBody, replayed
 from edge_node.errors import Refusal, refusal_for
-from edge_node.openapi import add_predict
+from edge_node.openapi import describe_predict
 from edge_node.policy import Policy
 from edge_node.predict import Predict
 from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
+from edge_node.welcome import add_welcome
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError, RequestError
 from offramp.serving.metrics import CONTENT_TYPE
@@ -30,7 +32,7 @@ _MAX_BYTES = 65_536  # of every body that carries no image
 def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -> ASGIApp:
     """The whole interface: predictions on their own short way, the rest through FastAPI."""
     manifest = node.tier.manifest
-    policy = policy or Policy(manifest)
+    policy = policy or Policy(manifest, settings.policy_file)
     node.metrics.watch_thetas(
         lambda: (policy.state.thetas, policy.state.operating_point),
         [point.name for point in manifest.operating_points],
@@ -67,12 +69,13 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
         description=f"Early-exit inference with bundle `{manifest.bundle_id}`.",
         docs_url="/docs",
         redoc_url=None,
-        responses={422: {"model": Problem}},
     )
     app.add_exception_handler(OfframpError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_error)
+    add_welcome(app, manifest)
+    describe_predict(app, PREDICT_PATH)
 
     @app.get("/v1/bundle", summary="The manifest of the bundle that is served")
     async def bundle() -> Manifest:
@@ -82,13 +85,17 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     async def get_policy() -> PolicyOut:
         return _policy_out(policy, manifest)
 
-    @app.put("/v1/policy", summary="Change θ, for all following requests")
+    @app.put(
+        "/v1/policy",
+        summary="Change θ, for all following requests",
+        responses={status: {"model": Problem} for status in (413, 415, 422, 500)},
+    )
     async def put_policy(change: PolicyIn) -> PolicyOut:
         match change:
             case PolicyIn(thetas=list(thetas), operating_point=None):
-                policy.set_thetas(thetas)
+                await asyncio.to_thread(policy.set_thetas, thetas)
             case PolicyIn(thetas=None, operating_point=str(name)):
-                policy.choose(name)
+                await asyncio.to_thread(policy.choose, name)
             case _:
                 raise ConfigError('expected either {"thetas": [0.9, …]} or {"operating_point": "NAME"}')
         return _policy_out(policy, manifest)
@@ -108,7 +115,6 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     async def metrics() -> Response:
         return Response(node.metrics.text(), media_type=CONTENT_TYPE)
 
-    add_predict(app, PREDICT_PATH)
     return app
 
 
@@ -118,6 +124,7 @@ def _policy_out(policy: Policy, manifest: Manifest) -> PolicyOut:
         thetas=list(state.thetas),
         operating_point=state.operating_point,
         operating_points=[point.name for point in manifest.operating_points],
+        outlives_restart=policy.outlives_restart,
     )
 
 

@@ -22,6 +22,10 @@ class MethodError(RequestError):
     """A path was asked with a method it does not have."""
 
 
+class NotKeptError(OfframpError):
+    """A change of policy could not be written where it is kept."""
+
+
 class SlowBodyError(RequestError):
     """A request's body did not arrive in time."""
 
@@ -51,7 +55,7 @@ class Refusal:
                 return {}
 
 
-# The first row that fits decides. Anything that is not here is a bug: 500.
+# The first row that fits decides. Anything that is not here is a bug: 500, and logged.
 _STATUS: tuple[tuple[type[OfframpError], int, str], ...] = (
     (TooLargeError, 413, "too_large"),
     (UnsupportedMediaError, 415, "unsupported_media"),
@@ -61,6 +65,7 @@ _STATUS: tuple[tuple[type[OfframpError], int, str], ...] = (
     (ConfigError, 422, "bad_value"),
     (OverloadError, 503, "overloaded"),
     (OffloadError, 503, "upstream_unavailable"),
+    (NotKeptError, 500, "not_kept"),
 )
 
 

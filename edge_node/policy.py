@@ -1,19 +1,34 @@
 """The run-time policy: which θ the node decides by, changeable between two requests.
 
-Where a node runs as several processes it is kept in memory they share, so that all decide alike, whichever was told.
+A node that is to remember it, or that runs as several processes, keeps it in a file that each change replaces whole.
+Each process looks at that file at most once a millisecond, and a change is answered once all have had to look again: so
+it holds from the next request on, in all of them, and a busy node hardly pays for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence, Sequence
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
-from threading import Lock
-from typing import Any
+from pathlib import Path
+from secrets import token_hex
+from time import monotonic, sleep, time_ns
+from typing import BinaryIO
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edge_node.errors import NotKeptError
 from offramp.bundle import Manifest
 from offramp.engine.tier import checked_thetas
 from offramp.errors import ConfigError
+from offramp.logs import line
+
+_log = logging.getLogger("edge_node")
+
+_MAX_BYTES = 65_536  # of a file that is read
+_LOOK_EVERY_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -24,85 +39,144 @@ class PolicyState:
     operating_point: str | None
 
 
-_BY_HAND = -1
-_WAIT_S = 1.0
+# Tells one version of the file from all others: inode, nanoseconds of its last change, bytes.
+_Version = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Shared:
-    """Where a policy is kept: the count of changes, the operating point's place among the bundle's (-1: none), and θ.
+class _Kept(BaseModel):
+    """What the file holds: the bundle that the change was for, and either θ or the name of an operating point."""
 
-    Changed under the lock; the count is odd meanwhile.
-    """
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    values: MutableSequence[float]
-    lock: Any
-
-
-def _first(manifest: Manifest) -> list[float]:
-    names = [point.name for point in manifest.operating_points]
-    return [0.0, float(names.index(manifest.default_operating_point)), *manifest.operating_point.thetas]
-
-
-def shared_policy(manifest: Manifest) -> Shared:
-    """Memory for the policy of a node of several processes, to be handed to each; the bundle's default is in force."""
-    processes = get_context("spawn")
-    return Shared(processes.RawArray("d", _first(manifest)), processes.Lock())
+    bundle: str
+    thetas: list[float] | None = None
+    operating_point: str | None = None
 
 
 class Policy:
-    """Holds the one state every request reads once, so that no request sees half a change."""
+    """Holds the one state every request reads once, so that no request sees half a change.
 
-    def __init__(self, manifest: Manifest, shared: Shared | None = None) -> None:
+    It can be sent to another process, and then both follow the same file.
+    """
+
+    def __init__(
+        self, manifest: Manifest, file: Path | None = None, *, outlives_restart: bool = True
+    ) -> None:
+        """Take up the policy that `file` keeps, or the bundle's default where it keeps none that fits.
+
+        Args:
+            manifest: of the bundle that is served.
+            file: where changes are kept; in memory if None. Its folder exists.
+            outlives_restart: whether the file stays when the node ends.
+        """
+        self.outlives_restart = file is not None and outlives_restart
         self._manifest = manifest
-        self._names = [point.name for point in manifest.operating_points]
-        shared = shared or Shared(_first(manifest), Lock())
-        self._values, self._lock = shared.values, shared.lock
-        self._seen = -1.0
+        self._file = None if file is None else str(file.resolve())
+        self._seen: _Version | None = None
+        self._look_at = 0.0
         self._state = PolicyState(manifest.operating_point.thetas, manifest.default_operating_point)
+        if self.state.operating_point != manifest.default_operating_point:
+            _log.info(line("policy_kept", file=self._file, thetas=self._state.thetas))
 
     @property
     def state(self) -> PolicyState:
-        """What is in force now."""
-        if self._values[0] != self._seen:
-            self._read()
+        """What is in force now; to be asked from one thread."""
+        if self._file is not None and (now := monotonic()) >= self._look_at:
+            self._follow(self._file)
+            self._look_at = now + _LOOK_EVERY_S
         return self._state
 
     def set_thetas(self, thetas: Sequence[float]) -> None:
-        """Decide by these θ from the next request on.
+        """Decide by these θ from the next request on; waits for the disk.
 
         Raises:
             ConfigError: they do not fit the bundle; nothing is changed.
+            NotKeptError: the file cannot be written; nothing is changed.
         """
-        self._write(_BY_HAND, checked_thetas(thetas, self._manifest))
+        self._change(_Kept(bundle=self._manifest.bundle_id, thetas=list(thetas)))
 
     def choose(self, name: str) -> None:
-        """Decide by the θ of an operating point of the bundle.
+        """Decide by the θ of an operating point of the bundle; waits for the disk.
 
         Raises:
             ConfigError: there is none of that name; nothing is changed.
+            NotKeptError: the file cannot be written; nothing is changed.
         """
-        if name not in self._names:
-            raise ConfigError(f"no operating point '{name}'; the bundle has {', '.join(self._names)}")
-        at = self._names.index(name)
-        self._write(at, self._manifest.operating_points[at].thetas)
+        self._change(_Kept(bundle=self._manifest.bundle_id, operating_point=name))
 
-    def _write(self, point: int, thetas: Sequence[float]) -> None:
-        # A lock that a process held when it died is waited for in vain: its change is lost, this one is not.
-        held = self._lock.acquire(timeout=_WAIT_S)
+    def _change(self, kept: _Kept) -> None:
+        state = self._checked(kept)
+        if self._file is None:
+            self._state = state
+        else:
+            _replace(Path(self._file), kept.model_dump_json(exclude_none=True).encode())
+            sleep(_LOOK_EVERY_S)
+
+    def _checked(self, kept: _Kept) -> PolicyState:
+        manifest = self._manifest
+        if kept.bundle != manifest.bundle_id:
+            raise ConfigError(f"it is for bundle '{kept.bundle}', this node serves '{manifest.bundle_id}'")
+        match kept.thetas, kept.operating_point:
+            case list(thetas), None:
+                return PolicyState(checked_thetas(thetas, manifest), None)
+            case None, str(name):
+                thetas_of = {point.name: point.thetas for point in manifest.operating_points}
+                if name not in thetas_of:
+                    raise ConfigError(f"no operating point '{name}'; the bundle has {', '.join(thetas_of)}")
+                return PolicyState(thetas_of[name], name)
+            case _:
+                raise ConfigError("it needs either thetas or operating_point")
+
+    def _follow(self, file: str) -> None:
         try:
-            change = int(self._values[0]) // 2 * 2
-            self._values[0] = change + 1
-            self._values[1] = point
-            self._values[2:] = list(thetas)
-            self._values[0] = change + 2
-        finally:
-            if held:
-                self._lock.release()
+            found = os.stat(file)  # noqa: PTH116 - on the way of requests, and a Path costs as much again
+        except OSError:
+            return  # nothing was changed yet; or the file was taken away, and what it said still holds
+        if _version(found) == self._seen:
+            return
+        try:
+            with open(file, "rb") as opened:  # noqa: PTH123
+                self._read(opened)
+        except OSError as error:
+            self._seen = _version(found)
+            self._ignore(str(error.strerror))
 
-    def _read(self) -> None:
-        before, point, *thetas = self._values[:]
-        if before % 2 or before != self._values[0]:
-            return  # half a change: the one before it still holds
-        self._seen = before
-        self._state = PolicyState(tuple(thetas), None if point == _BY_HAND else self._names[int(point)])
+    def _read(self, opened: BinaryIO) -> None:
+        # Of what is read, not of what was looked at: it may have been replaced meanwhile.
+        version = _version(os.fstat(opened.fileno()))
+        try:
+            state = self._checked(_Kept.model_validate_json(opened.read(_MAX_BYTES)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            self._ignore(f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}")
+        except ConfigError as error:
+            self._ignore(str(error))
+        else:
+            self._state = state
+        self._seen = version
+
+    def _ignore(self, reason: str) -> None:
+        # At the start, the bundle's default; later, what was in force before.
+        _log.warning(line("policy_ignored", file=self._file, detail=reason, thetas=self._state.thetas))
+
+
+def _version(found: os.stat_result) -> _Version:
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _replace(file: Path, data: bytes) -> None:
+    beside = file.with_name(f".{file.name}.{token_hex(8)}")
+    try:
+        with beside.open("xb") as written:
+            written.write(data)
+            written.flush()
+            os.fsync(written.fileno())
+            # Of two changes within one tick of the file system's clock, one may get the inode of the other.
+            os.utime(written.fileno(), ns=(time_ns(), time_ns()))
+        beside.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise NotKeptError(
+            f"the change cannot be kept in {file}: {error.strerror}; θ stay as they were"
+        ) from error

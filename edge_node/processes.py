@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,7 +19,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from edge_node.app import edge_app
-from edge_node.policy import Policy, Shared, shared_policy
+from edge_node.policy import Policy
 from edge_node.server import LISTENERS, http_config, log_ready
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest, load_bundle
@@ -42,8 +43,9 @@ def serve_in_processes(
     with TemporaryDirectory(prefix="offramp-") as directory:
         os.environ[SHARED_BY] = directory
         address = f"{settings.host}:{listening.getsockname()[1]}"
-        shared = shared_policy(manifest)
-        start = partial(EdgeProcess, settings.share(), blocks, address, shared, parent=os.getpid())
+        file = settings.policy_file or Path(directory) / "policy.json"
+        policy = Policy(manifest, file, outlives_restart=file == settings.policy_file)
+        start = partial(EdgeProcess, settings.share(), blocks, address, policy, parent=os.getpid())
         config = http_config(start, settings, lifespan="on", factory=True, workers=settings.processes)
         own = [_Port(listening) for _ in range(LISTENERS - 1)]
         processes = Multiprocess(config, [listening, *own])
@@ -82,14 +84,14 @@ class EdgeProcess:
     """The app of one process: the node lives as long as uvicorn serves it."""
 
     def __init__(
-        self, settings: EdgeSettings, blocks: tuple[int, int], address: str, shared: Shared, *, parent: int
+        self, settings: EdgeSettings, blocks: tuple[int, int], address: str, policy: Policy, *, parent: int
     ) -> None:
         end_with_parent(parent)
         start_logging(settings.log_level)
         self._settings = settings
         self._blocks = blocks
         self._address = address
-        self._shared = shared
+        self._policy = policy
         self._stack = AsyncExitStack()
         self._app: ASGIApp | None = None
 
@@ -117,7 +119,7 @@ class EdgeProcess:
     async def _start(self) -> None:
         bundle = load_bundle(self._settings.bundle)
         node = await self._stack.enter_async_context(running_node(self._settings, bundle, self._blocks))
-        self._app = edge_app(node, self._settings, Policy(bundle.manifest, self._shared))
+        self._app = edge_app(node, self._settings, self._policy)
         refreshing = asyncio.create_task(_refresh(node.metrics))
         self._stack.callback(refreshing.cancel)
         log_ready(self._settings, bundle.manifest, self._blocks, self._address)

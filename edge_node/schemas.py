@@ -101,6 +101,9 @@ class PolicyOut(BaseModel):
     thetas: list[float] = Field(description="θ of every exit but the last, which always answers")
     operating_point: str | None = Field(description="null when θ were set by hand")
     operating_points: list[str] = Field(description="those of the bundle")
+    outlives_restart: bool = Field(
+        description="whether a change is kept when the node restarts: with EDGE_POLICY_FILE it is"
+    )
 
 
 class Upstream(BaseModel):

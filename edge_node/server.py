@@ -14,9 +14,8 @@ from starlette.types import ASGIApp
 from edge_node.connection import OneWriteProtocol
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
-from offramp.errors import ConfigError
 from offramp.logs import line
-from offramp.serving.settings import reason_of
+from offramp.serving.listening import listening_socket
 
 # The loop takes one connection from a socket in each of its rounds, and a busy node has few rounds.
 LISTENERS = 8
@@ -30,13 +29,7 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
     Raises:
         ConfigError: the port is taken, or the address is not one of this machine.
     """
-    try:
-        return socket.create_server((settings.host, settings.port), backlog=2048)
-    except OSError as error:
-        reason = reason_of(error)
-        raise ConfigError(
-            f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another --port or --host"
-        ) from error
+    return listening_socket(settings.host, settings.port, backlog=2048)
 
 
 def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from offramp.serving.settings import NodeSettings
+
+
+def _replaceable(file: Path) -> Path:
+    folder = file.absolute().parent
+    if not folder.is_dir() or file.is_dir():
+        raise ValueError(
+            f"'{file}' is no file in a folder that exists; make the folder first, or name another file"
+        )
+    if not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"this user may not write in '{folder}', where each change replaces the file; name another"
+        )
+    return file
 
 
 class EdgeSettings(NodeSettings):
@@ -31,6 +48,11 @@ class EdgeSettings(NodeSettings):
         default=256_000_000, ge=1, description="bodies held at the same time; more are refused at once (503)"
     )
     body_timeout_s: float = Field(default=30.0, gt=0, description="how long a body may take to arrive")
+    policy_file: Annotated[Path, AfterValidator(_replaceable)] | None = Field(
+        default=None,
+        description="file that keeps θ set over REST, so that a change outlives a restart; "
+        "without it, a change ends with the node",
+    )
 
     def share(self) -> EdgeSettings:
         """What one of its processes may use of what the whole node may."""

@@ -15,6 +15,7 @@ class Policy(BaseModel):
 
     thetas: tuple[Share, ...]
     operating_point: str | None
+    outlives_restart: bool
 
 
 class Upstream(BaseModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -13,9 +12,8 @@ from fastapi import FastAPI
 from nicegui import app as nicegui
 from nicegui import ui
 
-from offramp.errors import ConfigError
 from offramp.logs import line
-from offramp.serving.settings import reason_of
+from offramp.serving.listening import listening_socket
 from offramp_dashboard.node_client import NodeClient
 from offramp_dashboard.pages.frame import Frame
 from offramp_dashboard.settings import DashboardSettings
@@ -36,7 +34,7 @@ def serve(settings: DashboardSettings) -> None:
     """
     watches = [Watch(NodeClient(address)) for address in settings.edge]
     clouds = [MetricsWatch(NodeClient(address)) for address in settings.cloud]
-    with _bound(settings) as listening:
+    with listening_socket(settings.host, settings.port) as listening:
         app = FastAPI(
             lifespan=_watching([*watches, *clouds]), docs_url=None, redoc_url=None, openapi_url=None
         )
@@ -83,12 +81,3 @@ def _watching(watches: Sequence[MetricsWatch]) -> Callable[[FastAPI], AbstractAs
             await asyncio.gather(*tasks, return_exceptions=True)
 
     return lifespan
-
-
-def _bound(settings: DashboardSettings) -> socket.socket:
-    try:
-        return socket.create_server((settings.host, settings.port))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {settings.host}:{settings.port}: {reason_of(error)}; choose another --port or --host"
-        ) from error

@@ -270,7 +270,7 @@ def test_the_frontier_rises_and_marks_the_point_in_force() -> None:
 
 def test_tiers_follow_the_split_point_until_answers_name_them() -> None:
     manifest = manifest_with([True, False, True])
-    policy = Policy(thetas=(0.5,), operating_point="full")
+    policy = Policy(thetas=(0.5,), operating_point="full", outlives_restart=False)
     ready = Readiness(ready=True, upstream=Upstream(target="b:1", up=True, reason=None))
     planned = pictured(manifest, policy, ready, {})
     assert [(tier.name, len(tier.stages)) for tier in planned] == [("edge", 1), ("upstream", 2)]

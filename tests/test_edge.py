@@ -121,6 +121,7 @@ class TestWhatItTakes:
     async def test_the_openapi_page_describes_every_path(self, client: httpx.AsyncClient) -> None:
         schema = (await client.get("/openapi.json")).json()
         assert set(schema["paths"]) == {
+            "/",
             "/v1/predict",
             "/v1/policy",
             "/v1/bundle",
@@ -129,6 +130,38 @@ class TestWhatItTakes:
             "/metrics",
         }
         assert schema["components"]["schemas"]["Prediction"]["examples"]
+
+    async def test_the_openapi_page_describes_predictions_which_fastapi_never_sees(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        described = (await client.get("/openapi.json")).json()["paths"]["/v1/predict"]["post"]
+        assert set(described["responses"]) == {"200", "400", "408", "413", "415", "503"}
+        assert set(described["requestBody"]["content"]) == {
+            "image/jpeg",
+            "image/png",
+            "image/webp",
+            "multipart/form-data",
+            "application/json",
+        }
+        as_json = described["requestBody"]["content"]["application/json"]
+        assert (
+            set(as_json["schema"]["properties"])
+            == {"image", "images"}
+            == {"image", *as_json["examples"]["several"]["value"]}
+        )
+        assert [each["name"] for each in described["parameters"]] == ["probabilities", "X-Request-ID"]
+        answers = described["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+        assert [each["$ref"].rpartition("/")[2] for each in answers] == ["Prediction", "Predictions"]
+        refused = described["responses"]["415"]["content"]["application/json"]["schema"]
+        assert refused["$ref"].endswith("/Problem")
+
+    async def test_the_openapi_page_says_whether_a_change_of_policy_is_kept(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        schema = (await client.get("/openapi.json")).json()
+        told = schema["components"]["schemas"]["PolicyOut"]["properties"]["outlives_restart"]
+        assert told["type"] == "boolean" and "EDGE_POLICY_FILE" in told["description"]
+        assert {"200", "413", "415", "422", "500"} == set(schema["paths"]["/v1/policy"]["put"]["responses"])
 
     async def test_the_api_page_needs_no_other_host(self, client: httpx.AsyncClient) -> None:
         page = (await client.get("/docs")).text

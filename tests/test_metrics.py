@@ -105,7 +105,7 @@ async def test_a_cloud_tells_its_figures_over_http(tiny_bundle: Bundle) -> None:
                 found = parsed(response.read().decode())
             taken = settings.model_copy(update={"metrics_port": server.metrics_port})
             second = CloudServer(node, taken)
-            with pytest.raises(ConfigError, match="for metrics"):
+            with pytest.raises(ConfigError, match="another --metrics-port"):
                 await second.start()
         finally:
             await server.drain()

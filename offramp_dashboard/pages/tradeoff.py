@@ -78,9 +78,8 @@ class TradeoffPage:
                 )
                 self._sliders.append(slider)
                 self._numbers.append(ui.label().classes("said"))
-        ui.label(
-            "θ = 0 always stops at this exit, θ = 1 never does. A change holds for all following photos."
-        ).classes("muted small")
+        ui.label("θ = 0 always stops at this exit, θ = 1 never does.").classes("muted small")
+        self._kept = ui.label().classes("muted small")
 
     def _follow(self, manifest: Manifest, policy: Policy) -> None:
         points = {point.name: point for point in manifest.operating_points}
@@ -90,6 +89,12 @@ class TradeoffPage:
         if policy == self._shown:
             return
         self._shown = policy
+        end = (
+            ", and outlives a restart of the node."
+            if policy.outlives_restart
+            else ", until the node restarts."
+        )
+        self._kept.text = f"A change holds for all following photos{end}"
         self._state.text = f"operating point {current}" if current else "set by hand"
         for slider, label, theta in zip(self._sliders, self._numbers, policy.thetas, strict=False):
             slider.value = theta

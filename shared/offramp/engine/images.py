@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from offramp.bundle.manifest import Preprocessing
 from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
@@ -20,21 +19,10 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 # Pillow warns of what may be a bomb; `ImageLimits` is stricter and refuses it.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# It also warns of damaged notes (EXIF), which do not matter: see `_upright`.
+# It also warns of damaged notes (EXIF), which do not matter: see `_turn_upright`.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _LIGHT_PIXELS = 512 * 512
-
-# What brings a photo upright, by its EXIF orientation.
-_TURNS: Mapping[Any, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +168,8 @@ def _damaged(size: int, error: Exception) -> RequestError:
 
 
 def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    plain = _plain(_upright(image))
+    _turn_upright(image)
+    plain = _plain(image)
     size = (preprocessing.width, preprocessing.height)
     if plain.size != size:
         # Before anything else is made of it: a large image is held in memory once.
@@ -191,12 +180,13 @@ def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     return np.frombuffer(fitting.tobytes(), dtype=np.uint8).reshape(preprocessing.pixel_shape)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - a photo whose notes are damaged is still a photo
-        return image
-    return image if turn is None else image.transpose(turn)
+        pass
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -106,8 +106,3 @@ class NodeSettings(Command):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe log lines to write"
     )
-
-
-def reason_of(error: OSError) -> str:
-    """Why a port could not be taken, without what Python adds to it."""
-    return str(error.strerror).partition(" (while")[0]

@@ -1,0 +1,80 @@
+"""`GET /`: what this node is and where to go next, as a page for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, Field
+
+from offramp.bundle import Manifest
+
+_LINKS = {
+    "/docs": "every path, what it takes and what it answers; try them there",
+    "/v1/bundle": "what this node serves: blocks, exits, labels, operating points",
+    "/v1/policy": "the thresholds θ in force; PUT changes them",
+    "/readyz": "whether this node can answer, and whether it reaches the next tier",
+    "/metrics": "figures for Prometheus",
+}
+_SHOWN_LABELS = 12
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+_HEADERS = {
+    "vary": "accept",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+}
+
+
+class Welcome(BaseModel):
+    """What this node is, and where to go next."""
+
+    name: str
+    bundle: str
+    predict: str = Field(description="a command that classifies a photo")
+    links: dict[str, str] = Field(description="paths of this node, and what each is for")
+
+
+def add_welcome(app: FastAPI, manifest: Manifest) -> None:
+    """Have `app` answer `GET /`."""
+    page = Template((files("edge_node") / "welcome.html").read_text(encoding="utf-8"))
+
+    @app.get(
+        "/",
+        summary="What this node is, and where to go next",
+        response_model=Welcome,
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    def welcome(request: Request) -> Response:
+        told = Welcome(
+            name=app.title,
+            bundle=manifest.bundle_id,
+            predict=f"curl --data-binary @photo.jpg http://{_address(request)}/v1/predict",
+            links=_LINKS,
+        )
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_filled(page, told, manifest.labels), headers=_HEADERS)
+        return JSONResponse(told.model_dump(), headers=_HEADERS)
+
+
+def _address(request: Request) -> str:
+    # As the client sees this node; a header with anything else in it would end up in somebody's shell.
+    asked = request.headers.get("host", "")
+    host, port = request.scope["server"]
+    return asked if _HOST.fullmatch(asked) else f"{host}:{port}"
+
+
+def _filled(page: Template, told: Welcome, labels: tuple[str, ...]) -> str:
+    more = ", …" if len(labels) > _SHOWN_LABELS else ""
+    return page.substitute(
+        bundle=escape(told.bundle),
+        curl=escape(told.predict),
+        count=len(labels),
+        labels=escape(", ".join(labels[:_SHOWN_LABELS])) + more,
+        links="\n".join(
+            f'<dt><a href="{path}"><code>{path}</code></a></dt><dd>{escape(text)}</dd>'
+            for path, text in told.links.items()
+        ),
+    )
