@@ -8,19 +8,19 @@ the blocks in a row say what the whole does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import transformers
-import typer
-from offramp.cli.errors import told_in_one_line
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from offramp.authoring.networks.backbone import attach_exits
 from offramp.cli.progress import progress
+from offramp.command import Command, run_command
 
 _SHAPE = (3, 64, 64)
 _IMAGE: dict[str, Any] = {"image_size": 64, "num_labels": 10}
@@ -69,23 +69,28 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-@told_in_one_line
-def main() -> None:
-    """Cut every architecture and show where."""
-    table = Table(title=f"cut by attach_exits, images of {_SHAPE}")
-    for column in ("architecture", "places found", "exits at, with feature", "MACs", "max difference"):
-        table.add_column(column)
-    with progress("architectures", len(ARCHITECTURES)) as advance:
-        for name, build in ARCHITECTURES.items():
-            torch.manual_seed(0)
-            origin = attach_exits(build().eval(), image_shape=_SHAPE).origin
-            assert origin is not None
-            chosen = ", ".join(f"{cut.share:.0%} {cut.feature_shape}" for cut in origin.chosen)
-            macs = f"{origin.chosen[-1].macs / origin.chosen[-1].share / 1e6:.1f} M"
-            table.add_row(name, str(len(origin.cuts)), chosen, macs, f"{origin.difference:.1e}")
-            advance(1)
-    Console().print(table)
+class Backbones(Command):
+    """Cut every architecture and show where.
+
+    Example: python -m benchmarks.backbones
+    """
+
+    def execute(self) -> None:
+        """Cut one after the other."""
+        table = Table(title=f"cut by attach_exits, images of {_SHAPE}")
+        for column in ("architecture", "places found", "exits at, with feature", "MACs", "max difference"):
+            table.add_column(column)
+        with progress("architectures", len(ARCHITECTURES)) as advance:
+            for name, build in ARCHITECTURES.items():
+                torch.manual_seed(0)
+                origin = attach_exits(build().eval(), image_shape=_SHAPE).origin
+                assert origin is not None
+                chosen = ", ".join(f"{cut.share:.0%} {cut.feature_shape}" for cut in origin.chosen)
+                macs = f"{origin.chosen[-1].macs / origin.chosen[-1].share / 1e6:.1f} M"
+                table.add_row(name, str(len(origin.cuts)), chosen, macs, f"{origin.difference:.1e}")
+                advance(1)
+        Console().print(table)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(Backbones, sys.argv[1:], program="python -m benchmarks.backbones")

@@ -13,16 +13,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import atheris
 import numpy as np
-import typer
+from pydantic import Field
 
 with atheris.instrument_imports(include=["offramp.wire"]):
     from offramp.wire.codec import decode_feature, encode_feature
 
 from offramp.bundle.manifest import Block, Levels, Tensor
+from offramp.command import Command, run_command
 from offramp.errors import FeatureError
 from offramp.wire.v1 import wire_pb2 as pb
 
@@ -83,27 +84,31 @@ def _seeds() -> Iterator[bytes]:
         yield bytes([number, pb.CODEC_ANS, 0]) + encode_feature(code, "ans", levels).payload
 
 
-def main(
-    seconds: Annotated[int, typer.Option(min=1, help="How long to try.")] = 120,
-    seed: Annotated[int, typer.Option(min=1, help="Of the mutations.")] = 1,
-) -> None:
+class FuzzWire(Command):
     """Try to break the decoder.
 
     Example: python -m benchmarks.fuzz_wire --seconds 120
     """
-    with tempfile.TemporaryDirectory() as corpus:
-        for number, data in enumerate(_seeds()):
-            (Path(corpus) / f"seed-{number}").write_bytes(data)
-        limits = [
-            "-timeout=1",
-            "-rss_limit_mb=1024",
-            "-malloc_limit_mb=64",
-            "-max_len=4096",
-            "-print_final_stats=1",
-        ]
-        atheris.Setup([sys.argv[0], corpus, f"-max_total_time={seconds}", f"-seed={seed}", *limits], _decode)
-        atheris.Fuzz()
+
+    seconds: int = Field(default=120, ge=1, description="how long to try")
+    seed: int = Field(default=1, ge=1, description="of the mutations")
+
+    def execute(self) -> None:
+        """Begin with real features, and change them until the time is up."""
+        with tempfile.TemporaryDirectory() as corpus:
+            for number, data in enumerate(_seeds()):
+                (Path(corpus) / f"seed-{number}").write_bytes(data)
+            limits = [
+                "-timeout=1",
+                "-rss_limit_mb=1024",
+                "-malloc_limit_mb=64",
+                "-max_len=4096",
+                "-print_final_stats=1",
+            ]
+            length = [f"-max_total_time={self.seconds}", f"-seed={self.seed}"]
+            atheris.Setup([sys.argv[0], corpus, *length, *limits], _decode)
+            atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(FuzzWire, sys.argv[1:], program="python -m benchmarks.fuzz_wire")

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,16 +21,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from threading import Thread
-from typing import Annotated
 
-import typer
-from offramp.cli.errors import told_in_one_line
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from offramp.bundle import load_bundle
+from offramp.cli.options import BundleArgument
 from offramp.cli.processes import node_process
 from offramp.cli.progress import progress
+from offramp.command import Command, run_command
 from offramp.errors import ConfigError
 
 _SCRIPT = """
@@ -42,56 +43,63 @@ request = function() return wrk.format("POST", "/v1/predict", nil, photos[math.r
 """
 
 
-@told_in_one_line
-def main(
-    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photos to send, in random order.")],
-    rounds: Annotated[int, typer.Option(min=1, help="How often each node is asked.")] = 9,
-    seconds: Annotated[int, typer.Option(min=1, help="Of each turn.")] = 2,
-    clients: Annotated[int, typer.Option(min=1, help="Connections.")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+class Observability(Command):
     """Compare throughput without metrics, with them, and with tracing as well.
 
     Example: python -m benchmarks.observability models/b-lenet-fashion --photos samples/fashion-mnist
     """
-    if shutil.which("wrk") is None:
-        raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
-    count = len(load_bundle(bundle).manifest.blocks)
-    common = [str(bundle), "--port", "0", "--blocks", f"1-{count}"]
-    with ExitStack() as stack:
-        collector = stack.enter_context(_collector())
-        nodes = {
-            "without metrics": ("benchmarks.uncounted_edge", common),
-            "with metrics": ("edge_node", common),
-            "with metrics and tracing": ("edge_node", [*common, "--otlp-endpoint", collector]),
-        }
-        running = {
-            name: stack.enter_context(node_process(module, arguments, name=name))
-            for name, (module, arguments) in nodes.items()
-        }
-        script = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "photos.lua"
-        script.write_text(_SCRIPT % photos.resolve())
-        found: dict[str, list[float]] = {name: [] for name in nodes}
-        with progress("turns", rounds * len(nodes)) as advance:
-            for number in range(rounds):
-                for name in sorted(nodes, reverse=bool(number % 2)):
-                    found[name].append(_per_second(running[name].address, script, seconds, clients))
-                    advance(1)
-    base = median(found["without metrics"])
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {name: {"per_second": each, "ratio": median(each) / base} for name, each in found.items()}
-            )
-        )
-        return
-    table = Table(title=f"{rounds} turns of {seconds} s, {clients} clients")
-    for column in ("edge node", "requests per second, median", "against without"):
-        table.add_column(column, justify="left" if column == "edge node" else "right")
-    for name, each in found.items():
-        table.add_row(name, f"{median(each):.0f}", f"{median(each) / base:.3f} x")
-    Console().print(table)
+
+    bundle: BundleArgument
+    photos: Path = Field(description="folder of photos to send, in random order")
+    rounds: int = Field(default=9, ge=1, description="how often each node is asked")
+    seconds: int = Field(default=2, ge=1, description="of each turn")
+    clients: int = Field(default=4, ge=1, description="connections")
+    as_json: bool = Field(default=False, alias="json", description="print one JSON object")
+
+    def execute(self) -> None:
+        """Ask every node in turn, round after round."""
+        if shutil.which("wrk") is None:
+            raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
+        found = self._measured()
+        base = median(found["without metrics"])
+        if self.as_json:
+            ratios = {
+                name: {"per_second": each, "ratio": median(each) / base} for name, each in found.items()
+            }
+            print(json.dumps(ratios))
+            return
+        table = Table(title=f"{self.rounds} turns of {self.seconds} s, {self.clients} clients")
+        for column in ("edge node", "requests per second, median", "against without"):
+            table.add_column(column, justify="left" if column == "edge node" else "right")
+        for name, each in found.items():
+            table.add_row(name, f"{median(each):.0f}", f"{median(each) / base:.3f} x")
+        Console().print(table)
+
+    def _measured(self) -> dict[str, list[float]]:
+        """Requests per second of each node, turn by turn."""
+        count = len(load_bundle(self.bundle).manifest.blocks)
+        common = [str(self.bundle), "--port", "0", "--blocks", f"1-{count}"]
+        with ExitStack() as stack:
+            collector = stack.enter_context(_collector())
+            nodes = {
+                "without metrics": ("benchmarks.uncounted_edge", common),
+                "with metrics": ("edge_node", common),
+                "with metrics and tracing": ("edge_node", [*common, "--otlp-endpoint", collector]),
+            }
+            running = {
+                name: stack.enter_context(node_process(module, arguments, name=name))
+                for name, (module, arguments) in nodes.items()
+            }
+            script = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "photos.lua"
+            script.write_text(_SCRIPT % self.photos.resolve())
+            found: dict[str, list[float]] = {name: [] for name in nodes}
+            with progress("turns", self.rounds * len(nodes)) as advance:
+                for number in range(self.rounds):
+                    for name in sorted(nodes, reverse=bool(number % 2)):
+                        address = running[name].address
+                        found[name].append(_per_second(address, script, self.seconds, self.clients))
+                        advance(1)
+        return found
 
 
 def _per_second(address: str, script: Path, seconds: int, clients: int) -> float:
@@ -129,4 +137,4 @@ def _collector() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(Observability, sys.argv[1:], program="python -m benchmarks.observability")

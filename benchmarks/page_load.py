@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +19,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import httpx
-import typer
-from offramp.cli.errors import told_in_one_line
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.table import Table
 
 from offramp.cli.processes import node_process
 from offramp.cli.progress import progress
+from offramp.command import Command, run_command
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,34 +49,38 @@ class Load:
     data_bytes: int
 
 
-@told_in_one_line
-def main(
-    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("models/b-lenet-fashion"),
-    photos: Annotated[Path, typer.Option(help="Folder of photos, one sub-folder per class.")] = Path(
-        "samples/fashion-mnist"
-    ),
-    rounds: Annotated[int, typer.Option(min=1, help="Openings of each kind.")] = 9,
-    width: Annotated[int, typer.Option(min=300, help="Of the window, in pixels.")] = 1400,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+class PageLoad(Command):
     """Measure how long the dashboard's page takes to open, with an empty cache and with a filled one.
 
     Example: python -m benchmarks.page_load models/b-lenet-fashion --photos samples/fashion-mnist
     """
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise ConfigError("chromium is missing; install it, as in apt-get install chromium")
-    from playwright.sync_api import sync_playwright
 
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
-    with _dashboard(bundle, photos) as address, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
-        found = _measured(browser, address, rounds, width)
-        browser.close()
-    if as_json:
-        typer.echo(json.dumps({kind: [asdict(load) for load in loads] for kind, loads in found.items()}))
-        return
-    Console().print(_table(found, rounds))
+    bundle: CliPositionalArg[Path] = Field(
+        default=Path("models/b-lenet-fashion"), description="directory of the bundle"
+    )
+    photos: Path = Field(
+        default=Path("samples/fashion-mnist"), description="folder of photos, one sub-folder per class"
+    )
+    rounds: int = Field(default=9, ge=1, description="openings of each kind")
+    width: int = Field(default=1400, ge=300, description="of the window, in pixels")
+    as_json: bool = Field(default=False, alias="json", description="print one JSON object")
+
+    def execute(self) -> None:
+        """Open the page again and again, and show the medians."""
+        chromium = shutil.which("chromium")
+        if chromium is None:
+            raise ConfigError("chromium is missing; install it, as in apt-get install chromium")
+        from playwright.sync_api import sync_playwright
+
+        arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
+        with _dashboard(self.bundle, self.photos) as address, sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+            found = _measured(browser, address, self.rounds, self.width)
+            browser.close()
+        if self.as_json:
+            print(json.dumps({kind: [asdict(load) for load in loads] for kind, loads in found.items()}))
+            return
+        Console().print(_table(found, self.rounds))
 
 
 def _measured(browser: Browser, address: str, rounds: int, width: int) -> dict[str, list[Load]]:
@@ -189,4 +195,4 @@ def _seconds(each: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(PageLoad, sys.argv[1:], program="python -m benchmarks.page_load")

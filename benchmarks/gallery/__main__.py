@@ -8,54 +8,57 @@ Trainings take hours on two cores; an interrupted gallery goes on where it stopp
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-from offramp.cli.errors import told_in_one_line
+from pydantic import Field
 
 from benchmarks.gallery.entries import ENTRIES, FAMILIES, Entry
 from benchmarks.gallery.making import Places, evaluations, make, ship
 from benchmarks.gallery.page import Sheet, families_sheet, networks_sheet, page_of
 from offramp.authoring.training.run import training_s
+from offramp.command import Command, run_command
 from offramp.errors import ConfigError
 
 
-@told_in_one_line
-def main(
-    data: Annotated[Path, typer.Option(help="Directory that holds mnist/ and cifar10.zip.")],
-    runs: Annotated[Path, typer.Option(help="Where training runs and evaluations go.")] = Path("runs"),
-    bundles: Annotated[
-        Path, typer.Option(help="Where bundles go; those there are taken as they are.")
-    ] = Path("runs/bundles"),
-    only: Annotated[str | None, typer.Option(help="Only these entries: name,name,…")] = None,
-    models: Annotated[
-        Path | None,
-        typer.Option(help="Also make the bundles that ship, with a bottleneck, in this directory."),
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
-) -> None:
+class Gallery(Command):
     """Hang the gallery: train, calibrate and evaluate what is missing, then show all.
 
     Example: python -m benchmarks.gallery --data data --only b-lenet-mnist
     """
-    places = Places(data, runs, bundles)
-    chosen = _chosen(only)
-    try:
-        for entry in chosen:
-            make(entry, places)
-            if models:
-                ship(entry, places, models)
-        sheets = [sheet for sheet in (_networks(chosen, places), _families(chosen, places)) if sheet.rows]
-    except subprocess.CalledProcessError as error:
-        raise ConfigError(
-            f"`offramp {error.cmd[3]} …` ended with {error.returncode}; what it said is above, run this again to go on"
-        ) from error
-    text = page_of(sheets, left_out=[entry.name for entry in (*ENTRIES, *FAMILIES) if entry not in chosen])
-    print(text)
-    if page:
-        page.write_text(text, encoding="utf-8")
+
+    data: Path = Field(description="directory that holds mnist/ and cifar10.zip")
+    runs: Path = Field(default=Path("runs"), description="where training runs and evaluations go")
+    bundles: Path = Field(
+        default=Path("runs/bundles"), description="where bundles go; those there are taken as they are"
+    )
+    only: str | None = Field(default=None, description="only these entries: name,name,…")
+    models: Path | None = Field(
+        default=None, description="also make the bundles that ship, with a bottleneck, in this directory"
+    )
+    page: Path | None = Field(default=None, description="also write the tables to this Markdown file")
+
+    def execute(self) -> None:
+        """Make what is missing, then print the page."""
+        places = Places(self.data, self.runs, self.bundles)
+        chosen = _chosen(self.only)
+        try:
+            for entry in chosen:
+                make(entry, places)
+                if self.models:
+                    ship(entry, places, self.models)
+            sheets = [sheet for sheet in (_networks(chosen, places), _families(chosen, places)) if sheet.rows]
+        except subprocess.CalledProcessError as error:
+            raise ConfigError(
+                f"`offramp {error.cmd[3]} …` ended with {error.returncode}; what it said is above, "
+                "run this again to go on"
+            ) from error
+        left_out = [entry.name for entry in (*ENTRIES, *FAMILIES) if entry not in chosen]
+        text = page_of(sheets, left_out=left_out)
+        print(text)
+        if self.page:
+            self.page.write_text(text, encoding="utf-8")
 
 
 def _networks(chosen: Sequence[Entry], places: Places) -> Sheet:
@@ -81,4 +84,4 @@ def _chosen(only: str | None) -> Sequence[Entry]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(Gallery, sys.argv[1:], program="python -m benchmarks.gallery")

@@ -18,11 +18,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated
 
 import psutil
-import typer
-from offramp.cli.errors import told_in_one_line
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +28,9 @@ from benchmarks.scale.client import Turn
 from benchmarks.scale.ray_serve import has_ray
 from benchmarks.scale.ways import Way, ways_for
 from offramp.bundle import load_bundle
+from offramp.cli.options import BundleArgument
 from offramp.cli.progress import progress
+from offramp.command import Command, run_command
 from offramp.errors import ConfigError
 
 _PARTS = ("replicas", "proxy", "clients")
@@ -44,38 +44,41 @@ class Found:
     cpu_us_per_call: dict[str, list[float]] = field(default_factory=dict)
 
 
-@told_in_one_line
-def main(
-    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photos; their features are what is sent.")],
-    replicas: Annotated[int, typer.Option(min=2, help="How many, where there are several.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each turn.")] = 5.0,
-    clients: Annotated[int, typer.Option(min=1, help="Client processes.")] = 1,
-    channels: Annotated[int, typer.Option(min=1, help="Connections of each client.")] = 4,
-    in_flight: Annotated[int, typer.Option(min=1, help="Calls under way on each connection.")] = 4,
-    ray: Annotated[Path | None, typer.Option(help="Python that has Ray Serve, if not this one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+class Scale(Command):
     """Compare one replica of the cloud node with several, and ways to spread calls over them.
 
     Example: python -m benchmarks.scale models/b-lenet-fashion --photos samples/fashion-mnist
     """
-    load_bundle(bundle)
-    python = str(ray) if ray else sys.executable
-    if ray and not has_ray(python):
-        raise ConfigError(f"{ray} cannot import ray.serve; pip install 'offramp[ray]' there")
-    # What is multiplied is a replica of one worker, as deploy/ray/offramp.yaml has it.
-    os.environ.setdefault("CLOUD_WORKERS", "1")
-    ways = ways_for(bundle, replicas=replicas, ray_python=python if has_ray(python) else None)
-    with _clients(bundle, photos, clients, channels, in_flight) as asking:
-        found = _measure(ways, asking, rounds, seconds)
-    asked = f"{clients} × {channels} connections × {in_flight} calls"
-    shape = f"{rounds} turns of {seconds:g} s, {asked}, {os.cpu_count()} cores"
-    if as_json:
-        typer.echo(json.dumps({"shape": shape, "ways": {name: asdict(each) for name, each in found.items()}}))
-    else:
-        Console().print(_table(found, shape))
+
+    bundle: BundleArgument
+    photos: Path = Field(description="folder of photos; their features are what is sent")
+    replicas: int = Field(default=2, ge=2, description="how many, where there are several")
+    rounds: int = Field(default=5, ge=1, description="turns of each way")
+    seconds: float = Field(default=5.0, ge=0.1, description="of each turn")
+    clients: int = Field(default=1, ge=1, description="client processes")
+    channels: int = Field(default=4, ge=1, description="connections of each client")
+    in_flight: int = Field(default=4, ge=1, description="calls under way on each connection")
+    ray: Path | None = Field(default=None, description="Python that has Ray Serve, if not this one")
+    as_json: bool = Field(default=False, alias="json", description="print one JSON object")
+
+    def execute(self) -> None:
+        """Give every way its turns, and show the medians."""
+        load_bundle(self.bundle)
+        python = str(self.ray) if self.ray else sys.executable
+        if self.ray and not has_ray(python):
+            raise ConfigError(f"{self.ray} cannot import ray.serve; pip install 'offramp[ray]' there")
+        # What is multiplied is a replica of one worker, as deploy/ray/offramp.yaml has it.
+        os.environ.setdefault("CLOUD_WORKERS", "1")
+        ways = ways_for(self.bundle, replicas=self.replicas, ray_python=python if has_ray(python) else None)
+        with _clients(self.bundle, self.photos, self.clients, self.channels, self.in_flight) as asking:
+            found = _measure(ways, asking, self.rounds, self.seconds)
+        asked = f"{self.clients} × {self.channels} connections × {self.in_flight} calls"
+        shape = f"{self.rounds} turns of {self.seconds:g} s, {asked}, {os.cpu_count()} cores"
+        if self.as_json:
+            by_way = {name: asdict(each) for name, each in found.items()}
+            print(json.dumps({"shape": shape, "ways": by_way}))
+        else:
+            Console().print(_table(found, shape))
 
 
 def _measure(
@@ -159,4 +162,4 @@ def _table(found: Mapping[str, Found], shape: str) -> Table:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(Scale, sys.argv[1:], program="python -m benchmarks.scale")

@@ -14,16 +14,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import grpc
 import numpy as np
-import typer
 import uvloop
 from numpy.typing import NDArray
+from pydantic import Field
 
 from offramp.authoring.data.image_folder import PHOTO_SUFFIXES, read_photo
 from offramp.bundle import Bundle, load_bundle
+from offramp.cli.options import BundleArgument
+from offramp.command import Command, run_command
 from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Answer, Handover, Tier
 from offramp.errors import ConfigError
@@ -126,18 +127,21 @@ async def _serve(calls: list[Call], channels: int, in_flight: int) -> None:
         print(json.dumps(asdict(turn)), flush=True)
 
 
-def main(
-    bundle: Annotated[Path, typer.Argument()],
-    photos: Annotated[Path, typer.Option()],
-    channels: Annotated[int, typer.Option(min=1)],
-    in_flight: Annotated[int, typer.Option(min=1)],
-) -> None:
-    """Take turns until standard input ends."""
-    calls = real_calls(load_bundle(bundle), photos)
-    print(len(calls), flush=True)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(calls, channels, in_flight))
+class Client(Command):
+    """Take turns at asking a cloud node until standard input ends."""
+
+    bundle: BundleArgument
+    photos: Path = Field(description="folder of photos; their features are what is sent")
+    channels: int = Field(ge=1, description="connections")
+    in_flight: int = Field(ge=1, description="calls under way on each connection")
+
+    def execute(self) -> None:
+        """Say how many calls there are to send, then take turns."""
+        calls = real_calls(load_bundle(self.bundle), self.photos)
+        print(len(calls), flush=True)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(calls, self.channels, self.in_flight))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(Client, sys.argv[1:], program="python -m benchmarks.scale.client")

@@ -13,20 +13,19 @@ import asyncio
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import psutil
-import typer
-from offramp.cli.errors import told_in_one_line
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +35,9 @@ from benchmarks.serving.load import turn, write_paced_script, write_script
 from benchmarks.serving.photos import folder_of
 from benchmarks.serving.servers import Server, offramp
 from offramp.bundle import load_bundle
+from offramp.cli.options import BundleArgument
 from offramp.cli.progress import progress
+from offramp.command import Command, run_command
 
 _CLIENTS = 16  # of the load that is sustainable
 _CONNECTIONS = 1024  # of the load that is not
@@ -73,32 +74,35 @@ class Overload:
     after: State
 
 
-@told_in_one_line
-def main(
-    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
-    photos: Annotated[
-        Path, typer.Option(help="Folder of JPEG photos to send, or a zip with a folder test/.")
-    ] = Path("data/cifar10.zip"),
-    seconds: Annotated[int, typer.Option(min=2, help="Of too much load.")] = 60,
-    times: Annotated[float, typer.Option(min=1, help="How much more than what is sustainable.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+class TooMuch(Command):
     """Ask for more than a node can do; needs wrk and the extras train and dev.
 
     Example: python -m benchmarks.serving.overload models/b-alexnet-cifar10 --photos data/cifar10.zip
     """
-    loaded = load_bundle(bundle)
-    point = choose(loaded, photos, max_drop=0.5).point
-    with folder_of(photos) as folder, TemporaryDirectory() as scratch:
-        photo = read_photos(folder, 1)[0]
-        split = point.split_point
-        cloud = ("--blocks", f"{split}-{len(loaded.manifest.blocks)}")
-        with offramp(bundle, point.name, photo, edge=(), cloud=cloud) as server:
-            found = _overload(server, folder, Path(scratch), photo, seconds, times)
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-    else:
-        _show(found, times, seconds)
+
+    bundle: BundleArgument
+    photos: Path = Field(
+        default=Path("data/cifar10.zip"),
+        description="folder of JPEG photos to send, or a zip with a folder test/",
+    )
+    seconds: int = Field(default=60, ge=2, description="of too much load")
+    times: float = Field(default=2.0, ge=1, description="how much more than what is sustainable")
+    as_json: bool = Field(default=False, alias="json", description="print one JSON object")
+
+    def execute(self) -> None:
+        """Start both nodes, ask for too much, and show what came of it."""
+        loaded = load_bundle(self.bundle)
+        point = choose(loaded, self.photos, max_drop=0.5).point
+        with folder_of(self.photos) as folder, TemporaryDirectory() as scratch:
+            photo = read_photos(folder, 1)[0]
+            split = point.split_point
+            cloud = ("--blocks", f"{split}-{len(loaded.manifest.blocks)}")
+            with offramp(self.bundle, point.name, photo, edge=(), cloud=cloud) as server:
+                found = _overload(server, folder, Path(scratch), photo, self.seconds, self.times)
+        if self.as_json:
+            print(json.dumps(asdict(found)))
+        else:
+            _show(found, self.times, self.seconds)
 
 
 def _overload(
@@ -228,4 +232,4 @@ def _show(found: Overload, times: float, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(TooMuch, sys.argv[1:], program="python -m benchmarks.serving.overload")

@@ -8,13 +8,13 @@ The photo's rivals are the codecs a gateway has; each is charged with what it do
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
-from offramp.cli.errors import told_in_one_line
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from benchmarks.wire.page import Findings, page_of, plot_of
@@ -26,49 +26,57 @@ from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.authoring.evaluation.report import Report, report
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.progress import progress
+from offramp.command import Command, run_command
 
 _TIMED = 500
 _ON_SOCKET = 300
 
 
-@told_in_one_line
-def main(
-    bundle: Annotated[Path, typer.Argument(help="Bundle with a bottleneck.")],
-    wide: Annotated[Path, typer.Option(help="The same network without one.")],
-    data: Annotated[Path, typer.Option(help="Its test data.")],
-    photos: Annotated[int, typer.Option(help="Test photos that go through every codec.")] = 2000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write this Markdown file, and its plot beside it.")
-    ] = None,
-) -> None:
+class Wire(Command):
     """Rate and accuracy of the feature and of the photo, bytes on the socket, and what encoding takes.
 
     Example: python -m benchmarks.wire models/b-lenet-mnist --wide runs/bundles/b-lenet-mnist --data data/mnist
     """
-    narrow_bundle, wide_bundle = load_bundle(bundle), load_bundle(wide)
-    manifest = wide_bundle.manifest
-    images = load_images(data, "test", manifest.preprocessing)
-    few = images.take(np.linspace(0, len(images) - 1, min(photos, len(images))).astype(np.int64))
-    with progress("codecs", num_codecs()) as advance:
-        points = photo_points(wide_bundle, few, few.classes_as(manifest.labels), advance)
-    found = Findings(
-        photos=points,
-        few=len(few),
-        narrow_few=_evaluated(narrow_bundle, few),
-        narrow=_evaluated(narrow_bundle, images),
-        wide=_evaluated(wide_bundle, images),
-        socket=count_on_socket(bundle, images.pixels[:_ON_SOCKET], manifest.num_exits),
-        coding=coding_time(narrow_bundle, wide_bundle, images.pixels[:_TIMED]),
+
+    bundle: CliPositionalArg[Path] = Field(description="directory of a bundle with a bottleneck")
+    wide: Path = Field(description="directory of the bundle of the same network without one")
+    data: Path = Field(description="their test data")
+    photos: int = Field(default=2000, ge=1, description="test photos that go through every codec")
+    as_json: bool = Field(default=False, alias="json", description="print one JSON object")
+    page: Path | None = Field(
+        default=None, description="also write this Markdown file, and its plot beside it"
     )
-    text = page_of(found, data.name)
-    if as_json:
-        typer.echo(json.dumps(asdict(found), default=lambda one: one.model_dump()))
-    else:
-        Console().print(text, highlight=False, markup=False, soft_wrap=True)
-    if page:
-        plot_of(found, page.with_suffix(".svg"))
-        page.write_text(f"{text}\n![bytes against accuracy]({page.stem}.svg)\n", encoding="utf-8")
+
+    def execute(self) -> None:
+        """Measure, then print the page or its figures."""
+        found = self._findings()
+        text = page_of(found, self.data.name)
+        if self.as_json:
+            print(json.dumps(asdict(found), default=lambda one: one.model_dump()))
+        else:
+            Console().print(text, highlight=False, markup=False, soft_wrap=True)
+        if self.page:
+            plot_of(found, self.page.with_suffix(".svg"))
+            plot = f"![bytes against accuracy]({self.page.stem}.svg)"
+            self.page.write_text(f"{text}\n{plot}\n", encoding="utf-8")
+
+    def _findings(self) -> Findings:
+        narrow_bundle, wide_bundle = load_bundle(self.bundle), load_bundle(self.wide)
+        manifest = wide_bundle.manifest
+        images = load_images(self.data, "test", manifest.preprocessing)
+        count = min(self.photos, len(images))
+        few = images.take(np.linspace(0, len(images) - 1, count).astype(np.int64))
+        with progress("codecs", num_codecs()) as advance:
+            points = photo_points(wide_bundle, few, few.classes_as(manifest.labels), advance)
+        return Findings(
+            photos=points,
+            few=len(few),
+            narrow_few=_evaluated(narrow_bundle, few),
+            narrow=_evaluated(narrow_bundle, images),
+            wide=_evaluated(wide_bundle, images),
+            socket=count_on_socket(self.bundle, images.pixels[:_ON_SOCKET], manifest.num_exits),
+            coding=coding_time(narrow_bundle, wide_bundle, images.pixels[:_TIMED]),
+        )
 
 
 def _evaluated(bundle: Bundle, images: LabelledImages) -> Report:
@@ -88,4 +96,4 @@ def _evaluated(bundle: Bundle, images: LabelledImages) -> Report:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(Wire, sys.argv[1:], program="python -m benchmarks.wire")

@@ -177,7 +177,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 _KINDS = {"int": "N", "float": "X", "Path": "PATH"}
-_UNSAID = re.compile(r" ?\(default(: (None|\(\)|True|False)| factory: [^)]*)\)$")
+_UNSAID = re.compile(r" ?\(default(: (None|\(\)|\[\]|True|False)| factory: [^)]*)\)$")
 
 
 def _command_line(command: type[Command], arguments: Sequence[str], program: str) -> _Source:

@@ -18,6 +18,7 @@ _OWN = {
     "evaluate": "evaluate:Evaluate",
     "profile": "profile:ProfileBlocks",
     "predict": "predict:Predict",
+    "data": "data:FetchData",
     "up": "up:Up",
     "stream": "stream:Stream",
     "link": "link:SlowLink",
