@@ -6,15 +6,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import grpc
-from numpy.typing import NDArray
 
-from offramp.engine.images import open_images
+from offramp.engine.images import ImageLimits, open_images
 from offramp.engine.tier import checked_thetas
 from offramp.errors import (
     BundleMismatchError,
@@ -27,10 +26,11 @@ from offramp.errors import (
     RequestError,
 )
 from offramp.logs import line
-from offramp.serving.batching import Call
+from offramp.serving.answers import Answers
+from offramp.serving.call import Call, Sample
 from offramp.serving.metrics import NodeMetrics
-from offramp.serving.node import Batch, Node
-from offramp.serving.tracing import HEADER
+from offramp.serving.node import Node
+from offramp.serving.tracing import TRACEPARENT
 from offramp.wire.codec import SUPPORTED_CODECS, decode_feature
 from offramp.wire.messages import probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb
@@ -70,10 +70,11 @@ class Context(Protocol):
 class TierServicer(TierServiceServicer):
     """Serves one node's tier."""
 
-    def __init__(self, node: Node, *, max_samples: int) -> None:
-        """Serve `node`; a call may carry up to `max_samples` samples."""
+    def __init__(self, node: Node, *, max_samples: int, max_pixels: int) -> None:
+        """Serve `node`; a call may carry so many samples, and images of so many pixels in sum."""
         self._node = node
         self._max_samples = max_samples
+        self._limits = ImageLimits(max_pixels=max_pixels)
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """What this node serves."""
@@ -84,17 +85,19 @@ class TierServicer(TierServiceServicer):
             first_block=tier.start,
             last_block=tier.stop,
             codecs=SUPPORTED_CODECS,
+            max_pixels=self._limits.max_pixels,
+            max_samples=self._max_samples,
         )
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Answer every sample of a call."""
         async with _translated(context, self._node.metrics):
             self._check(request)
-            batch = await self._classify(request, context)
-            _check_finite(batch)
+            answers = await self._node.classify(self._call(request, context))
+            _check_finite(answers)
         # Written once the answer is on its way.
-        asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), batch)
-        return _response(request, batch)
+        asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
+        return _response(request, answers)
 
     def _check(self, request: pb.InferRequest) -> None:
         tier = self._node.tier
@@ -125,46 +128,43 @@ class TierServicer(TierServiceServicer):
         if request.next_block == 1 and not request.images:
             raise FeatureError("block 1 takes images, not a feature tensor")
 
-    async def _classify(self, request: pb.InferRequest, context: Context) -> Batch:
+    def _call(self, request: pb.InferRequest, context: Context) -> Call:
         manifest = self._node.tier.manifest
         thetas = checked_thetas(request.thetas, manifest)
-        images = list(request.images)
-        load: Callable[[], NDArray[Any]]
-        is_light = True
-        if images:
-            opened = open_images(images)
+        if request.images:
+            opened = open_images(request.images, limits=self._limits)
             load, is_light = partial(opened.decode, manifest.preprocessing), opened.is_light
+            samples = list(map(Sample, request.request_ids, request.images, opened.num_pixels))
         else:
-            load = partial(
-                decode_feature,
-                request.feature,
-                block=manifest.blocks[request.next_block - 2],
-                num_samples=len(request.request_ids),
+            samples = list(map(Sample, request.request_ids))
+            load, is_light = (
+                partial(
+                    decode_feature,
+                    request.feature,
+                    block=manifest.blocks[request.next_block - 2],
+                    num_samples=len(samples),
+                ),
+                True,
             )
         remaining_s = context.time_remaining()
-        call = Call(
-            load=load,
+        return Call(
+            samples=samples,
             thetas=thetas,
-            num_samples=len(request.request_ids),
             first_block=request.next_block,
-            deadline=None if remaining_s is None else time.monotonic() + remaining_s,
+            load=load,
             is_light=is_light,
-        )
-        return await self._node.classify(
-            call,
-            request_ids=request.request_ids,
-            images=images or None,
+            deadline=math.inf if remaining_s is None else time.monotonic() + remaining_s,
             traceparent=_traceparent(context),
         )
 
 
 def _traceparent(context: Context) -> str | None:
-    found = dict(context.invocation_metadata() or ()).get(HEADER)
+    found = dict(context.invocation_metadata() or ()).get(TRACEPARENT)
     return found if isinstance(found, str) else None
 
 
-def _check_finite(batch: Batch) -> None:
-    if not all(math.isfinite(sample.answer.confidence) for sample in batch.samples):
+def _check_finite(answers: Answers) -> None:
+    if not all(math.isfinite(sample.answer.confidence) for sample in answers.samples):
         raise FeatureError(
             "feature leads to an answer that is no number: its values are beyond any block's output"
         )
@@ -187,8 +187,8 @@ async def _translated(context: Context, metrics: NodeMetrics) -> AsyncIterator[N
         await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says how")
 
 
-def _response(request: pb.InferRequest, batch: Batch) -> pb.InferResponse:
-    answers = [
+def _response(request: pb.InferRequest, answers: Answers) -> pb.InferResponse:
+    messages = [
         pb.Answer(
             request_id=request_id,
             probabilities=probabilities_to_bytes(sample.answer.probabilities),
@@ -197,17 +197,17 @@ def _response(request: pb.InferRequest, batch: Batch) -> pb.InferResponse:
             tier=sample.tier,
             degraded_reason=sample.degraded_reason or "",
         )
-        for request_id, sample in zip(request.request_ids, batch.samples, strict=True)
+        for request_id, sample in zip(request.request_ids, answers.samples, strict=True)
     ]
-    times = [pb.TierTime(tier=t.tier, queue_ms=t.queue_ms, compute_ms=t.compute_ms) for t in batch.times]
-    return pb.InferResponse(answers=answers, times=times)
+    times = [pb.TierTime(tier=t.tier, queue_ms=t.queue_ms, compute_ms=t.compute_ms) for t in answers.times]
+    return pb.InferResponse(answers=messages, times=times)
 
 
-def _log_answers(request_ids: Sequence[str], batch: Batch) -> None:
+def _log_answers(request_ids: Sequence[str], answers: Answers) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
-    own = batch.times[0]
-    for request_id, sample in zip(request_ids, batch.samples, strict=True):
+    own = answers.times[0]
+    for request_id, sample in zip(request_ids, answers.samples, strict=True):
         _log.info(
             line(
                 "answered",

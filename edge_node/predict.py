@@ -20,9 +20,10 @@ from edge_node.settings import EdgeSettings
 from offramp.engine.images import ImageLimits, open_images
 from offramp.errors import OverloadError, RequestError
 from offramp.logs import line
-from offramp.serving.batching import Call
-from offramp.serving.node import Batch, Classified, Node
-from offramp.serving.tracing import HEADER
+from offramp.serving.answers import Answers, Classified
+from offramp.serving.call import Call, Sample
+from offramp.serving.node import Node
+from offramp.serving.tracing import TRACEPARENT
 
 _log = logging.getLogger("edge_node")
 
@@ -79,32 +80,30 @@ class Predict:
         images = await read_images(scope, body, self._settings)
         self._node.check_room()
         self._node.metrics.received(sum(map(len, images)))
-        request_ids = _request_ids(scope, len(images))
-        thetas = self._policy.state.thetas
-        preprocessing = self._node.tier.manifest.preprocessing
         opened = open_images(images, limits=self._limits)
         call = Call(
-            load=partial(opened.decode, preprocessing),
-            thetas=thetas,
-            num_samples=len(images),
+            samples=list(map(Sample, _request_ids(scope, len(images)), images, opened.num_pixels)),
+            thetas=self._policy.state.thetas,
             first_block=1,
+            load=partial(opened.decode, self._node.tier.manifest.preprocessing),
             is_light=opened.is_light,
+            traceparent=_header(scope, TRACEPARENT),
         )
-        batch = await self._node.classify(
-            call, request_ids=request_ids, images=images, traceparent=_header(scope, HEADER)
-        )
+        answers = await self._node.classify(call)
         predictions = []
-        for request_id, sample in zip(request_ids, batch.samples, strict=True):
+        for asked, sample in zip(call.samples, answers.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
-            predictions.append(self._prediction(request_id, sample, batch, total_ms, with_probabilities))
+            predictions.append(
+                self._prediction(asked.request_id, sample, answers, total_ms, with_probabilities)
+            )
         return predictions[0] if len(predictions) == 1 else {"predictions": predictions}
 
     def _prediction(
-        self, request_id: str, sample: Classified, batch: Batch, total_ms: float, with_probabilities: bool
+        self, request_id: str, sample: Classified, answers: Answers, total_ms: float, with_probabilities: bool
     ) -> dict[str, object]:
         manifest = self._node.tier.manifest
         answer = sample.answer
-        offload_ms = batch.offload_ms if sample.offloaded or sample.degraded_reason else 0.0
+        offload_ms = answers.offload_ms if sample.offloaded or sample.degraded_reason else 0.0
         prediction: dict[str, object] = {
             "request_id": request_id,
             "label": manifest.labels[answer.class_index],
@@ -118,8 +117,8 @@ class Predict:
             "degraded": sample.degraded_reason is not None,
             "degraded_reason": sample.degraded_reason,
             "timings_ms": {
-                "decode": round(batch.load_ms, 3),
-                "edge_compute": round(batch.times[0].compute_ms, 3),
+                "decode": round(answers.load_ms, 3),
+                "edge_compute": round(answers.times[0].compute_ms, 3),
                 "offload": round(offload_ms, 3),
                 "total": round(total_ms, 3),
             },
@@ -130,19 +129,19 @@ class Predict:
         if sample.offloaded:
             prediction["upstream_ms"] = [
                 {"tier": t.tier, "queue": round(t.queue_ms, 3), "compute": round(t.compute_ms, 3)}
-                for t in batch.times[1:]
+                for t in answers.times[1:]
             ]
         if with_probabilities:
             prediction["probabilities"] = dict(
                 zip(manifest.labels, answer.probabilities.tolist(), strict=True)
             )
         # Written once the answer is on its way.
-        asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, batch, offload_ms, total_ms)
+        asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, answers, offload_ms, total_ms)
         return prediction
 
 
 def _log_answer(
-    request_id: str, sample: Classified, batch: Batch, offload_ms: float, total_ms: float
+    request_id: str, sample: Classified, answers: Answers, offload_ms: float, total_ms: float
 ) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
@@ -154,7 +153,7 @@ def _log_answer(
             tier=sample.tier,
             confidence=sample.answer.confidence,
             degraded=sample.degraded_reason is not None,
-            compute_ms=batch.times[0].compute_ms,
+            compute_ms=answers.times[0].compute_ms,
             offload_ms=offload_ms,
             total_ms=total_ms,
             sent=sample.sent or "nothing",

@@ -41,9 +41,6 @@ class EdgeSettings(NodeSettings):
     )
     max_body_bytes: int = Field(default=10_000_000, ge=1, description="largest request body")
     max_images: int = Field(default=64, ge=1, description="most images in one request")
-    max_pixels: int = Field(
-        default=25_000_000, ge=1, description="most pixels that the images of one request may have together"
-    )
     max_buffered_bytes: int = Field(
         default=256_000_000, ge=1, description="bodies held at the same time; more are refused at once (503)"
     )

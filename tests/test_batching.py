@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from offramp.engine.runtime import BlockOutput
 from offramp.engine.tier import Answer, Tier
 from offramp.errors import ExpiredError, RequestError
-from offramp.serving.batching import Batcher, Call, Ran
+from offramp.serving.batching import Batcher, Ran
+from offramp.serving.call import Call, Sample
 from tests.builders import manifest_with
 
 # More than what may keep the loop from its sockets.
@@ -64,7 +65,8 @@ def started() -> Iterator[Started]:
 def call(*numbers: int, load: Callable[[], NDArray[Any]] | None = None, **given: Any) -> Call:
     pixels = np.array(numbers, dtype=np.float32)[:, np.newaxis]
     fields: dict[str, Any] = {"thetas": (), "first_block": 1, "is_light": True}
-    return Call(load=load or (lambda: pixels), num_samples=len(numbers), **{**fields, **given})
+    samples = [Sample(str(number)) for number in numbers]
+    return Call(samples=samples, load=load or (lambda: pixels), **{**fields, **given})
 
 
 def numbers_in(ran: Ran) -> list[int]:

@@ -24,7 +24,7 @@ from benchmarks.scale.envoy import envoy_binary, running_envoy
 from benchmarks.scale.ray_serve import environment, has_ray, running_ray
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.processes import NodeProcess, node_process
-from offramp.serving.offload.grpc import channel_options
+from offramp.serving.offload.client import channel_options
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES

@@ -3,69 +3,84 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
 
 import numpy as np
 import pytest
 
 from offramp.engine.tier import Answer, Handover
 from offramp.errors import OffloadError, OffloadReason
-from offramp.serving.offload import Resumed, TierTime, UpstreamAnswer, UpstreamState
+from offramp.serving.answers import Answers, Classified, TierTime
+from offramp.serving.call import Call, Sample
+from offramp.serving.offload import Accepts, UpstreamState
 from offramp.serving.offload.sharing import SharedCalls
 
 
 class Upstream:
-    """Answers each sample with its own number as confidence, after `delay_s`."""
+    """Answers each sample with its own number as confidence, after `delay_s`; refuses calls that hold `bad`."""
 
-    def __init__(self, *, delay_s: float = 0.0, error: OffloadError | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        delay_s: float = 0.0,
+        error: OffloadError | None = None,
+        bad: str | None = None,
+        accepts: Accepts | None = None,
+    ) -> None:
         self.calls: list[list[str]] = []
-        self.timeouts: list[float] = []
+        self.time_left: list[float] = []
+        self.accepts = accepts or Accepts(images=True, max_pixels=25_000_000, max_samples=1024)
         self._delay_s = delay_s
         self._error = error
+        self._bad = bad
 
     state = UpstreamState("upstream:1", up=True, reason=None)
 
-    async def resume(
-        self,
-        handovers: Sequence[Handover],
-        *,
-        thetas: Sequence[float],
-        request_ids: Sequence[str],
-        timeout_s: float,
-        images: Sequence[bytes] | None = None,
-        traceparent: str | None = None,
-    ) -> Resumed:
-        self.calls.append(list(request_ids))
-        self.timeouts.append(timeout_s)
+    async def resume(self, call: Call) -> Answers:
+        request_ids = [sample.request_id for sample in call.samples]
+        self.calls.append(request_ids)
+        self.time_left.append(call.deadline - time.monotonic())
         await asyncio.sleep(self._delay_s)
         if self._error:
             raise self._error
-        answers = [
-            UpstreamAnswer(Answer(handover.feature, float(request_id) / 100, 2), "cloud", None, "feature")
-            for handover, request_id in zip(handovers, request_ids, strict=True)
+        if self._bad in request_ids:
+            raise OffloadError("bad", OffloadReason.REFUSED, uplink_bytes=7, blames_request=True)
+        samples = [
+            Classified(Answer(sample.feature, float(sample.request_id) / 100, 2), "cloud", uplink_bytes=100)
+            for sample in call.samples
         ]
-        return Resumed(answers, [TierTime("cloud", 0.1, 0.2)], 100 * len(answers))
+        return Answers(samples, [TierTime("cloud", 0.1, 0.2)])
 
 
 async def ask(
     shared: SharedCalls,
     *numbers: int,
-    thetas: Sequence[float] = (0.5,),
+    thetas: tuple[float, ...] = (0.5,),
     timeout_s: float = 1.0,
     size: int = 1,
     traceparent: str | None = None,
-) -> Resumed:
-    return await shared.resume(
-        [Handover(2, np.full(size, number, np.float32)) for number in numbers],
+    num_pixels: int = 0,
+) -> Answers:
+    """Ask for samples with features of `size` numbers; with `num_pixels`, as images."""
+    call = Call(
+        samples=[
+            Sample(str(number), b"image", num_pixels, Handover(2, np.full(size, number, np.float32)))
+            for number in numbers
+        ],
         thetas=thetas,
-        request_ids=[str(number) for number in numbers],
-        timeout_s=timeout_s,
+        first_block=1 if num_pixels else 2,
+        deadline=time.monotonic() + timeout_s,
         traceparent=traceparent,
     )
+    return await shared.resume(call)
 
 
-def own(resumed: Resumed) -> list[int]:
-    return [round(100 * answer.answer.confidence) for answer in resumed.answers]
+def own(answers: Answers) -> list[int]:
+    return [round(100 * sample.answer.confidence) for sample in answers.samples]
+
+
+def uplink_bytes(answers: Answers) -> list[int]:
+    return [sample.uplink_bytes for sample in answers.samples]
 
 
 async def test_what_comes_in_one_round_of_the_loop_shares_a_call_and_gets_its_own_answers() -> None:
@@ -73,29 +88,29 @@ async def test_what_comes_in_one_round_of_the_loop_shares_a_call_and_gets_its_ow
     shared = SharedCalls(upstream, window_s=0.0)
     found = await asyncio.gather(ask(shared, 1), ask(shared, 2, 3), ask(shared, 4))
     assert upstream.calls == [["1", "2", "3", "4"]]
-    assert [own(resumed) for resumed in found] == [[1], [2, 3], [4]]
-    assert [resumed.uplink_bytes for resumed in found] == [100, 200, 100]
+    assert [own(answers) for answers in found] == [[1], [2, 3], [4]]
+    assert [uplink_bytes(answers) for answers in found] == [[100], [100, 100], [100]]
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"thetas": (0.9,)}, {"timeout_s": 0.2}, {"traceparent": "00-ab"}],
-    ids=["theta", "deadline", "trace"],
+    [{"thetas": (0.9,)}, {"timeout_s": 0.2}, {"traceparent": "00-ab"}, {"num_pixels": 64}],
+    ids=["theta", "deadline", "trace", "payload"],
 )
 async def test_what_differs_does_not(other: dict[str, object]) -> None:
     upstream = Upstream()
     shared = SharedCalls(upstream, window_s=0.0)
     found = await asyncio.gather(ask(shared, 1), ask(shared, 2, **other))  # type: ignore[arg-type] # one of its own
     assert sorted(upstream.calls) == [["1"], ["2"]]
-    assert [own(resumed) for resumed in found] == [[1], [2]]
+    assert [own(answers) for answers in found] == [[1], [2]]
 
 
 async def test_the_least_time_left_counts() -> None:
     upstream = Upstream()
     shared = SharedCalls(upstream, window_s=0.0)
     await asyncio.gather(ask(shared, 1, timeout_s=0.9), ask(shared, 2, timeout_s=0.6))
-    [timeout_s] = upstream.timeouts
-    assert 0.5 < timeout_s <= 0.6
+    [time_left] = upstream.time_left
+    assert 0.5 < time_left <= 0.6
 
 
 async def test_a_call_holds_so_many_samples_and_bytes() -> None:
@@ -111,11 +126,27 @@ async def test_a_call_holds_so_many_samples_and_bytes() -> None:
     assert upstream.calls == [["1"], ["2"], ["3"]]
 
 
+async def test_a_large_photo_travels_alone_and_small_ones_share() -> None:
+    upstream = Upstream()
+    shared = SharedCalls(upstream, window_s=0.0)
+    sizes = {1: 100_000, 2: 100_000, 3: 13_000_000, 4: 100_000, 5: 100_000}
+    await asyncio.gather(*(ask(shared, number, num_pixels=pixels) for number, pixels in sizes.items()))
+    assert upstream.calls == [["1", "2"], ["3"], ["4", "5"]]
+
+
+async def test_no_call_holds_more_than_the_upstream_accepts() -> None:
+    upstream = Upstream(accepts=Accepts(images=True, max_pixels=250_000, max_samples=3))
+    shared = SharedCalls(upstream, window_s=0.0)
+    await asyncio.gather(*(ask(shared, number, num_pixels=100_000) for number in (1, 2, 3)))
+    await asyncio.gather(*(ask(shared, number) for number in (4, 5, 6, 7)))
+    assert upstream.calls == [["1", "2"], ["3"], ["4", "5", "6"], ["7"]]
+
+
 async def test_while_a_call_is_under_way_others_wait_for_it_but_no_longer_than_the_window() -> None:
     upstream = Upstream(delay_s=0.2)
     shared = SharedCalls(upstream, window_s=0.05)
 
-    async def later(number: int, delay_s: float) -> Resumed:
+    async def later(number: int, delay_s: float) -> Answers:
         await asyncio.sleep(delay_s)
         return await ask(shared, number)
 
@@ -134,15 +165,28 @@ async def test_a_call_that_returns_sends_those_that_wait() -> None:
 
 
 async def test_a_failure_is_that_of_all_who_shared_the_call() -> None:
-    error = OffloadError("gone", OffloadReason.LATE, uplink_bytes=300)
-    shared = SharedCalls(Upstream(error=error), window_s=0.0)
+    error = OffloadError("gone", OffloadReason.LATE, uplink_bytes=100)
+    upstream = Upstream(error=error)
+    shared = SharedCalls(upstream, window_s=0.0)
     found = await asyncio.gather(ask(shared, 1), ask(shared, 2, 3), return_exceptions=True)
+    assert upstream.calls == [["1", "2", "3"]], "a call that failed for a reason of its own is not repeated"
     assert [
         (str(each), each.reason, each.uplink_bytes) for each in found if isinstance(each, OffloadError)
-    ] == [
-        ("gone", OffloadReason.LATE, 100),
-        ("gone", OffloadReason.LATE, 200),
-    ]
+    ] == [("gone", OffloadReason.LATE, 100)] * 2
+
+
+async def test_a_request_that_is_refused_costs_those_it_travelled_with_a_second_call_and_no_more() -> None:
+    upstream = Upstream(bad="2")
+    shared = SharedCalls(upstream, window_s=0.0)
+    first, refused, third = await asyncio.gather(
+        ask(shared, 1), ask(shared, 2), ask(shared, 3, 4), return_exceptions=True
+    )
+    assert upstream.calls == [["1", "2", "3", "4"], ["1"], ["2"], ["3", "4"]]
+    assert isinstance(first, Answers) and isinstance(third, Answers)
+    assert (own(first), own(third)) == ([1], [3, 4])
+    assert isinstance(refused, OffloadError) and str(refused) == "bad"
+    # What went up the first time counts, too.
+    assert (uplink_bytes(first), refused.uplink_bytes) == ([107], 14)
 
 
 async def test_who_leaves_takes_nobody_along() -> None:

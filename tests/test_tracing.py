@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from offramp.bundle import Bundle
-from tests.nodes import png, predict, running_cloud, running_edge
+from tests.nodes import closed_port_address, png, predict, running_cloud, running_edge
 
 PHOTO = png(np.full((8, 8, 3), 128, np.uint8))
 
@@ -102,6 +103,18 @@ async def test_without_an_endpoint_nothing_is_recorded_and_nothing_sent_along(
         await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
         assert not (await predict(client, PHOTO))["degraded"]
     assert not collector.spans
+
+
+async def test_an_offload_that_fails_says_so_in_its_span(tiny_bundle: Bundle, collector: Collector) -> None:
+    async with running_edge(
+        tiny_bundle, upstream=closed_port_address(), otlp_endpoint=collector.endpoint
+    ) as client:
+        await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
+        assert (await predict(client, PHOTO))["degraded"]
+    [offload] = [span for _, span in collector.spans if span.name == "offload"]
+    assert offload.status.code == Status.STATUS_CODE_ERROR
+    assert "cannot be reached" in offload.status.message
+    assert next(span for _, span in collector.spans if span.name == "edge classify").status.code == 0
 
 
 @pytest.mark.parametrize("parent", ["", "nonsense", "00-0-0-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])

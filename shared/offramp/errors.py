@@ -76,9 +76,16 @@ class OffloadReason(StrEnum):
 
 
 class OffloadError(OfframpError):
-    """The upstream did not answer; `uplink_bytes` is what was sent to it in vain."""
+    """The upstream did not answer.
 
-    def __init__(self, message: str, reason: OffloadReason, *, uplink_bytes: int = 0) -> None:
+    uplink_bytes: each sample's share of what was sent to it in vain. blames_request: it finds fault with what it was
+    sent, so that a part of that, sent again by itself, may fare better.
+    """
+
+    def __init__(
+        self, message: str, reason: OffloadReason, *, uplink_bytes: int = 0, blames_request: bool = False
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.uplink_bytes = uplink_bytes
+        self.blames_request = blames_request

@@ -66,11 +66,12 @@ def decode_images(
 class OpenedImages:
     """Images whose headers were read and fit the limits; their pixels are still to be decoded, once."""
 
-    def __init__(self, images: Sequence[Image.Image], sizes: Sequence[int], num_pixels: int) -> None:
+    def __init__(self, images: Sequence[Image.Image], sizes: Sequence[int]) -> None:
         self._images = images
         self._sizes = sizes
+        self.num_pixels = [image.width * image.height for image in images]
         # Beyond that, decoding takes milliseconds.
-        self.is_light = num_pixels <= _LIGHT_PIXELS
+        self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS
 
     def decode(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Decode them: uint8 pixels (B, H, W, C); see `decode_images`.
@@ -102,7 +103,7 @@ def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS
             pixels_left -= image.width * image.height
             _check_header(image.size, pixels_left, limits)
         opened.append(image)
-    return OpenedImages(opened, [len(data) for data in images], limits.max_pixels - pixels_left)
+    return OpenedImages(opened, [len(data) for data in images])
 
 
 @contextmanager

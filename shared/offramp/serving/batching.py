@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,25 +24,10 @@ from numpy.typing import NDArray
 
 from offramp.engine.tier import Outcome, Tier
 from offramp.errors import ExpiredError
+from offramp.serving.call import Call
 
 _AT_ONCE_S = 0.002
 _MEMORY = 0.9  # of the expected time, each batch
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Call:
-    """Samples that came together.
-
-    load: makes the input (B, …) of the first block; decoding is work too. deadline: moment, as `time.monotonic` counts,
-    behind which nobody waits for the answer. is_light: whether decoding is known to be a small part of the work.
-    """
-
-    load: Callable[[], NDArray[Any]]
-    thetas: Sequence[float]
-    num_samples: int
-    first_block: int
-    deadline: float | None = None
-    is_light: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,7 +49,7 @@ class _Waiting:
     answer: asyncio.Future[Ran] = field(compare=False)
 
     @property
-    def key(self) -> tuple[int, Sequence[float]]:
+    def key(self) -> tuple[int, tuple[float, ...]]:
         """What calls have to share to run in one batch."""
         return self.call.first_block, self.call.thetas
 
@@ -110,10 +95,9 @@ class Batcher:
             ExpiredError: its deadline passed before its turn came; nothing was done.
         """
         loop = asyncio.get_running_loop()
-        deadline = math.inf if call.deadline is None else call.deadline
         answer: asyncio.Future[Ran] = loop.create_future()
         heapq.heappush(
-            self._waiting, _Waiting(deadline, next(self._numbers), call, time.perf_counter(), answer)
+            self._waiting, _Waiting(call.deadline, next(self._numbers), call, time.perf_counter(), answer)
         )
         self._wake(loop)
         return await answer
@@ -167,10 +151,10 @@ class Batcher:
                 heapq.heappop(self._waiting).answer.set_exception(_expired())
             elif not batch:
                 batch.append(heapq.heappop(self._waiting))
-                samples, limit = first.call.num_samples, self._limit(first)
-            elif first.key == batch[0].key and samples + first.call.num_samples <= limit:
+                samples, limit = len(first.call.samples), self._limit(first)
+            elif first.key == batch[0].key and samples + len(first.call.samples) <= limit:
                 batch.append(heapq.heappop(self._waiting))
-                samples += first.call.num_samples
+                samples += len(first.call.samples)
             else:
                 break
         return batch
@@ -184,7 +168,7 @@ class Batcher:
 
     def _is_over_at_once(self, batch: Sequence[_Waiting]) -> bool:
         expected_s = self._expected_s.get(batch[0].call.first_block, math.inf)
-        samples = sum(waiting.call.num_samples for waiting in batch)
+        samples = sum(len(waiting.call.samples) for waiting in batch)
         return samples * expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
 
     def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
@@ -202,7 +186,7 @@ class Batcher:
         for at, waiting in enumerate(batch):
             before = time.perf_counter()
             try:
-                inputs.append(waiting.call.load())
+                inputs.append(waiting.call.input())
                 loads_ms[at] = _ms(before, time.perf_counter())
                 found.append(_UNDECIDED)
             except Exception as error:  # noqa: BLE001 - it is handed to the call it belongs to
@@ -215,7 +199,7 @@ class Batcher:
         outcomes = iter(self._tier.run(together, first.thetas, first_block=first.first_block))
         done = time.perf_counter()
         for at, load_ms in loads_ms.items():
-            own = [next(outcomes) for _ in range(batch[at].call.num_samples)]
+            own = [next(outcomes) for _ in range(len(batch[at].call.samples))]
             found[at] = Ran(own, _ms(batch[at].arrived, started), load_ms, _ms(loaded, done))
         self._learn(first.first_block, (done - started) / len(together))
         return found

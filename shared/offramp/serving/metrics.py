@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,9 +27,7 @@ from prometheus_client import (
 
 from offramp.bundle import Manifest
 from offramp.errors import OffloadReason
-
-if TYPE_CHECKING:
-    from offramp.serving.node import Batch
+from offramp.serving.answers import Answers
 
 # Names the directory of the files that several processes count in; read by prometheus-client when it is imported.
 SHARED_BY = "PROMETHEUS_MULTIPROC_DIR"
@@ -57,17 +55,7 @@ class NodeMetrics:
         self._own = CollectorRegistry()
         self._is_shared = SHARED_BY in os.environ
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
-        if self._is_shared:
-            self.registry = CollectorRegistry()
-            # Asked with every count; a node's process does not fork.
-            process = os.getpid()
-            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call] # untyped
-            _forget_ended(Path(os.environ[SHARED_BY]))
-            multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
-        else:
-            self.registry = self._own
-            ProcessCollector(registry=self.registry)
-            PlatformCollector(registry=self.registry)
+        self.registry = _of_all_processes() if self._is_shared else _with_process_figures(self._own)
         names = manifest.exit_names
         self._names = names
         self._samples = self._counter("samples", "Answers given.", "exit", "tier", "outcome")
@@ -98,7 +86,7 @@ class NodeMetrics:
             self._degraded.labels(reason)
         self._refused = self._counter("refused", "Calls answered with an error.", "code")
         self._images = self._counter("image_bytes", "Bytes of the images received.")
-        self._batch = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
+        self._call_samples = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
         self._gauge("bundle_info", "The bundle that is served.", "bundle").labels(manifest.bundle_id).set(1)
 
     def watch(self, name: str, text: str, read: Callable[[], float], *, sums: bool = False) -> None:
@@ -134,19 +122,19 @@ class NodeMetrics:
         """Count a call that was answered with an error; codes are a fixed set."""
         self._refused.labels(code).inc()
 
-    def answered(self, batch: Batch, seconds: float) -> None:
-        """Count a batch of answers that took so long from its arrival on."""
-        own, *upstream = batch.times
-        self._batch.observe(len(batch.samples))
-        self._decode.observe(batch.load_ms / 1000)
+    def answered(self, answers: Answers, seconds: float) -> None:
+        """Count the answers of a call that took so long from its arrival on."""
+        own, *upstream = answers.times
+        self._call_samples.observe(len(answers.samples))
+        self._decode.observe(answers.load_ms / 1000)
         self._queue.observe(own.queue_ms / 1000)
         self._blocks.observe(own.compute_ms / 1000)
-        if batch.offload_ms:
-            self._offload.observe(batch.offload_ms / 1000)
+        if answers.offload_ms:
+            self._offload.observe(answers.offload_ms / 1000)
         for time in upstream[:1]:
             self._upstream_queue.observe(time.queue_ms / 1000)
             self._upstream_compute.observe(time.compute_ms / 1000)
-        for sample in batch.samples:
+        for sample in answers.samples:
             at = sample.answer.exit_number - 1
             self._seconds[at].observe(seconds)
             self._confidence[at].observe(sample.answer.confidence)
@@ -170,6 +158,22 @@ class NodeMetrics:
 
     def _gauge(self, name: str, text: str, *labels: str, mode: _Mode = "livemin") -> Gauge:
         return Gauge(f"offramp_{name}", text, labels, registry=self._own, multiprocess_mode=mode)
+
+
+def _of_all_processes() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    # Asked with every count; a node's process does not fork.
+    process = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call] # untyped
+    _forget_ended(Path(os.environ[SHARED_BY]))
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+def _with_process_figures(registry: CollectorRegistry) -> CollectorRegistry:
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
 
 
 def _forget_ended(directory: Path) -> None:

@@ -8,45 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from offramp.engine.tier import Answer, Handover, Tier, aggregated
+from opentelemetry.trace import Span, Tracer
+
+from offramp.engine.tier import Answer, Handover, Outcome, Tier, aggregated
 from offramp.errors import OffloadError, OffloadReason, OverloadError
-from offramp.serving.batching import Batcher, Call
+from offramp.serving.answers import Answers, Classified, TierTime
+from offramp.serving.batching import Batcher
+from offramp.serving.call import Call
 from offramp.serving.metrics import NodeMetrics
-from offramp.serving.offload import Offloader, Resumed, Sent, TierTime
-from offramp.serving.tracing import OFF, Trace, Tracing
+from offramp.serving.offload import Offloader
+from offramp.serving.tracing import OFF, request_span, span_below, traceparent_of
 
 # Left of a call's deadline for the way back, when this node asks an upstream of its own.
 _WAY_BACK_S = 0.05
-
-
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """One sample's answer: which tier gave it, why not a deeper one, what that tier was sent, and what it cost."""
-
-    answer: Answer
-    tier: str
-    degraded_reason: str | None
-    sent: Sent | None
-    uplink_bytes: int
-    degraded_by: OffloadReason | None = None
-
-    @property
-    def offloaded(self) -> bool:
-        """Whether another tier gave the answer."""
-        return self.sent is not None
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Answers for all samples of one request, in order, and where the time went."""
-
-    samples: Sequence[Classified]
-    load_ms: float
-    times: Sequence[TierTime]
-    offload_ms: float
 
 
 class Node:
@@ -61,7 +38,7 @@ class Node:
         offload_timeout_s: float,
         batcher: Batcher,
         max_pending: int,
-        tracing: Tracing = OFF,
+        tracer: Tracer = OFF,
     ) -> None:
         """Join the parts.
 
@@ -69,10 +46,10 @@ class Node:
             tier: blocks to run here.
             name: of the tier, as answers and logs show it.
             upstream: asked for what no exit here is sure of; None for the last tier.
-            offload_timeout_s: deadline of a call to the upstream, in seconds.
+            offload_timeout_s: longest wait for the upstream, in seconds.
             batcher: runs the tier.
             max_pending: calls under way or waiting for their turn, beyond which new ones are refused.
-            tracing: where spans go.
+            tracer: where spans go.
         """
         self.tier = tier
         self.name = name
@@ -81,7 +58,7 @@ class Node:
         self._batcher = batcher
         self._max_pending = max_pending
         self._pending = 0
-        self._tracing = tracing
+        self._tracer = tracer
         self.metrics = NodeMetrics(tier.manifest)
         self.metrics.watch(
             "pending", "Calls under way or waiting for their turn.", lambda: self._pending, sums=True
@@ -102,21 +79,8 @@ class Node:
                 f"{self._pending} requests are under way, the most this node takes; try again later"
             )
 
-    async def classify(
-        self,
-        call: Call,
-        *,
-        request_ids: Sequence[str],
-        images: Sequence[bytes] | None = None,
-        traceparent: str | None = None,
-    ) -> Batch:
+    async def classify(self, call: Call) -> Answers:
         """Answer a call's samples.
-
-        Args:
-            call: the samples, θ, and where to begin.
-            request_ids: one for each sample.
-            images: the files the samples came as, if they did: an upstream may be sent them instead of features.
-            traceparent: the caller's span, as W3C writes it.
 
         Raises:
             OverloadError: the queue is full; nothing was done.
@@ -128,107 +92,75 @@ class Node:
         started = time.perf_counter()
         try:
             named: dict[str, str | int] = {
-                "offramp.request_id": request_ids[0],
-                "offramp.samples": len(request_ids),
+                "offramp.request_id": call.samples[0].request_id,
+                "offramp.samples": len(call.samples),
             }
-            with self._tracing.request(f"{self.name} classify", traceparent, **named) as trace:
-                batch = await self._classify(call, request_ids, images, trace)
+            with request_span(self._tracer, f"{self.name} classify", call.traceparent, named) as span:
+                answers = await self._classify(call, span)
             # Counted once the answer is on its way.
-            asyncio.get_running_loop().call_soon(self.metrics.answered, batch, time.perf_counter() - started)
-            return batch
+            asyncio.get_running_loop().call_soon(
+                self.metrics.answered, answers, time.perf_counter() - started
+            )
+            return answers
         finally:
             self._pending -= 1
 
-    async def _classify(
-        self,
-        call: Call,
-        request_ids: Sequence[str],
-        images: Sequence[bytes] | None,
-        trace: Trace,
-    ) -> Batch:
+    async def _classify(self, call: Call, span: Span) -> Answers:
         ran = await self._batcher.run(call)
-        outcomes = ran.outcomes
-        own = TierTime(self.name, ran.queue_ms, ran.compute_ms)
-        trace.stages({"queue": ran.queue_ms, "decode": ran.load_ms, "blocks": ran.compute_ms})
-        undecided = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Handover)]
-        samples = {
-            at: Classified(outcome, self.name, None, sent=None, uplink_bytes=0)
-            for at, outcome in enumerate(outcomes)
-            if isinstance(outcome, Answer)
-        }
-        times, offload_ms = [own], 0.0
-        if undecided:
+        span.set_attributes(
+            {
+                "offramp.queue_ms": ran.queue_ms,
+                "offramp.decode_ms": ran.load_ms,
+                "offramp.blocks_ms": ran.compute_ms,
+            }
+        )
+        handovers = [outcome for outcome in ran.outcomes if isinstance(outcome, Handover)]
+        finished: Iterator[Classified] = iter(())
+        times, offload_ms = [TierTime(self.name, ran.queue_ms, ran.compute_ms)], 0.0
+        if handovers:
             before = time.perf_counter()
-            handovers = [outcome for outcome in outcomes if isinstance(outcome, Handover)]
             try:
-                with trace.child("offload") as offload:
-                    resumed = await self._resume(
-                        handovers,
-                        call,
-                        [request_ids[at] for at in undecided],
-                        [images[at] for at in undecided] if images else None,
-                        offload.traceparent,
-                    )
-                finished = self._finished(resumed, handovers, call.first_block)
+                resumed = await self._resume(call, ran.outcomes, span)
+                finished = self._joined(resumed, handovers, call.first_block)
                 times.extend(resumed.times)
             except OffloadError as error:
-                share = _share(error.uplink_bytes, len(handovers))
-                finished = [self._degraded(handover, error, share) for handover in handovers]
-            samples.update(zip(undecided, finished, strict=True))
-            offload_ms = _ms(before, time.perf_counter())
-        return Batch([samples[at] for at in range(len(outcomes))], ran.load_ms, times, offload_ms)
+                finished = iter([self._degraded(handover, error) for handover in handovers])
+            offload_ms = (time.perf_counter() - before) * 1000
+        samples = [
+            Classified(outcome, self.name) if isinstance(outcome, Answer) else next(finished)
+            for outcome in ran.outcomes
+        ]
+        return Answers(samples, times, ran.load_ms, offload_ms)
 
-    async def _resume(
-        self,
-        handovers: Sequence[Handover],
-        call: Call,
-        request_ids: Sequence[str],
-        images: Sequence[bytes] | None,
-        traceparent: str | None,
-    ) -> Resumed:
+    async def _resume(self, call: Call, outcomes: Sequence[Outcome], span: Span) -> Answers:
         assert self.upstream is not None, "a tier that is not the last has an upstream"
-        limit = self._offload_timeout_s
-        if call.deadline is not None:
-            limit = min(limit, call.deadline - time.monotonic() - _WAY_BACK_S)
-        if limit <= 0:
-            raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
-        return await self.upstream.resume(
-            handovers,
-            thetas=call.thetas,
-            request_ids=request_ids,
-            timeout_s=limit,
-            images=images,
-            traceparent=traceparent,
-        )
+        with span_below(self._tracer, span, "offload") as offload:
+            now = time.monotonic()
+            deadline = min(now + self._offload_timeout_s, call.deadline - _WAY_BACK_S)
+            if deadline <= now:
+                raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
+            rest = call.rest(outcomes, deadline=deadline, traceparent=traceparent_of(offload))
+            return await self.upstream.resume(rest)
 
-    def _finished(
-        self, resumed: Resumed, handovers: Sequence[Handover], first_block: int
-    ) -> list[Classified]:
-        share = _share(resumed.uplink_bytes, len(resumed.answers))
-        manifest = self.tier.manifest
-        finished = []
-        for found, handover in zip(resumed.answers, handovers, strict=True):
+    def _joined(
+        self, resumed: Answers, handovers: Sequence[Handover], first_block: int
+    ) -> Iterator[Classified]:
+        """What the upstream answered, joined with the exits passed here where the bundle aggregates."""
+        for found, handover in zip(resumed.samples, handovers, strict=True):
             answer = found.answer
             if found.sent == "feature":  # who is sent the image passes all exits itself
-                answer = aggregated(answer, handover.passed, manifest=manifest, first_block=first_block)
-            finished.append(
-                Classified(answer, found.tier, found.degraded_reason, sent=found.sent, uplink_bytes=share)
-            )
-        return finished
+                answer = aggregated(
+                    answer, handover.passed, manifest=self.tier.manifest, first_block=first_block
+                )
+            yield found if answer is found.answer else replace(found, answer=answer)
 
-    def _degraded(self, handover: Handover, error: OffloadError, uplink_bytes: int) -> Classified:
+    def _degraded(self, handover: Handover, error: OffloadError) -> Classified:
         if handover.surest is None:
             raise error
-        return Classified(handover.surest, self.name, str(error), None, uplink_bytes, error.reason)
+        return Classified(
+            handover.surest, self.name, str(error), error.reason, uplink_bytes=error.uplink_bytes
+        )
 
     def close(self) -> None:
         """Let the workers finish what they have begun; what waits for one is cancelled."""
         self._batcher.close()
-
-
-def _share(total_bytes: int, count: int) -> int:
-    return -(-total_bytes // count)
-
-
-def _ms(start: float, stop: float) -> float:
-    return (stop - start) * 1000

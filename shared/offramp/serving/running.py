@@ -11,10 +11,14 @@ from offramp.engine.tier import Tier
 from offramp.errors import ConfigError
 from offramp.serving.batching import Batcher
 from offramp.serving.node import Node
-from offramp.serving.offload.grpc import GrpcOffloader, UpstreamSettings
+from offramp.serving.offload import Offloader
+from offramp.serving.offload.client import UpstreamSettings
+from offramp.serving.offload.grpc import GrpcOffloader
+from offramp.serving.offload.payload import SmallestPayload
 from offramp.serving.offload.sharing import SharedCalls
 from offramp.serving.settings import NodeSettings
-from offramp.serving.tracing import tracing_to
+from offramp.serving.tracing import tracer_to
+from offramp.wire.codec import expected_bytes
 
 
 def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[int, int]) -> tuple[int, int]:
@@ -65,18 +69,11 @@ async def running_node(
     async with AsyncExitStack() as stack:
         upstream = None
         if settings.upstream:
-            asked = await stack.enter_async_context(
-                GrpcOffloader(
-                    UpstreamSettings(target=settings.upstream, health_check=settings.upstream_health_check),
-                    manifest,
-                    tier=settings.tier,
-                    split_point=last + 1,
-                    codec=manifest.codec_at(last + 1),
-                )
+            upstream = await stack.enter_async_context(
+                _running_upstream(settings, settings.upstream, manifest, split_point=last + 1)
             )
-            upstream = SharedCalls(asked, window_s=settings.offload_window_ms / 1000)
-        tracing = tracing_to(settings.otlp_endpoint, service=settings.tier, share=settings.trace_share)
-        stack.callback(tracing.close)
+        tracing = tracer_to(settings.otlp_endpoint, service=settings.tier, share=settings.trace_share)
+        tracer = stack.enter_context(tracing)
         node = Node(
             tier,
             name=settings.tier,
@@ -89,7 +86,25 @@ async def running_node(
                 window_s=settings.batch_window_ms / 1000,
             ),
             max_pending=settings.max_pending,
-            tracing=tracing,
+            tracer=tracer,
         )
         stack.callback(node.close)
         yield node
+
+
+@asynccontextmanager
+async def _running_upstream(
+    settings: NodeSettings, target: str, manifest: Manifest, *, split_point: int
+) -> AsyncIterator[Offloader]:
+    codec = manifest.codec_at(split_point)
+    async with GrpcOffloader(
+        UpstreamSettings(target=target, health_check=settings.upstream_health_check),
+        manifest,
+        tier=settings.tier,
+        split_point=split_point,
+        codec=codec,
+    ) as asked:
+        yield SmallestPayload(
+            SharedCalls(asked, window_s=settings.offload_window_ms / 1000),
+            feature_bytes=expected_bytes(manifest.blocks[split_point - 2], codec),
+        )

@@ -81,6 +81,9 @@ class NodeSettings(Command):
         ge=1,
         description="requests under way; more are refused at once (503 or RESOURCE_EXHAUSTED)",
     )
+    max_pixels: int = Field(
+        default=25_000_000, ge=1, description="most pixels that the images of one request may have together"
+    )
     max_batch: int = Field(
         default=32, ge=1, description="most samples of different requests that run together, if they wait"
     )

@@ -2,76 +2,56 @@
 
 Off unless a node is given an OTLP endpoint; needs the extra `otel` then. The parent travels as W3C `traceparent`, in an
 HTTP header to the edge and in gRPC metadata between tiers. Stages are attributes of a span: a span of its own for each
-would cost more than a small network does.
+would cost more than a small network does. Spans get their parent by hand, since an ambient one costs as much again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
+
+from opentelemetry.trace import NoOpTracer, Span, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from offramp.errors import ConfigError
 
-HEADER = "traceparent"
+if TYPE_CHECKING:  # of the extra `otel`
+    from opentelemetry.sdk.trace import SpanProcessor
+
+TRACEPARENT = "traceparent"
+OFF: Tracer = NoOpTracer()
+
+_W3C = TraceContextTextMapPropagator()
 
 
-class Trace(Protocol):
-    """One span of a request."""
-
-    @property
-    def traceparent(self) -> str | None:
-        """What a deeper tier needs to join in; None when nothing is recorded."""
-        ...
-
-    def stages(self, milliseconds: Mapping[str, float]) -> None:
-        """Say where its time went."""
-        ...
-
-    @contextmanager
-    def child(self, name: str) -> Iterator[Trace]:
-        """Add a part that lasts as long as the block; deeper tiers hang below it."""
-        ...
+def request_span(
+    tracer: Tracer, name: str, traceparent: str | None, attributes: Mapping[str, str | int]
+) -> Span:
+    """Begin the span of one request, below the caller's if it sent a valid parent; a `with` block ends it."""
+    above = _W3C.extract({TRACEPARENT: traceparent}) if traceparent and tracer is not OFF else None
+    return tracer.start_span(name, above, attributes=attributes)
 
 
-class Tracing(Protocol):
-    """Begins a trace, or joins the caller's."""
-
-    @contextmanager
-    def request(self, name: str, traceparent: str | None, **attributes: str | int) -> Iterator[Trace]:
-        """The span of one request at this node."""
-        ...
-
-    def close(self) -> None:
-        """Send what is still waiting."""
-        ...
+def span_below(tracer: Tracer, span: Span, name: str) -> Span:
+    """Begin a part of another span."""
+    return tracer.start_span(name, set_span_in_context(span))
 
 
-class _Off:
-    """Records nothing, and costs next to nothing."""
-
-    traceparent = None
-
-    def stages(self, milliseconds: Mapping[str, float]) -> None:
-        pass
-
-    @contextmanager
-    def child(self, name: str) -> Iterator[Trace]:
-        yield self
-
-    @contextmanager
-    def request(self, name: str, traceparent: str | None, **attributes: str | int) -> Iterator[Trace]:
-        yield self
-
-    def close(self) -> None:
-        pass
+def traceparent_of(span: Span) -> str | None:
+    """What a deeper tier needs to join in; None when nothing is recorded."""
+    if not span.get_span_context().is_valid:
+        return None
+    sent: dict[str, str] = {}
+    _W3C.inject(sent, set_span_in_context(span))
+    return sent[TRACEPARENT]
 
 
-OFF = _Off()
+@contextmanager
+def tracer_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Iterator[Tracer]:
+    """A tracer to an OTLP endpoint over HTTP, as in http://127.0.0.1:4318/v1/traces; one that is off for None.
 
-
-def tracing_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Tracing:
-    """Tracing to an OTLP endpoint over HTTP, as in http://127.0.0.1:4318/v1/traces; off for None.
+    What still waits to be sent is sent at the end of the block.
 
     Args:
         endpoint: of a collector.
@@ -79,73 +59,33 @@ def tracing_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Tra
         share: of the requests that are traced, 0 to 1; one whose caller traces it always is.
 
     Raises:
-        ConfigError: OpenTelemetry is not installed.
+        ConfigError: OpenTelemetry's SDK is not installed.
     """
     if endpoint is None:
-        return OFF
+        yield OFF
+        return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(f"tracing needs {error.name}: pip install 'offramp[otel]'") from error
-    return OtelTracing(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service=service, share=share)
+    processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint))
+    with _tracer_into(processor, service=service, share=share) as tracer:
+        yield tracer
 
 
-class OtelTracing:
-    """Spans for OpenTelemetry."""
+@contextmanager
+def _tracer_into(processor: SpanProcessor, *, service: str, share: float) -> Iterator[Tracer]:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-    def __init__(self, processor: Any, *, service: str, share: float = 1.0) -> None:
-        """Hand spans to a span processor of the SDK; see `tracing_to`."""
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": f"offramp-{service}"}),
-            sampler=ParentBased(TraceIdRatioBased(share)),
-        )
-        self._provider.add_span_processor(processor)
-        self._tracer = self._provider.get_tracer("offramp")
-
-    @contextmanager
-    def request(self, name: str, traceparent: str | None, **attributes: str | int) -> Iterator[Trace]:
-        """The span of one request; below the caller's, if it sent a valid parent."""
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        above = TraceContextTextMapPropagator().extract({HEADER: traceparent}) if traceparent else None
-        span = self._tracer.start_span(name, context=above, attributes=attributes)
-        try:
-            yield _OtelTrace(self._tracer, span)
-        except Exception as error:
-            span.record_exception(error)
-            raise
-        finally:
-            span.end()
-
-    def close(self) -> None:
-        """Send what is still waiting."""
-        self._provider.shutdown()
-
-
-class _OtelTrace:
-    def __init__(self, tracer: Any, span: Any) -> None:
-        self._tracer = tracer
-        self._span = span
-
-    @property
-    def traceparent(self) -> str | None:
-        own = self._span.get_span_context()
-        return f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
-
-    def stages(self, milliseconds: Mapping[str, float]) -> None:
-        self._span.set_attributes({f"offramp.{name}_ms": spent for name, spent in milliseconds.items()})
-
-    @contextmanager
-    def child(self, name: str) -> Iterator[Trace]:
-        from opentelemetry.trace import set_span_in_context
-
-        span = self._tracer.start_span(name, context=set_span_in_context(self._span))
-        try:
-            yield _OtelTrace(self._tracer, span)
-        finally:
-            span.end()
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": f"offramp-{service}"}),
+        sampler=ParentBased(TraceIdRatioBased(share)),
+    )
+    provider.add_span_processor(processor)
+    try:
+        yield provider.get_tracer("offramp")
+    finally:
+        provider.shutdown()

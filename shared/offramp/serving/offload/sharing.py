@@ -8,43 +8,42 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from offramp.engine.tier import Handover
 from offramp.errors import OffloadError
-from offramp.serving.offload.offloader import Offloader, Resumed, UpstreamState
+from offramp.serving.answers import Answers
+from offramp.serving.call import Call
+from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState
+from offramp.serving.offload.portions import portions
 
 _MAX_SAMPLES = 32
 # Beyond that, bytes cost more than the call, and the first sample would wait for the last one's to arrive.
 _MAX_BYTES = 65_536
+# Decoding more takes several milliseconds; then a small photo would wait for a large one.
+_MAX_PIXELS = 1_000_000
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _Asked:
-    handovers: Sequence[Handover]
-    thetas: tuple[float, ...]
-    request_ids: Sequence[str]
-    deadline: float
-    images: Sequence[bytes] | None
-    traceparent: str | None
-    answer: asyncio.Future[Resumed]
+    call: Call
+    answer: asyncio.Future[Answers]
 
     @property
-    def num_bytes(self) -> int:
-        """At most, of what is sent."""
-        return sum(handover.feature.nbytes for handover in self.handovers)
-
     def key(self) -> tuple[object, ...]:
         """What requests have to agree in to share a call; their time left, within a factor of two."""
-        exponent = math.frexp(self.deadline - time.monotonic())[1]
-        return (
-            self.handovers[0].next_block,
-            self.thetas,
-            self.images is None,
-            self.traceparent,
-            exponent,
-        )
+        call = self.call
+        exponent = math.frexp(call.deadline - time.monotonic())[1]
+        return call.first_block, call.thetas, call.traceparent, exponent
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Samples, bytes at most, and pixels to decode."""
+        samples = self.call.samples
+        if self.call.first_block > 1:
+            return len(samples), sum(sample.feature.nbytes for sample in samples), 0
+        num_bytes = sum(len(sample.image or b"") for sample in samples)
+        return len(samples), num_bytes, sum(sample.num_pixels for sample in samples)
 
 
 class SharedCalls:
@@ -69,27 +68,15 @@ class SharedCalls:
         """Whether the upstream is being asked at the moment."""
         return self._upstream.state
 
-    async def resume(
-        self,
-        handovers: Sequence[Handover],
-        *,
-        thetas: Sequence[float],
-        request_ids: Sequence[str],
-        timeout_s: float,
-        images: Sequence[bytes] | None = None,
-        traceparent: str | None = None,
-    ) -> Resumed:
+    @property
+    def accepts(self) -> Accepts:
+        """What it takes in one call."""
+        return self._upstream.accepts
+
+    async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         loop = asyncio.get_running_loop()
-        asked = _Asked(
-            handovers=handovers,
-            thetas=tuple(thetas),
-            request_ids=request_ids,
-            deadline=time.monotonic() + timeout_s,
-            images=images,
-            traceparent=traceparent,
-            answer=loop.create_future(),
-        )
+        asked = _Asked(call, loop.create_future())
         self._waiting.append(asked)
         if self._timer is None:
             waits = self._under_way and self._window_s
@@ -100,12 +87,16 @@ class SharedCalls:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        waiting, self._waiting = [each for each in self._waiting if not each.answer.done()], []
+        waiting, self._waiting = self._waiting, []
         by_key: dict[tuple[object, ...], list[_Asked]] = {}
         for each in waiting:
-            by_key.setdefault(each.key(), []).append(each)
+            if not each.answer.done():
+                by_key.setdefault(each.key, []).append(each)
+        accepts = self._upstream.accepts
+        limit = min(_MAX_SAMPLES, accepts.max_samples), _MAX_BYTES, min(_MAX_PIXELS, accepts.max_pixels)
         for alike in by_key.values():
-            for together in _portions(alike):
+            # What one request asks stays together.
+            for together in portions([(each, each.sizes) for each in alike], limit):
                 task = asyncio.create_task(self._ask(together))
                 self._under_way.add(task)
                 task.add_done_callback(self._done)
@@ -115,48 +106,35 @@ class SharedCalls:
         if self._waiting:
             self._send()
 
-    async def _ask(self, together: Sequence[_Asked]) -> None:
-        images = [image for each in together for image in each.images or ()]
-        count = sum(len(each.handovers) for each in together)
+    async def _ask(self, together: Sequence[_Asked], wasted_bytes: int = 0) -> None:
+        """Ask for all of them; `wasted_bytes` of each sample went upstream in vain before."""
         try:
-            resumed = await self._upstream.resume(
-                [handover for each in together for handover in each.handovers],
-                thetas=together[0].thetas,
-                request_ids=[request_id for each in together for request_id in each.request_ids],
-                timeout_s=max(0.0, min(each.deadline for each in together) - time.monotonic()),
-                images=images or None,
-                traceparent=together[0].traceparent,
-            )
+            answers = await self._upstream.resume(_merged([each.call for each in together]))
         except Exception as error:  # noqa: BLE001 - it is handed to those who wait
+            if isinstance(error, OffloadError):
+                if error.blames_request and len(together) > 1:
+                    # Only one of the requests may be to blame: once more, each by itself.
+                    await asyncio.gather(*(self._ask([each], error.uplink_bytes) for each in together))
+                    return
+                error.uplink_bytes += wasted_bytes
             for each in together:
-                _fail(each, error, len(each.handovers) / count)
+                if not each.answer.done():
+                    each.answer.set_exception(error)
             return
-        answers = iter(resumed.answers)
+        samples = iter(answers.samples)
         for each in together:
-            own = [next(answers) for _ in each.handovers]
+            own = [next(samples) for _ in each.call.samples]
+            if wasted_bytes:
+                own = [replace(one, uplink_bytes=one.uplink_bytes + wasted_bytes) for one in own]
             if not each.answer.done():
-                share = math.ceil(resumed.uplink_bytes * len(own) / count)
-                each.answer.set_result(Resumed(own, resumed.times, share))
+                each.answer.set_result(Answers(own, answers.times))
 
 
-def _portions(alike: Sequence[_Asked]) -> Iterator[list[_Asked]]:
-    """As few calls as their limits allow; what one request asks stays together."""
-    portion: list[_Asked] = []
-    for asked in alike:
-        together = [*portion, asked]
-        samples = sum(len(each.handovers) for each in together)
-        if portion and (samples > _MAX_SAMPLES or sum(each.num_bytes for each in together) > _MAX_BYTES):
-            yield portion
-            together = [asked]
-        portion = together
-    yield portion
-
-
-def _fail(asked: _Asked, error: Exception, share: float) -> None:
-    if asked.answer.done():
-        return
-    if isinstance(error, OffloadError):
-        own = OffloadError(str(error), error.reason, uplink_bytes=math.ceil(error.uplink_bytes * share))
-        own.__cause__ = error
-        error = own
-    asked.answer.set_exception(error)
+def _merged(calls: Sequence[Call]) -> Call:
+    if len(calls) == 1:
+        return calls[0]
+    return replace(
+        calls[0],
+        samples=[sample for call in calls for sample in call.samples],
+        deadline=min(call.deadline for call in calls),
+    )

@@ -83,15 +83,19 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs")
+    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
     LAST_BLOCK_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     tier: str
     first_block: int
     last_block: int
     codecs: _containers.RepeatedScalarFieldContainer[Codec]
-    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ...) -> None: ...
+    max_pixels: int
+    max_samples: int
+    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,161 @@
+"""Whether an upstream is asked: a breaker that opens after failures, and the probe that closes it again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+import grpc
+
+from offramp.bundle.manifest import Codec
+from offramp.engine.images import DEFAULT_LIMITS
+from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
+from offramp.logs import line
+from offramp.serving.offload.breaker import Breaker
+from offramp.serving.offload.client import TierClient
+from offramp.serving.offload.offloader import Accepts, UpstreamState
+from offramp.wire.codec import codec_number
+from offramp.wire.v1 import wire_pb2 as pb
+
+_log = logging.getLogger("offramp.serving.offload")
+
+_NOT_HEARD_YET = Accepts(images=False, max_pixels=0, max_samples=sys.maxsize)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a node needs its upstream to serve.
+
+    tier: name of this node's tier, for messages. split_point: first block the upstream has to run. codec: how features
+    travel.
+    """
+
+    bundle_id: str
+    tier: str
+    split_point: int
+    codec: Codec
+
+    def check(self, found: pb.DescribeResponse, target: str) -> None:
+        """Hold what an upstream says of itself against it.
+
+        Raises:
+            BundleMismatchError: it runs another bundle.
+            ConfigError: it does not run the block this node splits at, or cannot decode the codec.
+        """
+        where = f"{found.tier} at {target}"
+        if found.bundle_id != self.bundle_id:
+            raise BundleMismatchError(
+                f"{self.tier} runs bundle '{self.bundle_id}', {where} runs '{found.bundle_id}'; deploy the same "
+                "bundle to both tiers"
+            )
+        if not found.first_block <= self.split_point <= found.last_block:
+            raise ConfigError(
+                f"{self.tier} hands over at block {self.split_point}, but {where} runs blocks {found.first_block} "
+                f"to {found.last_block}; give one of them other --blocks"
+            )
+        if codec_number(self.codec) not in found.codecs:
+            raise ConfigError(
+                f"{self.tier} sends features as {self.codec}, which {where} does not decode; deploy the same version "
+                "of Offramp to both tiers"
+            )
+
+
+class UpstreamHealth:
+    """What is known of an upstream: whether it is well, and what it accepts."""
+
+    def __init__(self, client: TierClient, wanted: Wanted) -> None:
+        """Know nothing yet; `start` asks."""
+        self.accepts = _NOT_HEARD_YET
+        self._client = client
+        self._wanted = wanted
+        self._settings = client.settings
+        self._breaker = Breaker(failures=self._settings.failures_to_open)
+        self._probing: asyncio.Task[None] | None = None
+        self._probe_delay_s = self._settings.probe_interval_s
+
+    async def start(self) -> None:
+        """Ask the upstream what it serves; one that cannot be reached is a warning, and probed from then on.
+
+        Raises:
+            BundleMismatchError: it runs another bundle.
+            ConfigError: it does not run the block this node splits at, or cannot decode the codec.
+        """
+        try:
+            await self._probe()
+        except OffloadError as error:
+            self._open(error)
+
+    async def stop(self) -> None:
+        """End the probing."""
+        if self._probing:
+            self._probing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._probing
+
+    @property
+    def state(self) -> UpstreamState:
+        """Whether the upstream is being asked at the moment."""
+        cause = self._breaker.cause
+        return UpstreamState(self._settings.target, cause is None, str(cause) if cause else None)
+
+    def check(self) -> None:
+        """Whether the upstream is to be asked.
+
+        Raises:
+            OffloadError: it is not; that it failed before was why.
+        """
+        if cause := self._breaker.cause:
+            raise OffloadError(str(cause), cause.reason)
+
+    def succeeded(self) -> None:
+        """A call was answered."""
+        self._breaker.succeeded()
+
+    def failed(self, error: OffloadError) -> None:
+        """A call was not answered; after a few of them the upstream is left alone until a probe is."""
+        if self._breaker.failed(error):
+            self._open(error)
+
+    def _open(self, error: OffloadError) -> None:
+        # An upstream that answers probes but not calls is asked more and more rarely.
+        twice = min(2 * self._probe_delay_s, self._settings.probe_interval_max_s)
+        self._probe_delay_s = twice if self._breaker.is_on_trial else self._settings.probe_interval_s
+        self._breaker.hold_open(error)
+        _log.warning(
+            line("upstream_lost", upstream=self._settings.target, reason=error.reason, detail=_detail(error))
+        )
+        if not self._probing or self._probing.done():
+            self._probing = asyncio.create_task(self._probe_until_well())
+
+    async def _probe_until_well(self) -> None:
+        while True:
+            await asyncio.sleep(self._probe_delay_s)
+            try:
+                await self._probe()
+            except OffloadError as error:
+                self._breaker.hold_open(error)
+            except (BundleMismatchError, ConfigError) as error:
+                self._breaker.hold_open(OffloadError(str(error), OffloadReason.MISMATCH))
+            except Exception:  # noqa: BLE001 - the probe is what brings the upstream back: it must not end
+                _log.exception(line("probe_failed", upstream=self._settings.target))
+            else:
+                _log.info(line("upstream_found", upstream=self._settings.target))
+                return
+
+    async def _probe(self) -> None:
+        found = await self._client.describe()
+        self._wanted.check(found, self._settings.target)
+        self.accepts = Accepts(
+            images=found.first_block == 1,
+            max_pixels=found.max_pixels or DEFAULT_LIMITS.max_pixels,
+            max_samples=found.max_samples or sys.maxsize,
+        )
+        self._breaker.probed()
+
+
+def _detail(error: OffloadError) -> str:
+    cause = error.__cause__
+    return f"{error}: {cause.details()}" if isinstance(cause, grpc.aio.AioRpcError) else str(error)
