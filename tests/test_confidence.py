@@ -10,7 +10,7 @@ import torch
 
 from offramp.authoring.evaluation.statistics import calibration_error
 from offramp.authoring.networks.confidence import Confidence, ConfidenceHead
-from offramp.authoring.selection.confidence_head import fit_confidence_head
+from offramp.authoring.networks.confidence_head import fit_confidence_head
 from offramp.bundle.manifest import Measure
 from offramp.errors import ConfigError
 

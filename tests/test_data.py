@@ -14,7 +14,7 @@ from PIL import Image
 
 from offramp.authoring.data import LabelledImages, load_images, split_train
 from offramp.bundle import Preprocessing
-from offramp.bundle.manifest import Split
+from offramp.bundle.provenance import Split
 from offramp.errors import ConfigError, DataError
 
 GREY = Preprocessing(height=4, width=4, mode="L", mean=(0.0,), std=(1.0,))
@@ -242,5 +242,5 @@ class TestSplit:
         assert one.validation.sources != other.validation.sources
 
     def test_holding_out_everything_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="hold out fewer"):
+        with pytest.raises(ConfigError, match="only 10; hold out fewer, as with --validation 2"):
             split_train(self.images(10), Split(seed=0, validation=10))

@@ -31,12 +31,25 @@ def test_the_interval_of_a_share_is_that_of_the_textbook() -> None:
     # Newcombe 1998, table I: 81 of 263, and 0 of 20.
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    # By Wilson's formula with z = 1.959964, which is rounded: 10,000 and 500 photos.
+    assert wilson_interval(9321, 10_000) == pytest.approx((0.9270014653404794, 0.9368666832623489), abs=1e-9)
+    assert wilson_interval(457, 500) == pytest.approx((0.8861601882556522, 0.9355268577433504), abs=1e-9)
+    assert wilson_interval(20, 20)[1] == 1
 
 
 def test_mcnemar_counts_only_where_the_two_differ() -> None:
     found = mcnemar(right("rrrrrwww"), right("rrwwwwwr"))
     assert (found.only_first, found.only_second) == (3, 1)
     assert found.p_value == pytest.approx(2 * (1 + 4) / 16)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "summed_up"),
+    [(11, 17, 0.34492845088243185), (120, 161, 0.01686929634014263), (5000, 5100, 0.32458154632961506)],
+)
+def test_mcnemar_is_the_sum_of_the_binomial_tail(only_first: int, only_second: int, summed_up: float) -> None:
+    first = right("r" * only_first + "w" * only_second)
+    assert mcnemar(first, ~first).p_value == pytest.approx(summed_up, abs=1e-9)
 
 
 def test_two_that_never_differ_are_no_evidence() -> None:

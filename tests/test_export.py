@@ -81,14 +81,20 @@ def test_one_confidence_for_each_exit(tmp_path: Path) -> None:
         exported(tiny_network(), tmp_path / "b", confidences=[Confidence()] * 2)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_made_the_classes_is_found_again(temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "by_golden_section"),
+    [(0.5, 0.50741691), (1.0, 1.00924508), (3.0, 2.94291318)],
+)
+def test_the_temperature_that_made_the_classes_is_found_again(
+    temperature: float, by_golden_section: float
+) -> None:
     generator = np.random.default_rng(0)
     logits_NK = generator.normal(0, 3, (20_000, 5)).astype(np.float32)
     # Adding Gumbel noise draws a class with the probabilities of the softmax.
     classes_N = (logits_NK / temperature + generator.gumbel(size=logits_NK.shape)).argmax(axis=1)
     found = fit_temperature(logits_NK, classes_N)
     assert found == pytest.approx(temperature, rel=0.05)
+    assert found == pytest.approx(by_golden_section, abs=1e-6)
     least = negative_log_likelihood(logits_NK, classes_N, found)
     assert all(least <= negative_log_likelihood(logits_NK, classes_N, found * f) for f in (0.9, 1.1))
 
@@ -129,6 +135,17 @@ def test_an_eec_that_costs_more_than_the_next_block_is_refused(tmp_path: Path) -
 def test_a_label_for_each_class(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exit 1 tells 4 classes apart, but there are 2 labels"):
         exported(tiny_network(), tmp_path / "b", labels=("ant", "bee"))
+
+
+@pytest.mark.parametrize("name", ["My-Model", "", "a b", "x" * 68])
+def test_a_name_that_no_bundle_can_have_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be named .* expected at most 67 of a-z"):
+        exported(tiny_network(), tmp_path / "b", name=name)
+
+
+def test_a_split_beyond_the_blocks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="split_point is 4, but the network has blocks 1 to 3"):
+        exported(tiny_network(), tmp_path / "b", split_point=4)
 
 
 def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from offramp.authoring.evaluation.predictions import ExitPredictions
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.selection.guarantee import Guarantee, binomial_p_value, choose_guaranteed
 from offramp.authoring.selection.thresholds import search_grid, search_thresholds
+from offramp.bundle import load_bundle
 from offramp.errors import ConfigError
+from tests.conftest import ROOT
 
 COSTS = (100, 400, 900)
 
@@ -36,13 +40,34 @@ def test_the_p_value_is_that_of_the_binomial_test(failures: int, samples: int, e
     assert binomial_p_value(failures, samples, epsilon) == pytest.approx(exact)
 
 
+@pytest.mark.parametrize("bundle", sorted(path.name for path in (ROOT / "models").iterdir() if path.is_dir()))
+def test_the_certificates_that_ship_are_found_again(bundle: str) -> None:
+    points = load_bundle(ROOT / "models" / bundle).manifest.operating_points
+    (found,) = [point.certificate for point in points if point.certificate]
+    p_value = binomial_p_value(found.failures, found.samples, found.epsilon)
+    assert p_value == pytest.approx(found.p_value, abs=1e-9)
+
+
+def test_scipy_is_loaded_only_where_statistics_are_asked_for() -> None:
+    modules = "edge_node.app, cloud_node.server, offramp.cli, offramp.engine.tier"
+    modules += ", offramp.authoring.evaluation.report, offramp.authoring.selection.calibrate"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}; print('scipy' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout == "False\n"
+
+
 def test_the_path_falls_in_accuracy_and_in_cost_and_nothing_beats_it() -> None:
     grid = search_grid(population(200), COSTS, steps=15)
     path = grid.front().path
     for surer, cheaper in itertools.pairwise(path):
-        assert surer.accuracy > cheaper.accuracy and surer.macs_mean > cheaper.macs_mean
-    for accuracy, macs in zip(grid.accuracy.ravel(), grid.macs_mean.ravel(), strict=True):
-        assert any(point.accuracy >= accuracy and point.macs_mean <= macs for point in path)
+        assert surer.accuracy > cheaper.accuracy and surer.mean_cost > cheaper.mean_cost
+    for accuracy, macs in zip(grid.accuracy.ravel(), grid.mean_cost.ravel(), strict=True):
+        assert any(point.accuracy >= accuracy and point.mean_cost <= macs for point in path)
 
 
 def test_the_promise_is_kept_in_nine_of_ten_draws() -> None:

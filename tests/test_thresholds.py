@@ -46,7 +46,7 @@ def test_the_grid_holds_what_each_combination_does(exits: int, steps: int) -> No
     grid = search_grid(table, costs(exits), steps=steps)
     expected = one_by_one(table, grid)
     np.testing.assert_allclose(grid.accuracy.ravel(), [choice.accuracy for choice in expected])
-    np.testing.assert_allclose(grid.macs_mean.ravel(), [choice.macs_mean for choice in expected])
+    np.testing.assert_allclose(grid.mean_cost.ravel(), [choice.mean_cost for choice in expected])
 
 
 @pytest.mark.parametrize("max_drop", [0.0, 0.5, 3.0, 20.0])
@@ -56,16 +56,16 @@ def test_the_cheapest_point_within_a_drop_is_found(max_drop: float) -> None:
     found = grid.front().cheapest(max_drop=max_drop)
     allowed = [c for c in one_by_one(table, grid) if c.accuracy >= grid.full_accuracy - max_drop / 100 - 1e-9]
     assert found.accuracy >= grid.full_accuracy - max_drop / 100 - 1e-9
-    assert found.macs_mean == pytest.approx(min(choice.macs_mean for choice in allowed))
+    assert found.mean_cost == pytest.approx(min(choice.mean_cost for choice in allowed))
 
 
-@pytest.mark.parametrize("max_macs", [100, 250, 500, 900])
-def test_the_most_accurate_point_within_a_cost_is_found(max_macs: float) -> None:
+@pytest.mark.parametrize("max_cost", [100, 250, 500, 900])
+def test_the_most_accurate_point_within_a_cost_is_found(max_cost: float) -> None:
     table = table_of(400, 3)
     grid = search_grid(table, costs(3), steps=21)
-    found = grid.front().surest(max_macs=max_macs)
-    allowed = [choice for choice in one_by_one(table, grid) if choice.macs_mean <= max_macs]
-    assert found.macs_mean <= max_macs
+    found = grid.front().most_accurate(max_cost=max_cost)
+    allowed = [choice for choice in one_by_one(table, grid) if choice.mean_cost <= max_cost]
+    assert found.mean_cost <= max_cost
     assert found.accuracy == pytest.approx(max(choice.accuracy for choice in allowed))
 
 
@@ -73,8 +73,8 @@ def test_the_most_accurate_point_within_a_cost_is_found(max_macs: float) -> None
 def test_not_one_sample_is_given_away_for_a_lower_cost(seed: int) -> None:
     table = table_of(5000, 2, seed)
     grid = search_grid(table, costs(2))
-    allowed = grid.accuracy[grid.macs_mean <= 250]
-    assert grid.front().surest(max_macs=250).accuracy == allowed.max()
+    allowed = grid.accuracy[grid.mean_cost <= 250]
+    assert grid.front().most_accurate(max_cost=250).accuracy == allowed.max()
 
 
 def test_confidences_that_tie_are_not_cut_apart_nor_hit() -> None:
@@ -87,7 +87,7 @@ def test_confidences_that_tie_are_not_cut_apart_nor_hit() -> None:
 def test_what_no_thresholds_can_do_is_said_with_the_nearest() -> None:
     grid = search_grid(table_of(100, 3), costs(3), steps=11)
     with pytest.raises(ConfigError, match="the least these exits cost is 100"):
-        grid.front().surest(max_macs=99)
+        grid.front().most_accurate(max_cost=99)
     with pytest.raises(ConfigError, match="the best these exits reach"):
         grid.front().cheapest(max_drop=-50)
 
@@ -120,7 +120,7 @@ def test_descending_one_theta_at_a_time_comes_close_to_the_exact_grid(seed: int,
     table = table_of(2000, 3, seed)
     exact = search_thresholds(table, costs(3)).cheapest(max_drop=max_drop)
     found = descend_all_prices(table, costs(3), steps=201).cheapest(max_drop=max_drop)
-    assert exact.macs_mean - 1e-6 <= found.macs_mean <= 1.02 * exact.macs_mean
+    assert exact.mean_cost - 1e-6 <= found.mean_cost <= 1.02 * exact.mean_cost
 
 
 def test_many_exits_are_searched_by_descent_and_what_is_found_is_true() -> None:
@@ -129,9 +129,9 @@ def test_many_exits_are_searched_by_descent_and_what_is_found_is_true() -> None:
     for choice in front.path:
         taken = table.exit_taken(choice.thetas)
         assert choice.accuracy == pytest.approx(table.correct_at(taken).mean())
-        assert choice.macs_mean == pytest.approx(np.array(costs(7))[taken].mean())
-    assert front.cheapest(max_drop=0.0).macs_mean < costs(7)[-1]
-    assert front.path[-1].macs_mean == costs(7)[0]
+        assert choice.mean_cost == pytest.approx(np.array(costs(7))[taken].mean())
+    assert front.cheapest(max_drop=0.0).mean_cost < costs(7)[-1]
+    assert front.path[-1].mean_cost == costs(7)[0]
 
 
 def test_the_first_exit_that_is_sure_enough_is_taken() -> None:
@@ -164,7 +164,7 @@ class TestCalibrate:
         manifest, table = manifest_with([True, True, True]), table_of(5000, 3)
         found = calibrate(manifest, table).point_named(f"drop-{drop}").measured
         cheapest = search_thresholds(table, manifest.exit_macs).cheapest(max_drop=float(drop))
-        assert found is not None and found.macs_mean == pytest.approx(cheapest.macs_mean)
+        assert found is not None and found.macs_mean == pytest.approx(cheapest.mean_cost)
 
     def test_the_default_is_what_was_asked_for(self) -> None:
         manifest, table = manifest_with([True, True, True]), table_of(1000, 3)

@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
 
 from offramp.authoring.data import LabelledImages
 from offramp.authoring.networks import recipes
+from offramp.authoring.training.claim import claimed
 from offramp.authoring.training.run import Run, load_network, load_run
 from offramp.authoring.training.train import train
-from offramp.bundle.manifest import Data, Provenance, Split
+from offramp.bundle.provenance import Data, Provenance, Split
 from offramp.errors import ConfigError, DataError
 
 RECIPE = "b-lenet-fashion"
@@ -55,7 +57,7 @@ def weights(directory: Path) -> torch.Tensor:
 class TestTraining:
     def test_it_learns(self, tmp_path: Path) -> None:
         images = stripes()
-        train(images, run_of(images, epochs=60), tmp_path / "run")
+        train(images, run_of(images, epochs=60, seed=1), tmp_path / "run")
         network = load_network(tmp_path / "run")
         image_BCHW = (torch.from_numpy(images.pixels).permute(0, 3, 1, 2) / 255 - 0.2) / 0.33
         with torch.no_grad():
@@ -117,6 +119,7 @@ def check_claimed(directory: Path, run: Run, *, resume: bool, says: str) -> None
     images = stripes()
     written = run_of(images).model_dump_json()
     (directory / "run.json").write_text(written)
+    (directory / "phase-1.ckpt").touch()
     with pytest.raises(ConfigError, match=says):
         train(images, run, directory, resume=resume)
     assert (directory / "run.json").read_text() == written
@@ -133,6 +136,41 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, changes: dict[
 
 def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
     check_claimed(tmp_path, run_of(stripes(200)), resume=True, says="other settings")
+
+
+@pytest.mark.training
+def test_a_run_that_failed_before_its_first_checkpoint_leaves_its_directory_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = stripes()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        interrupt_in_epoch(patch, 0)
+        train(images, run_of(images, epochs=2), tmp_path)
+    train(images, run_of(images, seed=1), tmp_path)
+    assert load_run(tmp_path).provenance.seed == 1
+    assert load_network(tmp_path).num_exits == 2
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
+    run = run_of(stripes())
+    with (
+        claimed(tmp_path, run, resume=False),
+        pytest.raises(ConfigError, match="another training is at work"),
+        claimed(tmp_path, run_of(stripes(), seed=1), resume=False),
+    ):
+        pass
+    assert load_run(tmp_path) == run
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_training_may_be_as_short_as_one_step(tmp_path: Path, steps: int) -> None:
+    images = stripes(100)  # 60 of them held out: one batch in each epoch
+    run = run_of(images, epochs=steps)
+    lightning.seed_everything(0, verbose=False)
+    before = torch.cat([parameter.detach().flatten() for parameter in run.build().parameters()])
+    train(images, run, tmp_path / "run")
+    assert not torch.equal(weights(tmp_path / "run"), before)
 
 
 def test_a_class_without_a_label_is_refused(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ _EXTRAS = {
     "cloud": ("grpc_health", "grpc_reflection"),
     "dashboard": ("nicegui",),
     "train": ("lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
+    "evaluate": ("scipy",),
     "report": ("jinja2", "matplotlib"),
 }
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from offramp.bundle.provenance import Provenance, Sha256
 from offramp.record import Record
 
 FORMAT_VERSION: Literal[1] = 1
@@ -17,9 +18,8 @@ Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
 Codec = Literal["float32", "float16", "ans"]
 # disagreement: the early answer is not the full network's. harm: the full network was right, the early answer is not.
 RiskName = Literal["disagreement", "harm"]
-Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Theta = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 
 
@@ -123,7 +123,7 @@ class OperatingPoint(Record):
     """θ of every exit but the last, the split point and the codec, with what they were measured to do."""
 
     name: Name
-    thetas: tuple[Confidence, ...]
+    thetas: tuple[Theta, ...]
     split_point: int = Field(ge=2, description="first block that the next tier runs")
     codec: Codec = "float32"
     measured: Measured | None = None
@@ -140,36 +140,6 @@ class Layer(Record):
     part: Part
     name: str = Field(description="of the module within its block or EEC")
     macs: int = Field(ge=0, description="multiplications for one sample")
-
-
-class Split(Record):
-    """How the training part of a data set was divided: the seed and the number of held-out samples."""
-
-    seed: int
-    validation: int = Field(ge=1)
-
-
-class Data(Record):
-    """Which data a bundle was made from, so that calibration can tell whether it has the same."""
-
-    name: str
-    samples: int = Field(ge=1, description="of the training part, validation included")
-    fingerprint: Sha256
-    split: Split
-    labelled: bool = Field(
-        default=True, description="false: photos without classes, taught by a trained backbone"
-    )
-
-
-class Provenance(Record):
-    """What made this bundle."""
-
-    commands: tuple[str, ...] = Field(description="in the order they were run")
-    recipe: str
-    seed: int
-    epochs: int
-    data: Data
-    versions: dict[str, str]
 
 
 class Manifest(Record):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from offramp.bundle import Bundle, load_bundle, write_manifest
-from offramp.bundle.manifest import Manifest, Provenance, RiskName
+from offramp.bundle.manifest import Manifest, RiskName
+from offramp.bundle.provenance import Provenance
 from offramp.cli.held_out import held_out
 from offramp.cli.options import BundleArgument, RuntimeOption, SkipOption
 from offramp.cli.progress import console, progress

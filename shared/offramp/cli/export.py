@@ -87,7 +87,7 @@ class Export(Command):
 
     def _confidences(self, network: EarlyExitNetwork, origin: Run) -> list[Confidence]:
         from offramp.authoring.networks.confidence import Confidence
-        from offramp.authoring.selection.confidence_head import fit_confidence_head
+        from offramp.authoring.networks.confidence_head import fit_confidence_head
         from offramp.authoring.selection.guarantee import halves
         from offramp.authoring.selection.temperature import fit_temperature
         from offramp.authoring.training.logits import logits_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from offramp.authoring.data import LabelledImages, load_images, load_unlabelled, split_train
 from offramp.bundle import Manifest
-from offramp.bundle.manifest import Data
+from offramp.bundle.provenance import Data
 from offramp.errors import ConfigError, DataError
 
 

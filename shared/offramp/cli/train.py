@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
 from offramp.authoring.data import LabelledImages, load_images, load_unlabelled
-from offramp.bundle.manifest import Data, Provenance, Split
+from offramp.bundle.provenance import Data, Provenance, Split
 from offramp.cli.options import SkipOption
 from offramp.cli.progress import console
 from offramp.command import Command

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.data.labelled import LabelledImages
-from offramp.bundle.manifest import Split
+from offramp.bundle.provenance import Split
 from offramp.errors import ConfigError
 
 
@@ -29,16 +29,29 @@ def split_train(images: LabelledImages, split: Split) -> TrainValidation:
     """Hold out `split.validation` samples; the same seed always holds out the same ones.
 
     Raises:
-        ConfigError: fewer samples than are to be held out.
+        ConfigError: no sample would be left to train on.
     """
-    if split.validation >= len(images):
-        raise ConfigError(
-            f"{split.validation} validation samples asked for, but there are only {len(images)} in all; "
-            "hold out fewer"
-        )
+    check_split(len(images), split)
     order = hashed_order(len(images), split.seed)
     held_out, rest = np.sort(order[: split.validation]), np.sort(order[split.validation :])
     return TrainValidation(train=images.take(rest), validation=images.take(held_out))
+
+
+def check_split(samples: int, split: Split) -> None:
+    """Look whether a split leaves something to train on.
+
+    Raises:
+        ConfigError: it does not; the message says how many samples may be held out.
+    """
+    if samples < 2:
+        raise ConfigError(
+            f"{samples} samples cannot be divided into training and validation; give at least 2"
+        )
+    if split.validation >= samples:
+        raise ConfigError(
+            f"{split.validation} samples are to be held out for validation, but the data has only {samples}; hold out "
+            f"fewer, as with --validation {max(1, samples // 5)}"
+        )
 
 
 def hashed_order(count: int, seed: int) -> NDArray[np.int64]:

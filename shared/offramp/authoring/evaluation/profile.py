@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from offramp.authoring.evaluation.timing import block_seconds
 from offramp.bundle import Bundle, Manifest
 from offramp.engine.runtime import Runtime, load_blocks
 from offramp.errors import ConfigError
+from offramp.record import Record
 
 _NOISE = 64  # images; how long a block takes does not depend on what they show
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BlockTime(_Record):
+class BlockTime(Record):
     """What one block takes, its EEC included."""
 
     runtime: Runtime
@@ -34,7 +31,7 @@ class BlockTime(_Record):
     ms: float = Field(gt=0, description="median of the calls, divided by the batch: per sample")
 
 
-class Profile(_Record):
+class Profile(Record):
     """All that was measured of a bundle on one machine."""
 
     format_version: Literal[1] = 1

@@ -113,24 +113,10 @@ def report(
     taken_N = table.exit_taken(thetas)
     right_N = table.correct_at(taken_N)
     macs_mean = float(np.array(manifest.exit_macs)[taken_N].mean())
-    exits = []
-    for exit, block in enumerate(manifest.exit_blocks):
-        left_N = taken_N == exit
-        exits.append(
-            ExitReport(
-                number=exit + 1,
-                tier="edge" if block < split_point else "cloud",
-                theta=thetas[exit] if exit < len(thetas) else None,
-                accuracy=float(table.correct[:, exit].mean()),
-                accuracy_interval=_interval(table.correct[:, exit]),
-                accuracy_left=float(right_N[left_N].mean()) if left_N.any() else None,
-                rate=float(left_N.mean()),
-                macs=manifest.exit_macs[exit],
-                ms=exit_ms[exit] if exit_ms else None,
-                auroc=auroc(table.confidence[:, exit], table.correct[:, exit]),
-                calibration_error=calibration_error(table.confidence[:, exit], table.correct[:, exit]),
-            )
-        )
+    exits = tuple(
+        _exit_report(manifest, table, taken_N, exit, thetas=thetas, split_point=split_point, exit_ms=exit_ms)
+        for exit in range(manifest.num_exits)
+    )
     sent = _sent(manifest, split_point, taken_N, payload_bytes) if payload_bytes is not None else {}
     return Report(
         bundle=manifest.bundle_id,
@@ -147,9 +133,36 @@ def report(
         ms_mean=float(np.array(exit_ms)[taken_N].mean()) if exit_ms else None,
         offload_rate=sum(exit.rate for exit in exits if exit.tier == "cloud"),
         **sent,
-        exits=tuple(exits),
+        exits=exits,
         overthinking=overthinking(table, thetas, manifest.exit_macs),
         layers=manifest.layers,
+    )
+
+
+def _exit_report(
+    manifest: Manifest,
+    table: ExitTable,
+    taken_N: NDArray[np.int64],
+    exit: int,
+    *,
+    thetas: Sequence[float],
+    split_point: int,
+    exit_ms: Sequence[float] | None,
+) -> ExitReport:
+    """The exit of that index, from 0, when each sample leaves at the exit of index `taken_N`."""
+    confidence_N, correct_N, left_N = table.confidence[:, exit], table.correct[:, exit], taken_N == exit
+    return ExitReport(
+        number=exit + 1,
+        tier="edge" if manifest.exit_blocks[exit] < split_point else "cloud",
+        theta=thetas[exit] if exit < len(thetas) else None,
+        accuracy=float(correct_N.mean()),
+        accuracy_interval=_interval(correct_N),
+        accuracy_left=float(correct_N[left_N].mean()) if left_N.any() else None,
+        rate=float(left_N.mean()),
+        macs=manifest.exit_macs[exit],
+        ms=exit_ms[exit] if exit_ms else None,
+        auroc=auroc(confidence_N, correct_N),
+        calibration_error=calibration_error(confidence_N, correct_N),
     )
 
 

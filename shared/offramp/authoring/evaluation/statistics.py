@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-_Z_95 = 1.959964
 _BINS = 15
 
 
@@ -17,10 +15,10 @@ def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
 
     Source: Wilson 1927; unlike the normal interval it never leaves [0, 1] and holds near both ends.
     """
-    share, z2 = hits / samples, _Z_95**2
-    middle = (share + z2 / (2 * samples)) / (1 + z2 / samples)
-    half = _Z_95 / (1 + z2 / samples) * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # takes half a second to load: only here
+
+    interval = binomtest(hits, samples).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,12 @@ class McNemar:
 def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
     """Compare which samples each has right."""
     only_first, only_second = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
-    discordant, fewer = only_first + only_second, min(only_first, only_second)
-    logs = [
-        math.lgamma(discordant + 1) - math.lgamma(k + 1) - math.lgamma(discordant - k + 1)
-        for k in range(fewer + 1)
-    ]
-    tail = math.fsum(math.exp(log - discordant * math.log(2)) for log in logs)
-    return McNemar(only_first, only_second, min(1.0, 2 * tail))
+    discordant = only_first + only_second
+    if not discordant:
+        return McNemar(0, 0, 1.0)
+    from scipy.stats import binomtest
+
+    return McNemar(only_first, only_second, float(binomtest(only_first, discordant).pvalue))
 
 
 def auroc(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> float | None:

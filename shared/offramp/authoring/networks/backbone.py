@@ -13,8 +13,9 @@ from torch import nn
 
 from offramp.authoring.networks.cost import count_macs
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.graph import BackboneGraph, Cut, Logits, Origin, trace_backbone
+from offramp.authoring.networks.graph import BackboneGraph, Cut, Origin
 from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
+from offramp.authoring.networks.tracing import LogitsOnly, trace_backbone
 from offramp.errors import ConfigError
 
 _TOLERANCE = 1e-5
@@ -53,20 +54,10 @@ def attach_exits(
     chosen = _choose(cuts, exits)
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
-    spent = [cut.macs for cut in chosen]
-    behind = [stop - start for start, stop in pairwise([*spent, sum(graph.macs.values())])]
-    eecs: dict[int, nn.Module] = {}
-    for number, (cut, macs) in enumerate(zip(chosen, behind, strict=True), start=1):
-        eec = _sized_eec(cut, graph.num_classes, budget=_EEC_SHARE * macs)
-        if eec is None:
-            raise ConfigError(
-                f"an exit at {cut.share:.0%} of the cost would not pay: only {macs} multiplications lie between it and "
-                f"the next; {_where(graph, cuts)}; ask for exits further apart"
-            )
-        eecs[number] = eec
     # The last block ends in the backbone's own logits.
-    network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
-    origin = Origin(tuple(cuts), tuple(chosen), _difference(model, network, image_shape))
+    eecs = {**_eecs_behind(graph, cuts, chosen), len(blocks): nn.Identity()}
+    network = EarlyExitNetwork(blocks, eecs).eval()
+    origin = Origin(image_shape, tuple(cuts), tuple(chosen), _difference(model, network, image_shape))
     if not origin.difference <= _TOLERANCE:
         raise ConfigError(
             f"the blocks in a row differ from the backbone by {origin.difference:.2e}, more than {_TOLERANCE:.0e}; "
@@ -101,6 +92,24 @@ def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
         # The smallest feature travels best; of equals the last has its activation behind it.
         chosen.append(min(reversed(alike), key=lambda cut: torch.Size(cut.feature_shape).numel()))
     return chosen
+
+
+def _eecs_behind(graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut]) -> dict[int, nn.Module]:
+    """An EEC behind every chosen cut, by the number of the block that ends there."""
+    spent = [cut.macs for cut in chosen]
+    eecs: dict[int, nn.Module] = {}
+    for number, (cut, until) in enumerate(
+        zip(chosen, [*spent[1:], sum(graph.macs.values())], strict=True), start=1
+    ):
+        macs = until - cut.macs
+        eec = _sized_eec(cut, graph.num_classes, budget=_EEC_SHARE * macs)
+        if eec is None:
+            raise ConfigError(
+                f"an exit at {cut.share:.0%} of the cost would not pay: only {macs} multiplications lie between it and "
+                f"the next; {_where(graph, cuts)}; ask for exits further apart"
+            )
+        eecs[number] = eec
+    return eecs
 
 
 def _sized_eec(cut: Cut, num_classes: int, *, budget: float) -> nn.Module | None:
@@ -149,7 +158,7 @@ def _difference(model: nn.Module, network: EarlyExitNetwork, image_shape: tuple[
     with torch.no_grad():
         for batch in (1, 3):
             image_BCHW = torch.randn(batch, *image_shape, generator=generator)
-            expected = Logits(model)(image_BCHW)
+            expected = LogitsOnly(model)(image_BCHW)
             found = network.logits_at(image_BCHW, [network.num_exits])[network.num_exits]
             largest = max(largest, float((expected - found).abs().max()))
     return largest

@@ -59,7 +59,7 @@ def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -
 
     with torch.no_grad():
         for number, block in enumerate(network.blocks, start=1):
-            arriving, leaving = network.narrowed(number - 1), network.narrowed(number)
+            arriving, leaving = network.bottleneck_behind(number - 1), network.bottleneck_behind(number)
             around = 0
             if arriving is not None:
                 around, feature = counted(Decode(arriving), number, "bottleneck", feature)

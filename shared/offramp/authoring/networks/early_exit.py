@@ -6,15 +6,12 @@ Shapes: B samples, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from offramp.authoring.networks.bottleneck import Bottleneck
+from offramp.authoring.networks.graph import Origin
 from offramp.errors import ConfigError
-
-if TYPE_CHECKING:
-    from offramp.authoring.networks.bottleneck import Bottleneck
-    from offramp.authoring.networks.graph import Origin
 
 
 class EarlyExitNetwork(nn.Module):
@@ -68,7 +65,7 @@ class EarlyExitNetwork(nn.Module):
         """The backbone alone, as one block with its own classifier: the rival of every early-exit figure."""
         return EarlyExitNetwork([nn.Sequential(*self.blocks)], {1: self.eecs[str(len(self.blocks))]})
 
-    def narrowed(self, block_number: int) -> Bottleneck | None:
+    def bottleneck_behind(self, block_number: int) -> Bottleneck | None:
         """The bottleneck behind a block, counted from 1, if it has one; its EEC looks at what goes in."""
         found = self.bottleneck
         return found if found is not None and found.spec.split_point == block_number + 1 else None
@@ -78,9 +75,9 @@ class EarlyExitNetwork(nn.Module):
         feature = image_BCHW
         for number, block in enumerate(self.blocks[:block_number], start=1):
             feature = block(feature)
-            narrowed = self.narrowed(number)
-            if narrowed is not None and number < block_number:
-                feature = narrowed(feature)
+            bottleneck = self.bottleneck_behind(number)
+            if bottleneck is not None and number < block_number:
+                feature = bottleneck(feature)
         return feature
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
@@ -110,7 +107,7 @@ class EarlyExitNetwork(nn.Module):
             feature = block(feature)
             if block_number in wanted:
                 logits_by_exit[wanted[block_number]] = self.eecs[str(block_number)](feature)
-            narrowed = self.narrowed(block_number)
-            if narrowed is not None:
-                feature = narrowed(feature)
+            bottleneck = self.bottleneck_behind(block_number)
+            if bottleneck is not None:
+                feature = bottleneck(feature)
         return logits_by_exit

@@ -28,6 +28,16 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a recipe does unless a command says otherwise: passes, samples held out, highest learning rate, batch."""
+
+    epochs: int
+    validation: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that `offramp train` needs beside the data.
 
@@ -47,6 +57,16 @@ class Recipe:
     split_point: int = 2
     validation: int = 5000
     is_trained: bool = False
+
+    @property
+    def defaults(self) -> Defaults:
+        """Those that a person wants to see before a training, whatever the regime."""
+        return Defaults(
+            epochs=self.epochs,
+            validation=self.validation,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+        )
 
 
 _GREY_28 = Preprocessing(height=28, width=28, mode="L", mean=(0.2,), std=(0.33,))

@@ -1,1 +1,1 @@
-"""When to stop: confidence measures and the search for thresholds, always on held-out data."""
+"""When to stop: the search for thresholds and temperatures, always on held-out data."""

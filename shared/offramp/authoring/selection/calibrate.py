@@ -62,31 +62,22 @@ def calibrate(
         ConfigError: both are given, or no thresholds meet what is asked for.
     """
     check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
-    grid = search_thresholds(table, manifest.exit_macs)
+    front = search_thresholds(table, manifest.exit_macs)
     if any(block.levels for block in manifest.blocks):
         # Behind a bottleneck the last exit is no longer the best there is: hold the points against what is.
-        grid = replace(grid, full_accuracy=grid.path[0].accuracy)
-    thetas_by_name: dict[str, tuple[float, ...]] = {"full": (1.0,) * (manifest.num_exits - 1)}
+        front = replace(front, full_accuracy=front.path[0].accuracy)
+    drop = _DEFAULT_DROP if max_drop is None else max_drop
+    if max_cost is not None and (budget is None or scheme == "quantiles"):
+        budget = macs_budget(manifest, max_cost)
     if scheme == "gates":
-        tolerance = _DEFAULT_DROP if max_drop is None else max_drop
-        default = f"gates-{tolerance:g}"
-        thetas_by_name[default] = gate_thetas(table, tolerance=tolerance / 100)
-    elif scheme == "quantiles":
-        assert max_cost is not None, "check_budget asks for it"
-        default = f"quantiles-{max_cost:g}"
-        max_macs = max_cost * manifest.backbone_macs
-        thetas_by_name[default] = quantile_thetas(table, manifest.exit_macs, max_macs=max_macs)
-    elif budget or max_cost is not None:
-        asked = budget or macs_budget(manifest, max_cost or 0)
-        default = asked.name
-        front = search_thresholds(table, asked.exit_costs)
-        thetas_by_name[default] = front.surest(max_macs=asked.limit, unit=asked.unit).thetas
+        default, thetas = f"gates-{drop:g}", gate_thetas(table, tolerance=drop / 100)
+    elif budget:
+        default, thetas = _within(budget, manifest, table, scheme)
     else:
-        drop = _DEFAULT_DROP if max_drop is None else max_drop
-        default = f"drop-{drop:g}"
-        thetas_by_name[default] = grid.cheapest(max_drop=drop).thetas
+        default, thetas = f"drop-{drop:g}", front.cheapest(max_drop=drop).thetas
+    thetas_by_name = {"full": (1.0,) * (manifest.num_exits - 1), default: thetas}
     for drop in _LADDER:
-        thetas_by_name.setdefault(f"drop-{drop:g}", grid.cheapest(max_drop=drop).thetas)
+        thetas_by_name.setdefault(f"drop-{drop:g}", front.cheapest(max_drop=drop).thetas)
     thetas_by_name |= _edge_only(manifest, table)
     kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
     points = [
@@ -188,6 +179,17 @@ def check_budget(
         raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
     if max_cost is not None and not 0 < max_cost <= 1:
         raise ConfigError(f"--max-cost is {max_cost}; a share of the backbone's cost lies between 0 and 1")
+
+
+def _within(
+    budget: Budget, manifest: Manifest, table: ExitTable, scheme: Scheme
+) -> tuple[str, tuple[float, ...]]:
+    """Name and θ of the point that a scheme finds within a budget."""
+    if scheme == "quantiles":
+        name = budget.name.replace("cost-", "quantiles-")
+        return name, quantile_thetas(table, manifest.exit_macs, max_macs=budget.limit)
+    front = search_thresholds(table, budget.exit_costs)
+    return budget.name, front.most_accurate(max_cost=budget.limit, unit=budget.unit).thetas
 
 
 def _edge_only(manifest: Manifest, table: ExitTable) -> dict[str, tuple[float, ...]]:

@@ -13,11 +13,14 @@ from offramp.errors import ConfigError
 
 @dataclass(frozen=True)
 class Choice:
-    """Thresholds, and what they do on the samples they were searched on."""
+    """Thresholds, and what they do on the samples they were searched on.
+
+    mean_cost: of a sample, in the unit of the search: multiplications, milliseconds or bytes.
+    """
 
     thetas: tuple[float, ...]
     accuracy: float
-    macs_mean: float
+    mean_cost: float
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Front:
     def of(cls, choices: Iterable[Choice], full_accuracy: float) -> Front:
         """Leave out every choice that another one beats in both."""
         best: list[Choice] = []
-        for choice in sorted(choices, key=lambda choice: (-choice.accuracy, choice.macs_mean)):
-            if not best or choice.macs_mean < best[-1].macs_mean:
+        for choice in sorted(choices, key=lambda choice: (-choice.accuracy, choice.mean_cost)):
+            if not best or choice.mean_cost < best[-1].mean_cost:
                 best.append(choice)
         return cls(best, full_accuracy)
 
@@ -54,17 +57,17 @@ class Front:
             )
         return allowed[-1]
 
-    def surest(self, *, max_macs: float, unit: str = "multiplications") -> Choice:
-        """The most accurate choice that costs at most `max_macs` on average, or so many of another unit.
+    def most_accurate(self, *, max_cost: float, unit: str = "multiplications") -> Choice:
+        """The most accurate choice that costs at most `max_cost` of a unit on average.
 
         Raises:
             ConfigError: there is none; the message says what the least is.
         """
-        allowed = [choice for choice in self.path if choice.macs_mean <= max_macs]
+        allowed = [choice for choice in self.path if choice.mean_cost <= max_cost]
         if not allowed:
             raise ConfigError(
-                f"no thresholds cost at most {max_macs:g} {unit}; the least these exits cost is "
-                f"{self.path[-1].macs_mean:g}"
+                f"no thresholds cost at most {max_cost:g} {unit}; the least these exits cost is "
+                f"{self.path[-1].mean_cost:g}"
             )
         return allowed[0]
 

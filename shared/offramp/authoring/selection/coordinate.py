@@ -19,21 +19,21 @@ from offramp.authoring.selection.choice import Choice, Front, candidates_of
 _PRICES = 60
 
 
-def descend_all_prices(table: ExitTable, exit_macs: Sequence[float], *, steps: int) -> Front:
+def descend_all_prices(table: ExitTable, exit_costs: Sequence[float], *, steps: int) -> Front:
     """Lower mean cost + price · error for many prices, from one that buys accuracy at any cost to one that saves.
 
     Args:
         table: of held-out samples.
-        exit_macs: multiplications of a sample that leaves at each exit.
+        exit_costs: of a sample that leaves at each exit, in any unit.
         steps: candidates per exit.
     """
     early = table.num_exits - 1
     axes = [candidates_of(table.confidence[:, exit], steps) for exit in range(early)]
-    search = _Search(table, np.array(exit_macs, dtype=np.float64), axes)
+    search = _Search(table, np.array(exit_costs, dtype=np.float64), axes)
     thetas: tuple[float, ...] = (1.0,) * early
     ends = {thetas, (0.0,) * early}
     # From the dearest price to the cheapest and back, each descent starting where the last one ended.
-    prices = np.geomspace(1000, 0.01, _PRICES) * max(exit_macs)
+    prices = np.geomspace(1000, 0.01, _PRICES) * max(exit_costs)
     for price in [*prices, *prices[::-1]]:
         thetas = search.descend(thetas, price)
         ends.add(thetas)
@@ -44,7 +44,7 @@ def descend_all_prices(table: ExitTable, exit_macs: Sequence[float], *, steps: i
 @dataclass(frozen=True, eq=False)
 class _Search:
     table: ExitTable
-    exit_macs: NDArray[np.float64]
+    exit_costs: NDArray[np.float64]
     axes: Sequence[NDArray[np.float32]]
 
     def descend(self, thetas: tuple[float, ...], price: float) -> tuple[float, ...]:
@@ -52,8 +52,8 @@ class _Search:
         while True:
             before = thetas
             for exit, axis in enumerate(self.axes):
-                accuracy_A, macs_A = self._along(thetas, exit)
-                best = float(axis[(macs_A + price * (1 - accuracy_A)).argmin()])
+                accuracy_A, cost_A = self._along(thetas, exit)
+                best = float(axis[(cost_A + price * (1 - accuracy_A)).argmin()])
                 thetas = (*thetas[:exit], best, *thetas[exit + 1 :])
             if thetas == before:
                 return thetas
@@ -61,9 +61,9 @@ class _Search:
     def around(self, thetas: tuple[float, ...]) -> Iterator[Choice]:
         """These θ, and all that differ from them in one."""
         for exit, axis in enumerate(self.axes):
-            for candidate, accuracy, macs in zip(axis, *self._along(thetas, exit), strict=True):
+            for candidate, accuracy, cost in zip(axis, *self._along(thetas, exit), strict=True):
                 changed = (*thetas[:exit], float(candidate), *thetas[exit + 1 :])
-                yield Choice(changed, round(float(accuracy), 12), round(float(macs), 6))
+                yield Choice(changed, round(float(accuracy), 12), round(float(cost), 6))
 
     def _along(self, thetas: tuple[float, ...], exit: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Accuracy (A,) and mean cost (A,) for every candidate of one exit, the others' θ given."""
@@ -76,7 +76,7 @@ class _Search:
         sums = []
         for here, there in (
             (self.table.correct[:, exit], self.table.correct_at(taken_N)),
-            (self.exit_macs[exit], self.exit_macs[taken_N]),
+            (self.exit_costs[exit], self.exit_costs[taken_N]),
         ):
             gain_N = (here - there.astype(np.float64))[here_N][order]
             sums.append((there.sum() + np.concatenate([[0.0], gain_N.cumsum()])[stopped_A]) / len(taken_N))

@@ -28,30 +28,30 @@ class ThresholdGrid:
 
     candidates: Sequence[NDArray[np.float32]]
     accuracy: NDArray[np.float64]
-    macs_mean: NDArray[np.float64]
+    mean_cost: NDArray[np.float64]
     full_accuracy: float
 
     def front(self) -> Front:
         """The Pareto front of all combinations."""
         # Sums in another order differ in the last bit: rounding keeps equals equal.
-        accuracy, macs = self.accuracy.ravel().round(12), self.macs_mean.ravel().round(6)
-        order = np.lexsort((macs, -accuracy))
-        cheapest_so_far = np.minimum.accumulate(macs[order])
+        accuracy, cost = self.accuracy.ravel().round(12), self.mean_cost.ravel().round(6)
+        order = np.lexsort((cost, -accuracy))
+        cheapest_so_far = np.minimum.accumulate(cost[order])
         is_new = np.r_[True, cheapest_so_far[1:] < cheapest_so_far[:-1]]
         return Front([self._choice(flat) for flat in order[is_new]], self.full_accuracy)
 
     def _choice(self, flat: np.intp) -> Choice:
         at = np.unravel_index(flat, self.accuracy.shape)
         thetas = tuple(float(axis[i]) for axis, i in zip(self.candidates, at, strict=True))
-        return Choice(thetas, float(self.accuracy[at]), float(self.macs_mean[at]))
+        return Choice(thetas, float(self.accuracy[at]), float(self.mean_cost[at]))
 
 
-def search_thresholds(table: ExitTable, exit_macs: Sequence[float], *, steps: int = 201) -> Front:
+def search_thresholds(table: ExitTable, exit_costs: Sequence[float], *, steps: int = 201) -> Front:
     """Find the Pareto front of thresholds: exactly for up to two early exits, by coordinate descent for more.
 
     Args:
         table: of held-out samples, never of the ones a result is reported on.
-        exit_macs: multiplications of a sample that leaves at each exit, EECs on its way included.
+        exit_costs: of a sample that leaves at each exit, EECs on its way included, in any unit.
         steps: candidates per exit: 0, 1, and the quantiles of its confidences in between.
 
     Raises:
@@ -60,16 +60,16 @@ def search_thresholds(table: ExitTable, exit_macs: Sequence[float], *, steps: in
     if not table.num_samples:
         raise ConfigError("thresholds are searched on samples, got none")
     if table.num_exits - 1 > _GRID_EXITS:
-        return descend_all_prices(table, exit_macs, steps=steps)
-    return search_grid(table, exit_macs, steps=steps).front()
+        return descend_all_prices(table, exit_costs, steps=steps)
+    return search_grid(table, exit_costs, steps=steps).front()
 
 
-def search_grid(table: ExitTable, exit_macs: Sequence[float], *, steps: int = 201) -> ThresholdGrid:
+def search_grid(table: ExitTable, exit_costs: Sequence[float], *, steps: int = 201) -> ThresholdGrid:
     """Try every combination of `steps` candidates per early exit.
 
     Args:
         table: of held-out samples, never of the ones a result is reported on.
-        exit_macs: multiplications of a sample that leaves at each exit, EECs on its way included.
+        exit_costs: of a sample that leaves at each exit, EECs on its way included, in any unit.
         steps: candidates per exit: 0, 1, and the quantiles of its confidences in between.
 
     Raises:
@@ -90,11 +90,11 @@ def search_grid(table: ExitTable, exit_macs: Sequence[float], *, steps: int = 20
     sums = np.zeros((2, *(len(axis) for axis in candidates)))
     for exit in range(table.num_exits):
         weights = np.stack(
-            [table.correct[:, exit].astype(np.float64), np.full(table.num_samples, float(exit_macs[exit]))]
+            [table.correct[:, exit].astype(np.float64), np.full(table.num_samples, float(exit_costs[exit]))]
         )
         sums += _leaving(weights, positions, [len(axis) for axis in candidates], exit)
-    accuracy, macs_mean = sums / table.num_samples
-    return ThresholdGrid(candidates, accuracy, macs_mean, float(table.correct[:, -1].mean()))
+    accuracy, mean_cost = sums / table.num_samples
+    return ThresholdGrid(candidates, accuracy, mean_cost, float(table.correct[:, -1].mean()))
 
 
 def _leaving(

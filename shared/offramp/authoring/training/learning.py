@@ -22,6 +22,9 @@ from offramp.authoring.training.losses import distillation_loss, joint_loss, rec
 from offramp.authoring.training.regimes import Phase
 from offramp.errors import ConfigError
 
+_RISE = 0.2
+_FEWEST_STEPS = 3
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -73,9 +76,8 @@ class PhaseTraining(lightning.LightningModule):
         # In a list, so that the teacher is no part of the checkpoint.
         self._frozen = [teacher.network.eval().requires_grad_(False)] if teacher and teacher.network else []
         self._accuracies = {n: MulticlassAccuracy(num_classes, average="micro") for n in sorted(phase.exits)}
-        self._registered = torch.nn.ModuleList(
-            self._accuracies.values()
-        )  # so that Lightning finds and moves them
+        # So that Lightning finds and moves them.
+        self._registered = torch.nn.ModuleList(self._accuracies.values())
         network.requires_grad_(False)
         for module in phase.learning(network):
             module.requires_grad_(True)
@@ -150,7 +152,10 @@ class PhaseTraining(lightning.LightningModule):
 
     # Lightning takes this dictionary, but its annotation spells out a typed one.
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
-        """SGD with momentum; the learning rate rises for a fifth of the steps and falls to zero."""
+        """SGD with momentum; the learning rate rises for a fifth of the steps and falls to zero.
+
+        In fewer than three steps there is no room to rise and fall: it stays.
+        """
         learning = [p for p in self.network.parameters() if p.requires_grad]
         decayed = [p for p in learning if p.ndim > 1]
         plain = [p for p in learning if p.ndim <= 1]
@@ -164,11 +169,15 @@ class PhaseTraining(lightning.LightningModule):
             momentum=0.9,
             nesterov=True,
         )
+        steps = int(self.trainer.estimated_stepping_batches)
+        if steps < _FEWEST_STEPS:
+            return {"optimizer": optimizer}
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=self._recipe.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.2,
+            total_steps=steps,
+            # torch counts steps from 0 and divides by those of the rise, which must be one at least.
+            pct_start=max(_RISE, 2 / steps),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

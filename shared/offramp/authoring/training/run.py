@@ -15,7 +15,7 @@ from offramp.authoring.networks.cost import network_cost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.recipes import Recipe, recipe_named
 from offramp.authoring.training.regimes import Phase, RegimeName, phases
-from offramp.bundle.manifest import Provenance
+from offramp.bundle.provenance import Provenance
 from offramp.errors import ConfigError
 from offramp.record import Record
 
@@ -64,8 +64,17 @@ class Run(Record):
         )
 
     def build(self) -> EarlyExitNetwork:
-        """The recipe's network, untrained, with this run's bottleneck."""
+        """The recipe's network, untrained, with this run's bottleneck.
+
+        Raises:
+            ConfigError: the recipe builds something else, or the bottleneck sits where no block is.
+        """
         network = self.recipe.build(len(self.labels))
+        if not isinstance(network, EarlyExitNetwork):
+            raise ConfigError(
+                f"recipe '{self.provenance.recipe}' builds a {type(network).__name__}, expected an EarlyExitNetwork; "
+                "make one of your model with attach_exits"
+            )
         if self.bottleneck is not None:
             shape = feature_shape(network, self.recipe, self.bottleneck.split_point)
             network.bottleneck = Bottleneck(shape, self.bottleneck)

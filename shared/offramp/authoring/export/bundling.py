@@ -1,0 +1,143 @@
+"""From a trained network to a bundle: one ONNX graph per block, and a manifest that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from offramp.authoring.export.graphs import export_graphs
+from offramp.authoring.export.proof import prove_equal
+from offramp.authoring.networks.check import check_answers, check_split_point
+from offramp.authoring.networks.confidence import Confidence
+from offramp.authoring.networks.cost import NetworkCost, network_cost
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
+from offramp.bundle.manifest import Block, Exit, Levels, Tensor, manifest_of
+from offramp.bundle.provenance import Provenance
+from offramp.errors import ConfigError
+
+_FULL = "full"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,66}")  # the id adds thirteen characters, to eighty at most
+
+
+def export_bundle(
+    network: EarlyExitNetwork,
+    directory: Path,
+    *,
+    name: str,
+    labels: Sequence[str],
+    preprocessing: Preprocessing,
+    split_point: int,
+    confidences: Sequence[Confidence] | None = None,
+    aggregates: bool = False,
+    provenance: Provenance | None = None,
+) -> Bundle:
+    """Write a bundle and prove that it computes what the network does.
+
+    Its one operating point, 'full', never stops early: calibration adds the others.
+
+    Args:
+        network: trained.
+        directory: new or empty.
+        name: of the bundle; its id adds a digest of the contents.
+        labels: of the classes, in the network's order.
+        preprocessing: from pixels to what the network's first block takes.
+        split_point: first block that the cloud runs.
+        confidences: of every exit, shallow to deep; max softmax unless given.
+        aggregates: whether the last exit answers with the geometric mean of all exits.
+        provenance: what made the network.
+
+    Raises:
+        ConfigError: a name that no bundle can have; a network that does not fit preprocessing, labels or split point;
+            an EEC that costs more than the block behind it; or other numbers of confidences and exits.
+        BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
+    """
+    network = network.eval()
+    _check_name(name)
+    check_answers(network, preprocessing, len(labels))
+    check_split_point(network, split_point)
+    confidences = confidences or [Confidence()] * network.num_exits
+    if len(confidences) != network.num_exits:
+        raise ConfigError(f"{len(confidences)} confidences for {network.num_exits} exits; give one for each")
+    cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
+    _check_costs(cost)
+    graphs = export_graphs(network, preprocessing, cost, confidences)
+    manifest = manifest_of(
+        name=name,
+        labels=tuple(labels),
+        preprocessing=preprocessing,
+        blocks=_blocks(network, graphs, preprocessing, cost, confidences),
+        operating_points=(_full(network, split_point),),
+        default_operating_point=_FULL,
+        layers=tuple(cost.layers),
+        aggregates=aggregates,
+        provenance=provenance,
+    )
+    prove_equal(Bundle(directory, manifest, graphs), network, confidences)
+    return write_bundle(directory, manifest, graphs)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"a bundle cannot be named '{name}'; expected at most 67 of a-z, 0-9, '.', '_' and '-', the first a letter "
+            "or a digit: rename its directory or give --name"
+        )
+
+
+def _full(network: EarlyExitNetwork, split_point: int) -> OperatingPoint:
+    """The point at which every sample goes to the last exit."""
+    return OperatingPoint(
+        name=_FULL,
+        thetas=(1.0,) * (network.num_exits - 1),
+        split_point=split_point,
+        codec="ans" if network.bottleneck_behind(split_point - 1) else "float32",
+    )
+
+
+def _blocks(
+    network: EarlyExitNetwork,
+    graphs: Mapping[int, bytes],
+    preprocessing: Preprocessing,
+    cost: NetworkCost,
+    confidences: Sequence[Confidence],
+) -> tuple[Block, ...]:
+    blocks = []
+    taken = Tensor(shape=preprocessing.pixel_shape, dtype="uint8")
+    exit_numbers = {block: number for number, block in enumerate(sorted(cost.eecs), start=1)}
+    for number, graph in graphs.items():
+        narrowed = network.bottleneck_behind(number)
+        feature = Tensor(shape=cost.feature_shapes[number], dtype="uint8" if narrowed else "float32")
+        exit_number = exit_numbers.get(number)
+        blocks.append(
+            Block(
+                number=number,
+                file=f"block-{number}.onnx",
+                sha256=hashlib.sha256(graph).hexdigest(),
+                input=taken,
+                feature=feature if number < len(graphs) else None,
+                levels=Levels(frequencies=narrowed.frequencies) if narrowed else None,
+                macs=cost.blocks[number],
+                exit=Exit(
+                    number=exit_number,
+                    measure=confidences[exit_number - 1].measure,
+                    temperature=confidences[exit_number - 1].temperature,
+                    macs=cost.eecs[number],
+                )
+                if exit_number
+                else None,
+            )
+        )
+        taken = feature
+    return tuple(blocks)
+
+
+def _check_costs(cost: NetworkCost) -> None:
+    for number, eec_macs in cost.eecs.items():
+        if number < len(cost.blocks) and eec_macs >= cost.blocks[number + 1]:
+            raise ConfigError(
+                f"the EEC behind block {number} costs {eec_macs} multiplications, block {number + 1} only "
+                f"{cost.blocks[number + 1]}: leaving early would not pay; make the EEC smaller or move it"
+            )

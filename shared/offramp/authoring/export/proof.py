@@ -1,0 +1,68 @@
+"""The proof that a bundle computes what its network does, on the runtime that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offramp.authoring.networks.confidence import Confidence
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.networks.normalise import Normalise
+from offramp.bundle import Bundle
+from offramp.engine.runtime import load_blocks
+from offramp.errors import BundleError
+
+_TOLERANCE = 1e-5
+_RARE = 1e-3  # share of a code's values that may be rounded to the other neighbour
+
+
+def prove_equal(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence[Confidence]) -> None:
+    """Run both on noise, block by block.
+
+    Raises:
+        BundleError: the graphs differ from the network by more than 1e-5.
+    """
+    preprocessing = bundle.manifest.preprocessing
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *preprocessing.pixel_shape), dtype=np.uint8)
+    feature = Normalise(preprocessing)(torch.from_numpy(pixels))
+    how = iter(confidences)
+    batch: NDArray[Any] = pixels
+    for number, runner in enumerate(load_blocks(bundle, 1, len(bundle.manifest.blocks)), start=1):
+        output = runner.run(batch)
+        eec, narrowed = network.eec_behind(number), network.bottleneck_behind(number)
+        with torch.no_grad():
+            feature = network.blocks[number - 1](feature)
+            if eec is not None:
+                expected = next(how).of(eec(feature))
+                _compare(number, expected, (output.probabilities, output.confidence))
+            if narrowed is not None and output.feature is not None:
+                _compare_codes(number, narrowed.encode(feature).numpy(), output.feature)
+                feature = narrowed.decode(torch.from_numpy(output.feature))
+        if output.feature is not None:
+            batch = output.feature
+
+
+def _compare(number: int, expected: Sequence[Tensor], found: Sequence[NDArray[np.float32] | None]) -> None:
+    difference = max(
+        float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found, strict=True) if b is not None
+    )
+    if not difference <= _TOLERANCE:
+        raise BundleError(
+            f"the exported graphs differ from the network by {difference:.2e} behind block {number}, more than "
+            f"{_TOLERANCE:.0e}; do not serve this bundle"
+        )
+
+
+def _compare_codes(number: int, expected: NDArray[np.uint8], found: NDArray[Any]) -> None:
+    # A value that lies between two levels may be rounded either way; it must be a rare one, and a neighbour.
+    apart = np.abs(expected.astype(np.int64) - found)
+    if apart.max() > 1 or apart.mean() > _RARE:
+        raise BundleError(
+            f"the exported code of block {number} differs from the network's by up to {apart.max()} levels, at "
+            f"{apart.mean():.2%} of its values; do not serve this bundle"
+        )

@@ -1,0 +1,65 @@
+"""Whether a network fits its preprocessing, its labels and its split point: asked before training and before export."""
+
+from __future__ import annotations
+
+import torch
+
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.bundle.manifest import Preprocessing
+from offramp.errors import ConfigError
+
+
+def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_labels: int) -> None:
+    """Run the network once on a blank image and look at what every exit says; nothing in it changes.
+
+    Raises:
+        ConfigError: it was cut for images of another shape, cannot take one of this shape, or has an exit that does not
+            give one logit for each label.
+    """
+    shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
+    if network.origin is not None and network.origin.image_shape != shape:
+        raise ConfigError(
+            f"the preprocessing makes images of shape {shape}, but attach_exits cut the network for "
+            f"{network.origin.image_shape}; give both the same channels, height and width"
+        )
+    for number, logits_shape in enumerate(_logits_shapes(network, shape), start=1):
+        if len(logits_shape) != 2:
+            raise ConfigError(
+                f"exit {number} returns a tensor of shape {logits_shape} for one image, expected logits of shape "
+                f"(1, {num_labels}); end its EEC in a layer that gives one number for each class"
+            )
+        if logits_shape[1] != num_labels:
+            raise ConfigError(
+                f"exit {number} tells {logits_shape[1]} classes apart, but there are {num_labels} labels; build the "
+                "network for as many classes as the data has"
+            )
+
+
+def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:
+    """Look whether there is a block to start the next tier with; a network of one block is never split.
+
+    Raises:
+        ConfigError: there is none of that number.
+    """
+    last = len(network.blocks)
+    if last > 1 and not 2 <= split_point <= last:
+        raise ConfigError(
+            f"split_point is {split_point}, but the network has blocks 1 to {last}; give the first block of the next "
+            f"tier, 2 to {last}"
+        )
+
+
+def _logits_shapes(network: EarlyExitNetwork, shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return [tuple(logits.shape) for logits in network(torch.zeros(1, *shape))]
+    except Exception as error:  # a network of somebody else raises whatever it likes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"the network fails on an image of shape {shape}, which the preprocessing makes: {reason}; give the "
+            "preprocessing the channels, height and width that the network was made for"
+        ) from error
+    finally:
+        network.train(was_training)

@@ -1,0 +1,72 @@
+"""One check where a run, its network and its data meet, before anything costs time or is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from offramp.authoring.data.labelled import LabelledImages
+from offramp.authoring.data.split import check_split
+from offramp.authoring.networks.check import check_answers, check_split_point
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.training.run import Run
+from offramp.errors import ConfigError, DataError
+
+
+def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, processes: int = 1) -> None:
+    """Refuse what would fail later, or train something other than what was meant.
+
+    Args:
+        run: what to train; its recipe says the most.
+        network: which that recipe built.
+        images: the whole training part.
+        processes: that share the training images.
+
+    Raises:
+        ConfigError: the network fits neither preprocessing nor labels, has no such block to split before, or another
+            number of exits than there are weights; or no image is left to train on.
+        DataError: no images, a class beyond the labels, or images of another shape than the preprocessing's.
+    """
+    _check_images(run, images)
+    check_split(len(images), run.provenance.data.split)
+    left = len(images) - run.provenance.data.split.validation
+    if left < processes:
+        raise ConfigError(
+            f"{processes} processes share {left} training images; start at most {left}, see --devices and --nodes"
+        )
+    check_answers(network, run.recipe.preprocessing, len(run.labels))
+    check_split_point(network, run.recipe.split_point)
+    _check_weights("exit_weights", run.recipe.exit_weights, network.num_exits)
+    if run.final_exit_weights is not None:
+        _check_weights("final_exit_weights", run.final_exit_weights, network.num_exits)
+
+
+def _check_images(run: Run, images: LabelledImages) -> None:
+    if not len(images):
+        raise DataError("the data has no images; give a directory that holds some")
+    highest = int(images.classes.max())
+    if highest >= len(run.labels):
+        raise DataError(
+            f"the data has class {highest}, but {len(run.labels)} labels were given; name all {highest + 1} classes "
+            "with --labels"
+        )
+    expected = run.recipe.preprocessing.pixel_shape
+    if images.pixels.shape[1:] != expected:
+        raise DataError(
+            f"the images have shape {images.pixels.shape[1:]}, expected {expected}; load them with the recipe's "
+            "preprocessing"
+        )
+
+
+def _check_weights(name: str, weights: Sequence[float], exits: int) -> None:
+    option = "--" + name.replace("_", "-")
+    if len(weights) != exits:
+        raise ConfigError(
+            f"{name} has {len(weights)} values, but the network has {exits} exits; give one for each, in the recipe or "
+            f"as {option} {','.join(['1'] * exits)}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise ConfigError(
+            f"{name} is {tuple(weights)}; expected numbers from 0 up, and at least one above 0, in the recipe or as "
+            f"{option} {','.join(['1'] * exits)}"
+        )

@@ -1,0 +1,41 @@
+"""What made a bundle: the commands, the recipe, and the data with its fixed split."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from offramp.record import Record
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Split(Record):
+    """How the training part of a data set was divided: the seed and the number of held-out samples."""
+
+    seed: int
+    validation: int = Field(ge=1)
+
+
+class Data(Record):
+    """Which data a bundle was made from, so that calibration can tell whether it has the same."""
+
+    name: str
+    samples: int = Field(ge=1, description="of the training part, validation included")
+    fingerprint: Sha256
+    split: Split
+    labelled: bool = Field(
+        default=True, description="false: photos without classes, taught by a trained backbone"
+    )
+
+
+class Provenance(Record):
+    """What made this bundle."""
+
+    commands: tuple[str, ...] = Field(description="in the order they were run")
+    recipe: str
+    seed: int
+    epochs: int
+    data: Data
+    versions: dict[str, str]
