@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from offramp.errors import ConfigError, OfframpError
+from offramp.install import how_to_install
 from offramp.logs import line
 
 _log = logging.getLogger("offramp.command")
@@ -115,7 +116,7 @@ def run_command(command: type[Command], arguments: Sequence[str], *, program: st
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         if extra := _extra_of(error.name or ""):
-            end_with(ConfigError(f"{error.name} is not installed; run: pip install 'offramp[{extra}]'"))
+            end_with(ConfigError(f"{error.name} is not installed; run: {how_to_install(extra)}"))
         raise
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from offramp.errors import ConfigError
+from offramp.install import how_to_install
 
 HEADER = "traceparent"
 
@@ -87,7 +88,7 @@ def tracing_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Tra
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise ConfigError(f"tracing needs {error.name}: pip install 'offramp[otel]'") from error
+        raise ConfigError(f"tracing needs {error.name}; run: {how_to_install('otel')}") from error
     return OtelTracing(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service=service, share=share)
 
 
