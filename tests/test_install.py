@@ -125,7 +125,8 @@ class TestTheWheel:
             (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported from the directory')")
         command = [str(cloud_only / "offramp"), "cloud", str(FASHION_BUNDLE), "--port", "0"]
         with serving(command, tmp_path) as address, grpc.insecure_channel(address) as channel:
-            described = TierServiceStub(channel).Describe(pb.DescribeRequest(), timeout=20)
+            stub: Any = TierServiceStub(channel)  # type: ignore[no-untyped-call] # generated
+            described = stub.Describe(pb.DescribeRequest(), timeout=20)
         assert described.bundle_id == load_bundle(FASHION_BUNDLE).manifest.bundle_id
 
     def test_a_missing_part_is_asked_for_from_the_same_wheel(self, cloud_only: Path, wheel: Path) -> None:

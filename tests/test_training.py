@@ -75,9 +75,10 @@ class TestTraining:
     ) -> None:
         images = stripes()
         train(images, run_of(images, epochs=2), tmp_path / "whole")
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        with monkeypatch.context() as patch:
             interrupt_in_epoch(patch, 1)
-            train(images, run_of(images, epochs=2), tmp_path / "cut")
+            with pytest.raises(OSError, match="power cut"):
+                train(images, run_of(images, epochs=2), tmp_path / "cut")
         train(images, run_of(images, epochs=2), tmp_path / "cut", resume=True)
         # The optimizer's state lies in memory in another order after loading: equal but for the last bit.
         torch.testing.assert_close(
