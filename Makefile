@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROTO := protos/offramp/wire/v1/wire.proto
+LOCKED := requirements
+# What the tests need of the project's own extras: all but Ray, which has an environment of its own.
+EXTRAS := edge cloud dashboard train report otel openvino torch
+PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build --no-config \
+	--excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports protos format clean
+.PHONY: help demo test check lint types imports docs protos format wheel lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -19,7 +24,7 @@ test: $(VENV)/everything ## run the tests, and say how much of the serving half 
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-check: lint types imports test ## everything CI does
+check: lint types imports docs test ## all the checks that CI runs
 
 lint: $(VENV)/everything ## linter and formatter
 	$(BIN)/ruff check .
@@ -31,6 +36,9 @@ types: $(VENV)/everything ## type checker
 imports: $(VENV)/everything ## who may import whom
 	$(BIN)/lint-imports
 
+docs: $(VENV)/everything ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 protos: $(VENV)/everything ## generate the messages from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=shared --pyi_out=shared --grpc_python_out=shared $(PROTO)
 
@@ -38,16 +46,29 @@ format: $(VENV)/everything ## format the code and sort its imports
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+wheel: ## build the package into dist/
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+lock: $(VENV)/everything ## pin every dependency in requirements/; newer versions with UPGRADE=--upgrade
+	$(PIN) pyproject.toml $(EXTRAS:%=--extra %) --group dev -o $(LOCKED)/dev.txt
+	$(PIN) pyproject.toml --extra edge -c $(LOCKED)/dev.txt -o $(LOCKED)/edge.txt
+	$(PIN) pyproject.toml --extra cloud -c $(LOCKED)/dev.txt -o $(LOCKED)/cloud.txt
+	$(PIN) pyproject.toml --extra dashboard -c $(LOCKED)/dev.txt -o $(LOCKED)/dashboard.txt
+	$(PIN) --group build -c $(LOCKED)/dev.txt -o $(LOCKED)/build.txt
+
 clean: ## remove what make made
-	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .hypothesis dist site
 
 # An edge device and the demo need no torch; the tests do.
-$(VENV)/serving: pyproject.toml
+$(VENV)/serving: pyproject.toml $(wildcard $(LOCKED)/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[edge,cloud,dashboard]'
+	$(BIN)/pip install --quiet --require-hashes $(patsubst %,-r $(LOCKED)/%.txt,edge cloud dashboard build)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/everything: pyproject.toml
+$(VENV)/everything: pyproject.toml $(wildcard $(LOCKED)/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[edge,cloud,dashboard,train,dev]'
+	$(BIN)/pip install --quiet -r $(LOCKED)/torch.txt
+	$(BIN)/pip install --quiet --require-hashes -r $(LOCKED)/dev.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/serving

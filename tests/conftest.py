@@ -25,6 +25,10 @@ FASHION_BUNDLE = ROOT / "models" / "b-lenet-fashion"
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# Networks this small gain nothing from threads, which wait for one another where all cores are busy.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _DATA = Path(os.environ.get("OFFRAMP_DATA", ROOT.parent / "shared" / "data"))
 _FASHION = Path("/usr/share/datasets/fashion-mnist")
 

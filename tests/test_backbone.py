@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -207,12 +208,17 @@ def test_architectures_of_others_are_cut_without_a_difference(architecture: str)
 def test_the_example_ends_in_a_bundle_that_serves(tmp_path: Path) -> None:
     script = ROOT / "examples" / "own_model.py"
     assert len(script.read_text().splitlines()) < 40
+    few, made = tmp_path / "photos", tmp_path / "made"
+    for folder in SAMPLES.iterdir():
+        (few / folder.name).mkdir(parents=True)
+        for photo in sorted(folder.iterdir())[:20]:
+            shutil.copy(photo, few / folder.name)
     result = subprocess.run(
-        [sys.executable, script, SAMPLES, tmp_path, "--once", "--edge-port", "0", "--cloud-port", "0"],
+        [sys.executable, script, few, made, "--once", "--edge-port", "0", "--cloud-port", "0"],
         capture_output=True,
         text=True,
         timeout=110,
     )
     assert result.returncode == 0, result.stderr
-    assert "500 photos" in result.stderr + result.stdout
+    assert "200 photos" in result.stderr + result.stdout
     assert ", 0 degraded" in result.stderr + result.stdout

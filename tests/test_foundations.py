@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from offramp.bundle import load_bundle
+from offramp.install import how_to_install
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 # Stands in for an environment without torch; CI serves in a real one.
@@ -54,7 +55,7 @@ def test_training_without_torch_names_the_extra_to_install(tmp_path: Path) -> No
         *("train", "b-lenet-fashion", "--data", str(SAMPLES), "--out", str(tmp_path / "run")),
     )
     assert result.returncode == 2
-    assert "offramp[train]" in result.stderr and "Traceback" not in result.stderr
+    assert how_to_install("train") in result.stderr and "Traceback" not in result.stderr
 
 
 def test_the_generated_messages_are_fresh(tmp_path: Path) -> None:

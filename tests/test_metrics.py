@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from typing import Any
 
 import httpx
@@ -101,8 +100,8 @@ async def test_a_cloud_tells_its_figures_over_http(tiny_bundle: Bundle) -> None:
             async with running_edge(tiny_bundle, upstream=f"127.0.0.1:{server.port}") as client:
                 await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
                 await predict(client, image)
-            with urllib.request.urlopen(address, timeout=5) as response:
-                found = parsed(response.read().decode())
+            async with httpx.AsyncClient(timeout=5, trust_env=False) as anyone:
+                found = parsed((await anyone.get(address)).text)
             taken = settings.model_copy(update={"metrics_port": server.metrics_port})
             second = CloudServer(node, taken)
             with pytest.raises(ConfigError, match="another --metrics-port"):

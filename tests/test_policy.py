@@ -141,7 +141,7 @@ def test_what_was_said_holds_when_the_file_is_spoilt_or_taken_away(tiny_bundle: 
 
 
 def looked_again(policy: Policy) -> None:
-    policy._look_at = 0.0
+    policy._look_at = 0.0  # noqa: SLF001 - rather than wait until it looks by itself
     _ = policy.state
 
 
@@ -209,7 +209,8 @@ async def test_changes_that_come_together_leave_a_node_and_its_file_of_one_mind(
     async with running_edge(tiny_bundle, blocks="1-3", policy_file=file) as client:
         puts = [client.put("/v1/policy", json={"thetas": [number / 20] * 2}) for number in range(20)]
         assert {response.status_code for response in await asyncio.gather(*puts)} == {200}
-        assert (await client.get("/v1/policy")).json()["thetas"] == json.loads(file.read_text())["thetas"]
+        in_force = (await client.get("/v1/policy")).json()["thetas"]
+    assert in_force == json.loads(file.read_text())["thetas"]
 
 
 @pytest.mark.parametrize("name", ["nowhere/policy.json", "."])

@@ -24,6 +24,7 @@ from offramp.cli.profile import profile_table
 from offramp.engine.images import decode_image
 from offramp.engine.runtime import BlockOutput, Runtime, load_blocks, runtimes_at_hand
 from offramp.errors import BundleError, ConfigError
+from offramp.install import how_to_install
 from tests import commands
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import predict, running_cloud, running_edge
@@ -172,7 +173,7 @@ def test_a_node_without_the_package_names_the_extra(runtime: str, extra: str) ->
     arguments = ("edge", str(FASHION_BUNDLE), "--port", "0", "--runtime", runtime)
     result = run_without_torch("from offramp.cli.main import main; main()", *arguments)
     assert result.returncode == 2
-    assert f"pip install 'offramp[{extra}]'" in result.stderr and "Traceback" not in result.stderr
+    assert how_to_install(extra) in result.stderr and "Traceback" not in result.stderr
 
 
 def test_an_unknown_runtime_is_refused_with_those_there_are() -> None:

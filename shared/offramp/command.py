@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from offramp.errors import ConfigError, OfframpError
+from offramp.install import how_to_install
 from offramp.logs import line
 
 _log = logging.getLogger("offramp.command")
@@ -66,7 +67,8 @@ class Command(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the interface is pydantic's
         init_settings: PydanticBaseSettingsSource,
-        **_: Any,
+        *_: Any,
+        **others: Any,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Made in code, a command is what the code says; only `read` asks the outside."""
         return (init_settings,)
@@ -115,7 +117,7 @@ def run_command(command: type[Command], arguments: Sequence[str], *, program: st
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         if extra := _extra_of(error.name or ""):
-            end_with(ConfigError(f"{error.name} is not installed; run: pip install 'offramp[{extra}]'"))
+            end_with(ConfigError(f"{error.name} is not installed; run: {how_to_install(extra)}"))
         raise
 
 

@@ -15,7 +15,7 @@ def start_logging(level: str = "INFO") -> None:
     """Send every log line of this process to standard error. Called once, by an entry point."""
     # What no line shows need not be found out for each: thread, process, and place in the source.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # as the logging HOWTO has it
+    logging._srcfile = None  # noqa: SLF001 - as the logging HOWTO has it
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

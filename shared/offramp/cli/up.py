@@ -26,6 +26,7 @@ from offramp.cli.processes import NodeProcess, node_process
 from offramp.cli.progress import progress
 from offramp.command import Command
 from offramp.errors import ConfigError, DataError
+from offramp.install import how_to_install
 
 
 class Up(Command):
@@ -72,7 +73,7 @@ class Up(Command):
                 _introduce(cloud, edge, files, console)
                 if not self.once:
                     with _live_page(edge, self.dashboard_port, self.photos, show) as page:
-                        console.print(f"page   {page}")
+                        console.print(f"page   {page}", markup=False)
                         console.print("serving until Ctrl-C")
                         restart = f"offramp cloud {self.bundle} --port {_port(cloud)}"
                         _watch(edge, cloud, console, restart=restart, files=files, rate=self.rate)
@@ -113,7 +114,7 @@ def _introduce(cloud: NodeProcess, edge: NodeProcess, files: Sequence[Path], con
 def _live_page(edge: NodeProcess, port: int, photos: Path, show: Callable[[str], None]) -> Iterator[str]:
     """Run the dashboard, if it is installed; yields its address, or how to get it."""
     if find_spec("nicegui") is None:
-        yield "none: pip install 'offramp[dashboard]'"
+        yield f"none: {how_to_install('dashboard')}"
         return
     arguments = ["--edge", f"http://{edge.address}", "--port", str(port), "--samples", str(photos)]
     with node_process("offramp_dashboard", arguments, name="dashboard", show=show) as page:

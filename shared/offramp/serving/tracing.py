@@ -15,6 +15,7 @@ from opentelemetry.trace import NoOpTracer, Span, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from offramp.errors import ConfigError
+from offramp.install import how_to_install
 
 if TYPE_CHECKING:  # of the extra `otel`
     from opentelemetry.sdk.trace import SpanProcessor
@@ -68,7 +69,7 @@ def tracer_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Iter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise ConfigError(f"tracing needs {error.name}: pip install 'offramp[otel]'") from error
+        raise ConfigError(f"tracing needs {error.name}; run: {how_to_install('otel')}") from error
     processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint))
     with _tracer_into(processor, service=service, share=share) as tracer:
         yield tracer

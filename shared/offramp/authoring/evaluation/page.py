@@ -17,6 +17,7 @@ from offramp.authoring.evaluation.report import Report
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError
+from offramp.install import how_to_install
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PHOTOS = 24
@@ -50,7 +51,7 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
 
         from offramp.authoring.evaluation import plots
     except ImportError as error:
-        raise ConfigError(f"a page needs {error.name}: pip install 'offramp[report]'") from error
+        raise ConfigError(f"a page needs {error.name}; run: {how_to_install('report')}") from error
     environment = Environment(loader=FileSystemLoader(_TEMPLATE.parent), autoescape=True)
     text = environment.get_template(_TEMPLATE.name).render(
         report=evaluated.report,

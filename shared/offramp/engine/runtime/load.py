@@ -12,6 +12,7 @@ from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
 from offramp.engine.runtime.block import BlockRunner
 from offramp.errors import ConfigError
+from offramp.install import how_to_install
 
 Runtime = Literal["onnx", "openvino", "torch", "torch-compiled"]
 
@@ -90,5 +91,5 @@ def _loader(runtime: Runtime) -> _Loader:
             raise
         extra = runtime.partition("-")[0]
         raise ConfigError(
-            f"runtime {runtime} needs {missing}, which is not installed; run: pip install 'offramp[{extra}]'"
+            f"runtime {runtime} needs {missing}, which is not installed; run: {how_to_install(extra)}"
         ) from error

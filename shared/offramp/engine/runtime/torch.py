@@ -99,7 +99,8 @@ def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
     """
     with torch.no_grad():
         traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
-    if any(node.target is torch.ops.aten._local_scalar_dense.default for node in traced.graph.nodes):
+    read_as_number = torch.ops.aten._local_scalar_dense.default  # noqa: SLF001 - the operator's name
+    if any(node.target is read_as_number for node in traced.graph.nodes):
         return torch.compile(module)
     for node in traced.graph.nodes:
         # The compiler lays tensors out otherwise than the trace saw them, and not every layout can be viewed.
