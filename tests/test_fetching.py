@@ -192,7 +192,7 @@ def test_what_breaks_off_in_the_middle_leaves_the_whole_files_alone(tmp_path: Pa
 
 def test_ctrl_c_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     with serving({FIRST: bytes(100_000)}, broken=frozenset({FIRST}), hangs=True) as mirror:
-        command = ["-m", "offramp.cli", "data", "mnist", "--out", tmp_path, "--mirror", mirror.address]
+        command = ["-m", "offramp.cli", "data", "mnist", "--out", str(tmp_path), "--mirror", mirror.address]
         with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as fetching:
             assert mirror.in_the_middle.wait(60)
             fetching.send_signal(signal.SIGINT)
