@@ -14,6 +14,7 @@ from offramp.authoring.evaluation.predictions import ExitPredictions
 from offramp.authoring.evaluation.report import measured
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.selection.budget import Budget, macs_budget
+from offramp.authoring.selection.choice import Front
 from offramp.authoring.selection.gates import gate_thetas
 from offramp.authoring.selection.guarantee import Guarantee, choose_guaranteed, halves
 from offramp.authoring.selection.quantiles import quantile_thetas
@@ -62,10 +63,7 @@ def calibrate(
         ConfigError: both are given, or no thresholds meet what is asked for.
     """
     check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
-    front = search_thresholds(table, manifest.exit_macs)
-    if any(block.levels for block in manifest.blocks):
-        # Behind a bottleneck the last exit is no longer the best there is: hold the points against what is.
-        front = replace(front, full_accuracy=front.path[0].accuracy)
+    front = _front(manifest, table)
     drop = _DEFAULT_DROP if max_drop is None else max_drop
     if max_cost is not None and (budget is None or scheme == "quantiles"):
         budget = macs_budget(manifest, max_cost)
@@ -179,6 +177,14 @@ def check_budget(
         raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
     if max_cost is not None and not 0 < max_cost <= 1:
         raise ConfigError(f"--max-cost is {max_cost}; a share of the backbone's cost lies between 0 and 1")
+
+
+def _front(manifest: Manifest, table: ExitTable) -> Front:
+    front = search_thresholds(table, manifest.exit_macs)
+    if any(block.levels for block in manifest.blocks):
+        # Behind a bottleneck the last exit is no longer the best there is: hold the points against what is.
+        return replace(front, full_accuracy=front.path[0].accuracy)
+    return front
 
 
 def _within(
