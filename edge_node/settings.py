@@ -14,7 +14,7 @@ from offramp.serving.settings import NodeSettings
 
 def _replaceable(file: Path) -> Path:
     folder = file.absolute().parent
-    if not folder.is_dir() or file.is_dir():
+    if not folder.is_dir() or (file.exists() and not file.is_file()):
         raise ValueError(
             f"'{file}' is no file in a folder that exists; make the folder first, or name another file"
         )

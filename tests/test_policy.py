@@ -46,7 +46,7 @@ def asked(node: NodeProcess, thetas: Sequence[float] | None = None) -> dict[str,
 def test_a_change_outlives_a_node_that_is_killed_or_stopped(
     tiny_bundle: Bundle, file: Path, monkeypatch: pytest.MonkeyPatch, processes: str, end: signal.Signals
 ) -> None:
-    arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--processes", processes]
+    arguments = [str(tiny_bundle.directory), "--port", "0", "--processes", processes]
     monkeypatch.setenv("EDGE_POLICY_FILE", str(file))
     with node_process("edge_node", arguments, name="edge") as first:
         assert asked(first)["outlives_restart"] is True
@@ -61,7 +61,7 @@ def test_a_change_outlives_a_node_that_is_killed_or_stopped(
 
 
 def test_without_a_file_a_change_ends_with_the_node_which_says_so(tiny_bundle: Bundle) -> None:
-    arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0"]
+    arguments = [str(tiny_bundle.directory), "--port", "0"]
     for _ in range(2):
         with node_process("edge_node", arguments, name="edge") as node:
             found = asked(node)
@@ -75,7 +75,7 @@ def test_a_file_of_another_bundle_is_said_once_and_left_as_it_is(
     before = '{"bundle": "other-0123456789ab", "thetas": [0.5, 0.5]}'
     file.write_text(before)
     logged: list[str] = []
-    arguments = ["--bundle", str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
+    arguments = [str(tiny_bundle.directory), "--port", "0", "--processes", "2"]
     monkeypatch.setenv("EDGE_POLICY_FILE", str(file))
     with node_process("edge_node", arguments, name="edge", show=logged.append) as node:
         assert asked(node)["thetas"] == list(DEFAULT)
@@ -213,11 +213,11 @@ async def test_changes_that_come_together_leave_a_node_and_its_file_of_one_mind(
     assert in_force == json.loads(file.read_text())["thetas"]
 
 
-@pytest.mark.parametrize("name", ["nowhere/policy.json", "."])
+@pytest.mark.parametrize("name", ["nowhere/policy.json", ".", "/dev/null"])
 def test_a_file_that_could_never_be_written_stops_the_start(
     tiny_bundle: Bundle, tmp_path: Path, name: str
 ) -> None:
     result = run_node(
-        "edge_node", "--bundle", str(tiny_bundle.directory), EDGE_POLICY_FILE=str(tmp_path / name)
+        "edge_node", str(tiny_bundle.directory), EDGE_POLICY_FILE=str(tmp_path / name)
     )
     check_one_clear_line(result, "EDGE_POLICY_FILE", "make the folder first")
