@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTO := protos/offramp/wire/v1/wire.proto
 LOCKED := requirements
 # What the tests need of the project's own extras: all but Ray, which has an environment of its own.
-EXTRAS := edge cloud dashboard train report otel openvino torch
+EXTRAS := edge cloud dashboard evaluate train report otel openvino torch
 PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build --no-config \
 	--excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
 
