@@ -103,10 +103,10 @@ class Train(Command):
             temperature=self.temperature,
             frozen=not self.unfrozen,
         )
-        held_out = run.provenance.data.split.validation
+        origin = run.provenance
         console.print(
-            f"recipe {self.recipe}: {run.provenance.epochs} epochs, {len(images) - held_out} samples to train on, "
-            f"{held_out} held out",
+            f"recipe {self.recipe}: {origin.epochs} epochs, {origin.data.split.validation} of {len(images)} samples "
+            "held out",
             highlight=False,
         )
         train(images, run, self.out, resume=self.resume, machines=Machines(self.devices, self.nodes))
