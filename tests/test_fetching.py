@@ -11,7 +11,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,7 +81,8 @@ def serving(files: Mapping[str, bytes], **how: Any) -> Iterator[Mirror]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            mirror.answer(self)
+            with suppress(ConnectionError):  # whoever asked had enough
+                mirror.answer(self)
 
         def log_message(self, *_: object) -> None:
             pass
