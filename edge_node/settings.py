@@ -52,8 +52,10 @@ class EdgeSettings(NodeSettings):
     )
 
     def share(self) -> EdgeSettings:
-        """What one of its processes may use of what the whole node may."""
+        """What one of its processes may use of what the whole node may.
+
+        A plain record of settings, whatever command it came from: it is sent to another process.
+        """
         shared = ("workers", "max_pending", "max_buffered_bytes")
-        return self.model_copy(
-            update={name: max(1, getattr(self, name) // self.processes) for name in shared}
-        )
+        parts = {name: max(1, getattr(self, name) // self.processes) for name in shared}
+        return EdgeSettings(**{**self.model_dump(include=set(EdgeSettings.model_fields)), **parts})
