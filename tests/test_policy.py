@@ -217,7 +217,5 @@ async def test_changes_that_come_together_leave_a_node_and_its_file_of_one_mind(
 def test_a_file_that_could_never_be_written_stops_the_start(
     tiny_bundle: Bundle, tmp_path: Path, name: str
 ) -> None:
-    result = run_node(
-        "edge_node", str(tiny_bundle.directory), EDGE_POLICY_FILE=str(tmp_path / name)
-    )
+    result = run_node("edge_node", str(tiny_bundle.directory), EDGE_POLICY_FILE=str(tmp_path / name))
     check_one_clear_line(result, "EDGE_POLICY_FILE", "make the folder first")
