@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.commands import check_refused, offramp
-from tests.conftest import FASHION_BUNDLE, ROOT
+from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
 
 class TestUp:
@@ -83,6 +83,32 @@ class TestUp:
         )
         assert result.returncode == 2
         assert "the cloud node did not start: cannot listen on 203.0.113.1:1" in result.stderr
+
+    def test_folders_of_the_current_directory_do_not_pass_for_the_nodes(self, tmp_path: Path) -> None:
+        for name in (
+            "dashboard",
+            "edge_node",
+            "cloud_node",
+            "offramp_dashboard",
+            "offramp",
+            "uvicorn",
+            "logging",
+        ):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "__init__.py").write_text(
+                "raise SystemExit('imported from the current directory')"
+            )
+        options = ["--once", "--edge-port", "0", "--cloud-port", "0", "--photos", str(SAMPLES)]
+        result = subprocess.run(
+            [Path(sys.executable).with_name("offramp"), "up", str(FASHION_BUNDLE), *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "500 photos" in result.stdout
 
 
 def start_up() -> subprocess.Popen[str]:
