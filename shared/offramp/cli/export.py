@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from offramp.authoring.data import load_images
-from offramp.bundle.manifest import Measure, Name
+from offramp.bundle.manifest import Measure
 from offramp.cli.held_out import same_held_out
 from offramp.cli.options import RunArgument
 from offramp.cli.progress import console
@@ -31,7 +31,7 @@ class Export(Command):
 
     run: RunArgument
     out: Path = Field(description="directory of the new bundle")
-    name: Name | None = Field(default=None, description="name of the bundle (default: that of its directory)")
+    name: str | None = Field(default=None, description="name of the bundle (default: that of its directory)")
     measure: Measure = Field(
         default="max_softmax", description="measure of confidence; learned needs --fit-on"
     )
@@ -60,7 +60,7 @@ class Export(Command):
         bundle = export_bundle(
             network,
             self.out,
-            name=self._bundle_name(),
+            name=self.name or self.out.resolve().name,
             labels=origin.labels,
             preprocessing=origin.recipe.preprocessing,
             split_point=_split_point(origin, static=self.static),
@@ -75,15 +75,6 @@ class Export(Command):
             sep="\n",
             soft_wrap=True,
         )
-
-    def _bundle_name(self) -> str:
-        name = self.name or self.out.resolve().name
-        try:
-            return TypeAdapter[str](Name).validate_python(name)
-        except ValidationError as error:
-            raise ConfigError(
-                f"a bundle cannot be called '{name}', as --out is; give it a --name of a-z, 0-9, '.', '_' and '-'"
-            ) from error
 
     def _confidences(self, network: EarlyExitNetwork, origin: Run) -> list[Confidence]:
         from offramp.authoring.networks.confidence import Confidence
