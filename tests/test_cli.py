@@ -13,7 +13,7 @@ from PIL import Image
 
 from offramp.bundle import load_bundle
 from tests.commands import Result, check_refused, offramp
-from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
+from tests.conftest import FASHION_BUNDLE, SAMPLES
 
 _SMALL = ("--epochs", "1", "--validation", "40")
 
@@ -262,21 +262,6 @@ class TestEvaluate:
     )
     def test_what_does_not_fit_is_one_clear_line(self, arguments: list[str | Path], says: str) -> None:
         check_refused(offramp("evaluate", FASHION_BUNDLE, *arguments), says)
-
-
-class TestPredict:
-    def test_it_shows_where_each_photo_leaves(self) -> None:
-        photos = sorted((SAMPLES / "trouser").iterdir())[:3]
-        result = offramp("predict", FASHION_BUNDLE, *photos, "--thetas", "0")
-        assert result.stdout.count("trouser") >= 3
-
-    def test_a_file_that_is_no_image_is_named(self) -> None:
-        check_refused(
-            offramp("predict", FASHION_BUNDLE, ROOT / "README.md"), "README.md", "JPEG, PNG or WebP"
-        )
-
-    def test_a_file_that_is_not_there_is_named(self) -> None:
-        check_refused(offramp("predict", FASHION_BUNDLE, "gone.png"), "gone.png cannot be read")
 
 
 def test_every_command_has_help_with_an_example() -> None:
