@@ -81,6 +81,12 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     async def bundle() -> Manifest:
         return manifest
 
+    _add_policy(app, policy, manifest)
+    _add_operations(app, node)
+    return app
+
+
+def _add_policy(app: FastAPI, policy: Policy, manifest: Manifest) -> None:
     @app.get("/v1/policy", summary="θ in force")
     async def get_policy() -> PolicyOut:
         return _policy_out(policy, manifest)
@@ -100,6 +106,19 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
                 raise ConfigError('expected either {"thetas": [0.9, …]} or {"operating_point": "NAME"}')
         return _policy_out(policy, manifest)
 
+
+def _policy_out(policy: Policy, manifest: Manifest) -> PolicyOut:
+    state = policy.state
+    return PolicyOut(
+        thetas=list(state.thetas),
+        operating_point=state.operating_point,
+        operating_points=[point.name for point in manifest.operating_points],
+        outlives_restart=policy.outlives_restart,
+    )
+
+
+def _add_operations(app: FastAPI, node: Node) -> None:
+    # What those who run the node ask: orchestrators and Prometheus.
     @app.get("/healthz", summary="Whether the process lives")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
@@ -114,18 +133,6 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(node.metrics.text(), media_type=CONTENT_TYPE)
-
-    return app
-
-
-def _policy_out(policy: Policy, manifest: Manifest) -> PolicyOut:
-    state = policy.state
-    return PolicyOut(
-        thetas=list(state.thetas),
-        operating_point=state.operating_point,
-        operating_points=[point.name for point in manifest.operating_points],
-        outlives_restart=policy.outlives_restart,
-    )
 
 
 def _readiness(node: Node) -> Readiness:

@@ -34,53 +34,77 @@ class Findings:
 
 def page_of(found: Findings, data: str) -> str:
     """Everything, in words and tables."""
-    narrow, wide = found.narrow, found.wide
+    return (
+        f"# What {found.narrow.bundle.rpartition('-')[0]} sends\n\n"
+        f"Made by `python -m benchmarks.wire`; test part of {data}.\n\n"
+        f"## Photo or feature\n\n{_photo_or_feature(found)}\n\n"
+        f"## Per request\n\n{_per_request(found.narrow, found.wide)}\n\n{_against_photos(found)}\n\n"
+        f"## On the socket\n\n{_on_the_socket(found.socket)}\n\n"
+        f"## What encoding takes\n\n{_what_encoding_takes(found.coding)}\n"
+    )
+
+
+def _photo_or_feature(found: Findings) -> str:
     ours = found.narrow_few
-    assert narrow.payload_bytes_mean and narrow.offload_bytes_mean and narrow.request_bytes_mean
-    assert ours.payload_bytes_mean and wide.payload_bytes_mean
-    beaten = [
-        point.codec
-        for point in found.photos
-        if point.bytes_mean < ours.payload_bytes_mean and point.accuracy > ours.full_accuracy
-    ]
-    raw = next(point for point in found.photos if point.codec == "raw")
-    common = next(point for point in found.photos if point.codec == _COMMON)
+    assert ours.payload_bytes_mean
     rows = [
         (point.codec, f"{point.bytes_mean:.0f}", f"{point.accuracy:.2%}")
         for point in sorted(found.photos, key=lambda point: -point.bytes_mean)
     ]
     rows.append(("**our feature**", f"**{ours.payload_bytes_mean:.0f}**", f"**{ours.full_accuracy:.2%}**"))
     table = "".join(f"| {' | '.join(row)} |\n" for row in (("sent", "bytes", "right"), ("---",) * 3, *rows))
-    coding = found.coding
+    better = [
+        point.codec
+        for point in found.photos
+        if point.bytes_mean < ours.payload_bytes_mean and point.accuracy > ours.full_accuracy
+    ]
+    verdict = (
+        f"Fewer bytes and more right: {', '.join(better)}."
+        if better
+        else "No codec has both fewer bytes and more right."
+    )
+    return f"The full network, no early exit, on {found.few} test photos sent as:\n\n{table}\n{verdict}"
+
+
+def _per_request(narrow: Report, wide: Report) -> str:
+    assert narrow.payload_bytes_mean and narrow.offload_bytes_mean and narrow.request_bytes_mean
+    assert wide.payload_bytes_mean
     return (
-        f"# What {narrow.bundle.rpartition('-')[0]} sends\n\n"
-        f"Made by `python -m benchmarks.wire`; test part of {data}.\n\n"
-        f"## Photo or feature\n\nThe full network, no early exit, on {found.few} test photos sent as:\n\n{table}\n"
-        + (
-            f"Fewer bytes and more right: {', '.join(beaten)}.\n\n"
-            if beaten
-            else "No codec has both fewer bytes and more right.\n\n"
-        )
-        + "## Per request\n\n"
         f"| | bottleneck, {narrow.operating_point} | float32, {wide.operating_point} |\n| --- | --- | --- |\n"
         f"| right, exits in use | {narrow.accuracy:.2%} | {wide.accuracy:.2%} |\n"
         f"| right, all to the last exit | {narrow.full_accuracy:.2%} | {wide.full_accuracy:.2%} |\n"
         f"| offloaded | {narrow.offload_rate:.1%} | {wide.offload_rate:.1%} |\n"
         f"| bytes of an offloaded feature | {narrow.payload_bytes_mean:.1f} | {wide.payload_bytes_mean:.0f} |\n"
         f"| on the socket, framing included | {narrow.offload_bytes_mean:.1f} | {wide.offload_bytes_mean or 0:.0f} |\n"
-        f"| bytes per request | {narrow.request_bytes_mean:.1f} | {wide.request_bytes_mean or 0:.0f} |\n\n"
-        f"Bytes per request: {raw.bytes_mean / narrow.request_bytes_mean:.0f}× fewer than every photo raw "
-        f"({raw.bytes_mean:.0f}), {common.bytes_mean / narrow.request_bytes_mean:.1f}× fewer than every photo as "
-        f"{_COMMON} ({common.bytes_mean:.0f}), {_DDNN_BYTES / narrow.request_bytes_mean:.1f}× fewer than DDNN's "
-        f"{_DDNN_BYTES}.\n\n"
-        "## On the socket\n\n"
-        f"{found.socket.samples} photos, one by one, none left early: {found.socket.up_bytes:.1f} bytes up each, "
-        f"accounted as {found.socket.accounted_bytes:.1f} ({found.socket.off_by:.1%} off); "
-        f"{found.socket.down_bytes:.1f} down.\n\n"
-        "## What encoding takes\n\n"
+        f"| bytes per request | {narrow.request_bytes_mean:.1f} | {wide.request_bytes_mean or 0:.0f} |"
+    )
+
+
+def _against_photos(found: Findings) -> str:
+    ours = found.narrow.request_bytes_mean
+    assert ours
+    raw, common = (
+        next(point.bytes_mean for point in found.photos if point.codec == codec) for codec in ("raw", _COMMON)
+    )
+    return (
+        f"Bytes per request: {raw / ours:.0f}× fewer than every photo raw ({raw:.0f}), "
+        f"{common / ours:.1f}× fewer than every photo as {_COMMON} ({common:.0f}), "
+        f"{_DDNN_BYTES / ours:.1f}× fewer than DDNN's {_DDNN_BYTES}."
+    )
+
+
+def _on_the_socket(count: SocketCount) -> str:
+    return (
+        f"{count.samples} photos, one by one, none left early: {count.up_bytes:.1f} bytes up each, "
+        f"accounted as {count.accounted_bytes:.1f} ({count.off_by:.1%} off); {count.down_bytes:.1f} down."
+    )
+
+
+def _what_encoding_takes(coding: CodingTime) -> str:
+    return (
         f"Edge {coding.edge:.1f} µs; bottleneck {coding.narrowing:+.1f} µs before and {coding.widening:+.1f} µs behind "
         f"the split; entropy coder {coding.encoding:.1f} µs there, {coding.decoding:.1f} µs back: together "
-        f"{coding.share:.1%} of the edge's computing. One thread, medians.\n"
+        f"{coding.share:.1%} of the edge's computing. One thread, medians."
     )
 
 

@@ -52,32 +52,35 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
     options["yAxis"] = axis(
         palette, "value", scale=True, axisLabel={"formatter": "{value} %"}, name="accuracy"
     )
-    best = _undominated([(x, y) for x, y, _ in known])
-    named = _named(known, current)
-    options["series"] = [
-        {
-            "type": "line",
-            "silent": True,
-            "data": best,
-            "showSymbol": False,
-            "lineStyle": {"color": palette.accent, "width": 2, "opacity": 0.45},
-        },
-        {
-            "type": "scatter",
-            "data": [
-                _dot(x, y, name, palette, in_force=name == current, named=name in named)
-                for x, y, name in known
-            ],
-            "label": {
-                "show": True,
-                "formatter": "{b}",
-                "position": "right",
-                "color": palette.text,
-                "fontSize": 13,
-            },
-        },
-    ]
+    options["series"] = [_line(known, palette), _dots(known, current, palette)]
     return options
+
+
+def _line(known: Sequence[tuple[float, float, str]], palette: Palette) -> Options:
+    return {
+        "type": "line",
+        "silent": True,
+        "data": _undominated([(x, y) for x, y, _ in known]),
+        "showSymbol": False,
+        "lineStyle": {"color": palette.accent, "width": 2, "opacity": 0.45},
+    }
+
+
+def _dots(known: Sequence[tuple[float, float, str]], current: str | None, palette: Palette) -> Options:
+    named = _named(known, current)
+    return {
+        "type": "scatter",
+        "data": [
+            _dot(x, y, name, palette, in_force=name == current, named=name in named) for x, y, name in known
+        ],
+        "label": {
+            "show": True,
+            "formatter": "{b}",
+            "position": "right",
+            "color": palette.text,
+            "fontSize": 13,
+        },
+    }
 
 
 def _dot(x: float, y: float, name: str, palette: Palette, *, in_force: bool, named: bool) -> Options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offramp_dashboard.charts.palette import Options, Palette, axis, base
@@ -52,42 +53,48 @@ def waterfall(prediction: Prediction, palette: Palette) -> Options:
     options["xAxis"] = axis(palette, "value", min=0, axisLabel={"formatter": "{value} ms"}, splitNumber=4)
     options["yAxis"] = axis(palette, "category", inverse=True, data=[row.name for row in rows],
                             axisLabel={"color": palette.text, "hideOverlap": False, "interval": 0})  # fmt: skip
-    colours = {"decode": palette.exits[1], "edge compute": palette.exits[0], "offload": palette.final}
-    options["series"] = [
-        {
-            "type": "bar",
-            "stack": "time",
-            "silent": True,
-            "itemStyle": {"color": "transparent"},
-            "data": [row.start_ms for row in rows],
-        },
-        {
-            "type": "bar",
-            "stack": "time",
-            "name": "took",
-            "barMaxWidth": 16,
-            "barMinHeight": 2,
-            "label": {
-                "show": True,
-                "position": "right",
-                "color": palette.muted,
-                ":formatter": "(p) => p.value.toFixed(2) + ' ms'",
-            },
-            "data": [
-                {
-                    "value": row.length_ms,
-                    # What lies inside the offload is drawn as an outline.
-                    "itemStyle": {"color": "transparent", "borderColor": palette.final, "borderWidth": 2}
-                    if row.inside
-                    else {"color": colours.get(row.name, palette.muted), "borderRadius": 2},
-                }
-                for row in rows
-            ],
-        },
-    ]
+    options["series"] = [_until_they_start(rows), _bars(rows, palette)]
     # A label to the right of the last bar needs room.
     options["grid"]["right"] = 72
     return options
+
+
+def _until_they_start(rows: Sequence[Span]) -> Options:
+    # Nothing is seen of these bars: each pushes the one that is stacked on it to where its stage starts.
+    return {
+        "type": "bar",
+        "stack": "time",
+        "silent": True,
+        "itemStyle": {"color": "transparent"},
+        "data": [row.start_ms for row in rows],
+    }
+
+
+def _bars(rows: Sequence[Span], palette: Palette) -> Options:
+    colours = {"decode": palette.exits[1], "edge compute": palette.exits[0], "offload": palette.final}
+    return {
+        "type": "bar",
+        "stack": "time",
+        "name": "took",
+        "barMaxWidth": 16,
+        "barMinHeight": 2,
+        "label": {
+            "show": True,
+            "position": "right",
+            "color": palette.muted,
+            ":formatter": "(p) => p.value.toFixed(2) + ' ms'",
+        },
+        "data": [
+            {
+                "value": row.length_ms,
+                # What lies inside the offload is drawn as an outline.
+                "itemStyle": {"color": "transparent", "borderColor": palette.final, "borderWidth": 2}
+                if row.inside
+                else {"color": colours.get(row.name, palette.muted), "borderRadius": 2},
+            }
+            for row in rows
+        ],
+    }
 
 
 def probabilities(prediction: Prediction, palette: Palette) -> Options:
