@@ -9,13 +9,8 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +22,7 @@ from offramp.cli.data import DATA_SETS, DataSet, leave_in
 from offramp.cli.fetching import Original
 from offramp.errors import DataError
 from tests.commands import check_refused, offramp
+from tests.mirror import serving
 from tests.nodes import closed_port_address
 
 GREY = Preprocessing(height=28, width=28, mode="L", mean=(0.0,), std=(1.0,))
@@ -41,62 +37,6 @@ PACKED_AT = {"train": 1504176606, "t10k": 1504176627}
 def original(path: Path) -> bytes:
     packed_at = PACKED_AT[path.name.partition("-")[0]].to_bytes(4, "little")
     return b"\x1f\x8b\x08\x08" + packed_at + b"\x00\x03" + path.stem.encode() + b"\0" + path.read_bytes()[10:]
-
-
-@dataclass
-class Mirror:
-    """A server of files by their names; it stops in the middle of those in `broken`, and hangs there if told to."""
-
-    files: Mapping[str, bytes]
-    broken: frozenset[str] = frozenset()
-    hangs: bool = False
-    address: str = ""
-    asked: list[str] = field(default_factory=list)
-    in_the_middle: threading.Event = field(default_factory=threading.Event)
-    ends: threading.Event = field(default_factory=threading.Event)
-
-    def answer(self, to: BaseHTTPRequestHandler) -> None:
-        name = to.path.rpartition("/")[2]
-        self.asked.append(name)
-        if name not in self.files:
-            to.send_error(404)
-            return
-        data = self.files[name]
-        to.send_response(200)
-        to.send_header("content-length", str(len(data)))
-        to.send_header("content-encoding", "gzip")  # as servers do that judge by the name's ending
-        to.end_headers()
-        to.wfile.write(data[: len(data) // 2])
-        if name in self.broken:
-            self.in_the_middle.set()
-            if self.hangs:
-                self.ends.wait(60)
-            return
-        to.wfile.write(data[len(data) // 2 :])
-
-
-@contextmanager
-def serving(files: Mapping[str, bytes], **how: Any) -> Iterator[Mirror]:
-    mirror = Mirror(files, **how)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(ConnectionError):  # whoever asked had enough
-                mirror.answer(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        mirror.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield mirror
-        finally:
-            mirror.ends.set()
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture(autouse=True)
