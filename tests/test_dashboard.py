@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 
 import pytest
 
-from offramp.bundle import Bundle, load_bundle
 from offramp.errors import ConfigError
-from offramp_dashboard.charts.palette import LIGHT
-from offramp_dashboard.charts.tradeoff import costs_known, frontier
-from offramp_dashboard.charts.trial import spans
 from offramp_dashboard.figures import (
     exit_shares,
     latencies,
@@ -25,17 +20,14 @@ from offramp_dashboard.figures import (
 )
 from offramp_dashboard.history import SECONDS, History, Step, binned
 from offramp_dashboard.network import macs_for_a_photo, pictured
-from offramp_dashboard.node_client import NodeClient, NodeError
 from offramp_dashboard.rates import buckets, increments, quantile, summed, total
 from offramp_dashboard.reading import Key, Reading, ReadingError, parsed
 from offramp_dashboard.samples import drawn_samples
-from offramp_dashboard.schemas import Policy, Prediction, Readiness, Upstream
+from offramp_dashboard.schemas import Policy, Readiness, Upstream
 from offramp_dashboard.settings import DashboardSettings
-from offramp_dashboard.watch import MetricsWatch, Watch, gained_lately
 from offramp_dashboard.words import data_bytes, milliseconds, number, percent
 from tests.builders import manifest_with
-from tests.conftest import FASHION_BUNDLE, SAMPLES
-from tests.nodes import closed_port_address, first_photo, running_cloud, running_edge
+from tests.conftest import SAMPLES
 
 TEXT = """
 # TYPE offramp_samples_total counter
@@ -225,49 +217,6 @@ def test_a_variable_lists_edges_with_commas(monkeypatch: pytest.MonkeyPatch) -> 
     assert DashboardSettings.read().edge == ("http://a:1", "http://b:2")
 
 
-ANSWER = {
-    "label": "a",
-    "confidence": 0.9,
-    "exit": {"number": 2, "name": "final", "tier": "cloud"},
-    "degraded": False,
-    "degraded_reason": None,
-    "timings_ms": {"decode": 1.0, "edge_compute": 2.0, "offload": 10.0, "total": 14.0},
-    "sent": "feature",
-    "uplink_bytes": 100,
-    "upstream_ms": [{"tier": "cloud", "queue": 1.0, "compute": 5.0}],
-    "probabilities": {"a": 0.9, "b": 0.1},
-}
-
-
-def test_spans_follow_each_other_and_upstream_times_lie_within_the_offload() -> None:
-    found = {span.name: span for span in spans(Prediction.model_validate(ANSWER))}
-    assert [(span.start_ms, span.length_ms) for span in found.values()] == [
-        (0, 1), (1, 2), (3, 10), (5, 1), (6, 5), (13, 1),
-    ]  # fmt: skip
-    assert found["cloud compute"].inside and not found["offload"].inside
-
-
-def test_spans_are_never_negative_though_clocks_disagree() -> None:
-    odd = ANSWER | {"timings_ms": {"decode": 1, "edge_compute": 2, "offload": 3, "total": 4}}
-    assert all(span.length_ms >= 0 for span in spans(Prediction.model_validate(odd)))
-
-
-def test_costs_that_were_never_measured_are_not_offered() -> None:
-    points = load_bundle(FASHION_BUNDLE).manifest.operating_points
-    bare = [point.model_copy(update={"measured": None}) for point in points]
-    assert "MACs" in costs_known(points)
-    assert costs_known(bare) == []
-    assert frontier(bare, "MACs", None, LIGHT)["series"][1]["data"] == []
-
-
-def test_the_frontier_rises_and_marks_the_point_in_force() -> None:
-    points = load_bundle(FASHION_BUNDLE).manifest.operating_points
-    line, dots = frontier(points, "MACs", "drop-1", LIGHT)["series"]
-    accuracies = [y for _, y in line["data"]]
-    assert accuracies == sorted(set(accuracies))
-    assert [dot["name"] for dot in dots["data"] if dot["symbolSize"] > 12] == ["drop-1"]
-
-
 def test_tiers_follow_the_split_point_until_answers_name_them() -> None:
     manifest = manifest_with([True, False, True])
     policy = Policy(thetas=(0.5,), operating_point="full", outlives_restart=False)
@@ -315,84 +264,8 @@ offramp_refused_total{code="RESOURCE_EXHAUSTED"} 3.0
     assert serving_of({}, 0.0).calls_per_s is None
 
 
-async def test_a_cloud_node_is_watched_by_its_metrics_alone(tiny_bundle: Bundle) -> None:
-    address = closed_port_address()
-    port = int(address.rpartition(":")[2])
-    async with aclosing(NodeClient(f"http://{address}")) as client:
-        watch = MetricsWatch(client)
-        async with (
-            running_cloud(tiny_bundle, metrics_port=port) as upstream,
-            running_edge(tiny_bundle, upstream=upstream) as edge,
-        ):
-            await watch.look()
-            assert watch.fault is None
-            await edge.put("/v1/policy", json={"thetas": [1, 1]})
-            (await edge.post("/v1/predict", content=first_photo(SAMPLES, "bag"))).raise_for_status()
-            await watch.look()
-        assert serving_of(gained_lately(watch, 60), 60).samples_per_call == 1
-        await watch.look()
-    assert "cannot be reached" in str(watch.fault)
-
-
 def test_samples_are_of_the_classes_of_the_bundle_and_from_the_folder_only() -> None:
     assert [sample.label for sample in drawn_samples(SAMPLES, ("bag", "zebra", "../fashion-mnist/coat"))] == [
         "bag"
     ]
     assert drawn_samples(SAMPLES / "absent", ("bag",)) == []
-
-
-async def test_a_watch_keeps_what_it_knew_when_the_node_goes_and_reads_on_when_it_comes_back(
-    tiny_bundle: Bundle,
-) -> None:
-    address = closed_port_address()
-    port = int(address.rpartition(":")[2])
-    async with aclosing(NodeClient(f"http://{address}")) as client:
-        watch = Watch(client)
-        async with running_edge(load_bundle(FASHION_BUNDLE), blocks="1-2", port=port) as edge:
-            await watch.look()
-            await edge.post("/v1/predict", content=first_photo(SAMPLES, "bag"))
-            await watch.look()
-        assert watch.fault is None
-        await watch.look()
-        assert "cannot be reached" in str(watch.fault)
-        assert watch.manifest is not None and watch.manifest.name == "b-lenet-fashion"
-        async with running_edge(tiny_bundle, blocks="1-3", port=port):
-            await watch.look()
-    assert watch.fault is None
-    assert watch.manifest.name == "tiny"
-    assert total(gained_lately(watch, 60), "offramp_samples_total") == 1
-
-
-async def test_a_change_shows_what_the_node_says_and_a_refusal_changes_nothing() -> None:
-    async with (
-        running_edge(load_bundle(FASHION_BUNDLE), blocks="1-2") as edge,
-        aclosing(NodeClient(str(edge.base_url))) as client,
-    ):
-        watch = Watch(client)
-        await watch.choose("drop-1")
-        assert watch.policy is not None and watch.policy.operating_point == "drop-1"
-        with pytest.raises(NodeError, match="no operating point 'fast'"):
-            await watch.choose("fast")
-        assert watch.policy.operating_point == "drop-1"
-        await watch.set_theta(1, 0.25)
-        assert watch.policy.thetas == (0.25,)
-        with pytest.raises(NodeError, match="no exit 2"):
-            await watch.set_theta(2, 0.25)
-
-
-async def test_what_is_no_photo_is_refused_in_the_words_of_the_node() -> None:
-    async with (
-        running_edge(load_bundle(FASHION_BUNDLE), blocks="1-2") as edge,
-        aclosing(NodeClient(str(edge.base_url))) as client,
-    ):
-        said = (await edge.post("/v1/predict", content=b"no photo")).json()["error"]
-        with pytest.raises(NodeError) as refused:
-            await client.predict(b"no photo")
-    assert str(refused.value) == said
-
-
-async def test_a_node_out_of_reach_is_named() -> None:
-    address = f"http://{closed_port_address()}"
-    async with aclosing(NodeClient(address)) as client:
-        with pytest.raises(NodeError, match=f"^{address} cannot be reached"):
-            await client.metrics()
