@@ -22,6 +22,8 @@ from edge_node.settings import EdgeSettings
 from offramp.bundle import Bundle
 from offramp.serving.running import block_range, running_node
 
+Pixels = NDArray[np.uint8]
+
 
 @asynccontextmanager
 async def running_cloud(
@@ -73,11 +75,16 @@ async def _until_up(client: httpx.AsyncClient) -> None:
     (await client.get("/healthz")).raise_for_status()
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """One image as PNG, without loss."""
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """An image as a file of that kind."""
     file = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(file, "PNG")
+    image.save(file, kind, **options)
     return file.getvalue()
+
+
+def png(pixels: Pixels) -> bytes:
+    """One image as PNG, without loss."""
+    return encoded(Image.fromarray(pixels.squeeze()))
 
 
 async def predict(client: httpx.AsyncClient, image: bytes, **headers: str) -> dict[str, Any]:
@@ -86,6 +93,15 @@ async def predict(client: httpx.AsyncClient, image: bytes, **headers: str) -> di
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
+
+
+def check_refused(response: httpx.Response, status: int, *says: str) -> None:
+    """An edge refused, with this status and one error that says this."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error", "code"}
+    for text in says:
+        assert text in body["error"], body["error"]
 
 
 def closed_port_address() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +16,12 @@ from PIL import Image, ImageOps
 from offramp.bundle import Preprocessing
 from offramp.engine.images import ImageLimits, decode_image, decode_images, resize_pixels
 from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
+from tests.nodes import encoded
 
 COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))
 
 _MAGIC = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 "]
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def noise(size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Image.Image:

@@ -11,8 +11,7 @@ import pytest
 import pytest_asyncio
 
 from offramp.bundle import Bundle
-from tests.nodes import png, predict, running_edge
-from tests.test_edge import Pixels
+from tests.nodes import Pixels, png, predict, running_edge
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
