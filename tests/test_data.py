@@ -242,5 +242,5 @@ class TestSplit:
         assert one.validation.sources != other.validation.sources
 
     def test_holding_out_everything_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="only 10; hold out fewer, as with --validation 2"):
+        with pytest.raises(ConfigError, match="only 10; hold out fewer, for example --validation 2"):
             split_train(self.images(10), Split(seed=0, validation=10))
