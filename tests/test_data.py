@@ -87,7 +87,7 @@ class TestIdx:
             (b"\0\0\x08\x03\0\0", "fetch it again"),
             (gzip.compress(idx(pixels(10)))[:-9], "cannot be read"),
             (idx(pixels(9)), "9 train images, but 10 labels"),
-            (idx(np.zeros((10, 0, 4), np.uint8)), "no pixel"),
+            (idx(np.zeros((10, 0, 4), np.uint8)), "without pixels"),
         ],
     )
     def test_a_damaged_file_is_named(self, idx_files: Path, content: bytes, says: str) -> None:

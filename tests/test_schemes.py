@@ -125,8 +125,8 @@ def test_a_scheme_gives_the_default_and_the_ladder_stays(asked: dict[str, Any], 
     ("asked", "says"),
     [
         ({"scheme": "luck"}, "expected search, gates, quantiles"),
-        ({"scheme": "gates", "max_cost": 0.5}, "takes --max-drop"),
-        ({"scheme": "quantiles"}, "needs --max-cost"),
+        ({"scheme": "gates", "max_cost": 0.5}, "give --max-drop"),
+        ({"scheme": "quantiles"}, "give one with --max-cost"),
     ],
 )
 def test_a_scheme_without_its_budget_is_refused(asked: dict[str, Any], says: str) -> None:
