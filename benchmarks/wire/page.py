@@ -11,16 +11,16 @@ from benchmarks.wire.socket import SocketCount
 from benchmarks.wire.timing import CodingTime
 from offramp.authoring.evaluation.report import Report
 
-_DDNN_BYTES = 140  # Teerapittayanon et al. 2017: at most so many per sample and device
+_DDNN_BYTES = 140  # Teerapittayanon et al. 2017: at most this many per sample and device
 _COMMON = "WebP q75"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was measured.
+    """Everything that was measured.
 
-    photos: every codec on `few` photos; narrow_few: the bundle on the same ones. narrow, wide: with and without the
-    bottleneck, on the whole test part, each at its default operating point.
+    photos: every codec, on `few` photos. narrow_few: the bundle with the bottleneck, on the same photos. narrow, wide:
+    with and without the bottleneck, on the whole test part, each at its default operating point.
     """
 
     photos: Sequence[PhotoPoint]
@@ -33,7 +33,7 @@ class Findings:
 
 
 def page_of(found: Findings, data: str) -> str:
-    """Everything, in words and tables."""
+    """The findings, in words and tables."""
     narrow, wide = found.narrow, found.wide
     ours = found.narrow_few
     assert narrow.payload_bytes_mean and narrow.offload_bytes_mean and narrow.request_bytes_mean
@@ -50,37 +50,41 @@ def page_of(found: Findings, data: str) -> str:
         for point in sorted(found.photos, key=lambda point: -point.bytes_mean)
     ]
     rows.append(("**our feature**", f"**{ours.payload_bytes_mean:.0f}**", f"**{ours.full_accuracy:.2%}**"))
-    table = "".join(f"| {' | '.join(row)} |\n" for row in (("sent", "bytes", "right"), ("---",) * 3, *rows))
+    table = "".join(
+        f"| {' | '.join(row)} |\n" for row in (("sent as", "bytes", "accuracy"), ("---",) * 3, *rows)
+    )
     coding = found.coding
     return (
         f"# What {narrow.bundle.rpartition('-')[0]} sends\n\n"
         f"Made by `python -m benchmarks.wire`; test part of {data}.\n\n"
-        f"## Photo or feature\n\nThe full network, no early exit, on {found.few} test photos sent as:\n\n{table}\n"
+        "## Photo or feature\n\n"
+        f"Accuracy of the full network, without early exits, on {found.few} test photos:\n\n{table}\n"
         + (
-            f"Fewer bytes and more right: {', '.join(beaten)}.\n\n"
+            f"Fewer bytes and a higher accuracy: {', '.join(beaten)}.\n\n"
             if beaten
-            else "No codec has both fewer bytes and more right.\n\n"
+            else "No codec has both fewer bytes and a higher accuracy.\n\n"
         )
         + "## Per request\n\n"
         f"| | bottleneck, {narrow.operating_point} | float32, {wide.operating_point} |\n| --- | --- | --- |\n"
-        f"| right, exits in use | {narrow.accuracy:.2%} | {wide.accuracy:.2%} |\n"
-        f"| right, all to the last exit | {narrow.full_accuracy:.2%} | {wide.full_accuracy:.2%} |\n"
+        f"| accuracy with early exits | {narrow.accuracy:.2%} | {wide.accuracy:.2%} |\n"
+        f"| accuracy if all go to the last exit | {narrow.full_accuracy:.2%} | {wide.full_accuracy:.2%} |\n"
         f"| offloaded | {narrow.offload_rate:.1%} | {wide.offload_rate:.1%} |\n"
         f"| bytes of an offloaded feature | {narrow.payload_bytes_mean:.1f} | {wide.payload_bytes_mean:.0f} |\n"
-        f"| on the socket, framing included | {narrow.offload_bytes_mean:.1f} | {wide.offload_bytes_mean or 0:.0f} |\n"
+        f"| socket bytes, with framing | {narrow.offload_bytes_mean:.1f} | {wide.offload_bytes_mean or 0:.0f} |\n"
         f"| bytes per request | {narrow.request_bytes_mean:.1f} | {wide.request_bytes_mean or 0:.0f} |\n\n"
-        f"Bytes per request: {raw.bytes_mean / narrow.request_bytes_mean:.0f}× fewer than every photo raw "
-        f"({raw.bytes_mean:.0f}), {common.bytes_mean / narrow.request_bytes_mean:.1f}× fewer than every photo as "
-        f"{_COMMON} ({common.bytes_mean:.0f}), {_DDNN_BYTES / narrow.request_bytes_mean:.1f}× fewer than DDNN's "
+        f"Bytes per request: {raw.bytes_mean / narrow.request_bytes_mean:.0f}× fewer than sending every photo raw "
+        f"({raw.bytes_mean:.0f}), {common.bytes_mean / narrow.request_bytes_mean:.1f}× fewer than sending every photo "
+        f"as {_COMMON} ({common.bytes_mean:.0f}), {_DDNN_BYTES / narrow.request_bytes_mean:.1f}× fewer than DDNN's "
         f"{_DDNN_BYTES}.\n\n"
         "## On the socket\n\n"
-        f"{found.socket.samples} photos, one by one, none left early: {found.socket.up_bytes:.1f} bytes up each, "
-        f"accounted as {found.socket.accounted_bytes:.1f} ({found.socket.off_by:.1%} off); "
-        f"{found.socket.down_bytes:.1f} down.\n\n"
-        "## What encoding takes\n\n"
-        f"Edge {coding.edge:.1f} µs; bottleneck {coding.narrowing:+.1f} µs before and {coding.widening:+.1f} µs behind "
-        f"the split; entropy coder {coding.encoding:.1f} µs there, {coding.decoding:.1f} µs back: together "
-        f"{coding.share:.1%} of the edge's computing. One thread, medians.\n"
+        f"{found.socket.samples} photos were sent one by one, and none left early. Each took "
+        f"{found.socket.up_bytes:.1f} bytes up and {found.socket.down_bytes:.1f} down. The edge counts "
+        f"{found.socket.accounted_bytes:.1f} bytes up ({found.socket.off_by:.1%} off).\n\n"
+        "## The cost of encoding\n\n"
+        f"The edge computes for {coding.edge:.1f} µs. The bottleneck changes that by {coding.narrowing:+.1f} µs before "
+        f"and {coding.widening:+.1f} µs after the split. The entropy coder takes {coding.encoding:.1f} µs to encode "
+        f"and {coding.decoding:.1f} µs to decode. Together this is {coding.share:.1%} of the edge's computing. "
+        "One thread, medians.\n"
     )
 
 
