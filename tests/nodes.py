@@ -69,12 +69,12 @@ async def running_edge(
 
 
 async def _until_up(client: httpx.AsyncClient) -> None:
-    # The socket listens already: the first answer comes as soon as the server runs.
+    # The socket is listening already, so the first answer comes as soon as the server runs.
     (await client.get("/healthz")).raise_for_status()
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """One image as PNG, without loss."""
+    """One image as PNG, which is lossless."""
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(file, "PNG")
     return file.getvalue()
@@ -89,7 +89,7 @@ async def predict(client: httpx.AsyncClient, image: bytes, **headers: str) -> di
 
 
 def closed_port_address() -> str:
-    """An address nothing listens on."""
+    """An address that nothing listens on."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
