@@ -58,7 +58,7 @@ def _logits_shapes(network: EarlyExitNetwork, shape: tuple[int, int, int]) -> li
     except Exception as error:  # a user's network may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the network fails on an image of shape {shape}, as the preprocessing makes it: {reason}; give the "
+            f"the network fails on an image of shape {shape}, which the preprocessing produces: {reason}; give the "
             "preprocessing the channels, height and width that the network was made for"
         ) from error
     finally:
