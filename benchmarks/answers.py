@@ -1,10 +1,10 @@
-"""Whether the shipped bundles still answer as they did: labels, exits and confidences, bit for bit.
+"""Check that the shipped bundles still give the same answers: labels, exits and confidences, bit for bit.
 
     python -m benchmarks.answers --record before.json --checkout OLD --python OLD/.venv/bin/python --cifar10 ZIP
     python -m benchmarks.answers --compare before.json --cifar10 ZIP
 
-Real nodes, an edge alone and an edge beside a cloud, are sent test photos over HTTP, one by one. Confidences are equal
-only between runs on the same kind of processor with the same ONNX Runtime: record and compare on one machine.
+It sends test photos over HTTP, one by one, to real nodes: an edge alone, and an edge with a cloud. Confidences only
+match between runs on the same kind of processor with the same ONNX Runtime, so record and compare on one machine.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from offramp.cli.progress import progress
 from offramp.errors import ConfigError
 from offramp.record import Record
 
-_SHOWN = 3  # differing answers of each bundle and nodes
+_SHOWN = 3  # differing answers to print for each bundle and its nodes
 
 
 class Said(Record):
-    """What was answered to one photo."""
+    """The answer to one photo."""
 
     label: str
     exit_number: int
@@ -39,14 +39,14 @@ class Said(Record):
 
 
 class Recording(Record):
-    """All answers: by bundle and nodes, as in `b-lenet-fashion, edge alone`, then by the photo's file name."""
+    """All answers, by bundle and nodes (such as `b-lenet-fashion, edge alone`), then by the photo's file name."""
 
     answers: dict[str, dict[str, Said]] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of so many photos, how many have the same value before and now, and which differ in any."""
+    """How many photos got the same label, exit and so on before and now, and which photos differ in any of them."""
 
     photos: int
     different: tuple[str, ...]
@@ -61,13 +61,15 @@ def main() -> None:
     parser = ArgumentParser(
         prog="python -m benchmarks.answers", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the answers there")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="end with 1 if they differ from these")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the answers to this file")
     parser.add_argument(
-        "--checkout", type=Path, default=HERE, help="whose nodes are asked; this one's unless given"
+        "--compare", type=Path, metavar="FILE", help="exit with 1 if the answers differ from these"
     )
     parser.add_argument(
-        "--python", type=Path, default=Checkout.python, help="where that checkout is installed"
+        "--checkout", type=Path, default=HERE, help="checkout whose nodes to ask; this one unless given"
+    )
+    parser.add_argument(
+        "--python", type=Path, default=Checkout.python, help="interpreter that has that checkout installed"
     )
     add_data_options(parser)
     options = parser.parse_args()
@@ -114,7 +116,7 @@ def record(checkout: Checkout, options: Namespace) -> Recording:
 
 
 def ask(url: str, folder: Path, advance: Callable[[int], None] = lambda _: None) -> dict[str, Said]:
-    """Send the photos below a folder one by one; what was answered to each, by its path there.
+    """Send the photos below a folder one by one; return the answer to each, by its path in the folder.
 
     Raises:
         ConfigError: there are no photos, or one was not answered.
@@ -125,7 +127,7 @@ def ask(url: str, folder: Path, advance: Callable[[int], None] = lambda _: None)
             response = client.post(url, content=path.read_bytes())
             if response.status_code != 200:
                 raise ConfigError(
-                    f"{path.name} got status {response.status_code} of {url}: {response.text[:300]}"
+                    f"{path.name} got status {response.status_code} from {url}: {response.text[:300]}"
                 )
             found[str(path.relative_to(folder))] = _said(response.json())
             advance(1)
@@ -148,26 +150,26 @@ def read_recording(file: Path) -> Recording:
     """Read what `--record` wrote.
 
     Raises:
-        ConfigError: it is not there, or is no recording.
+        ConfigError: the file does not exist, or is not a recording.
     """
     try:
         return Recording.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{file} is no recording: {str(error).splitlines()[0]}; make one with --record {file}"
+            f"{file} is not a recording: {str(error).splitlines()[0]}; make one with --record {file}"
         ) from error
 
 
 def compare(before: Recording, now: Recording) -> dict[str, Agreement]:
-    """Count what is equal, by bundle and nodes.
+    """Count equal answers, by bundle and nodes.
 
     Raises:
-        ConfigError: they are answers to different photos.
+        ConfigError: the recordings answer different photos.
     """
     asked = [{name: list(each) for name, each in recording.answers.items()} for recording in (before, now)]
     if asked[0] != asked[1]:
         raise ConfigError(
-            "these are answers to different photos; give the data and --photos of the recording"
+            "the recordings answer different photos; give the same data and --photos as for the recording"
         )
     return {name: _agreement(before.answers[name], answers) for name, answers in now.answers.items()}
 

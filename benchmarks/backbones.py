@@ -2,8 +2,8 @@
 
     python -m benchmarks.backbones
 
-The models come from the `transformers` package with small settings and random weights: what counts here is that
-the blocks in a row say what the whole does.
+The models come from the `transformers` package, with small settings and random weights. The point is that the blocks
+together give the same output as the whole model.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class Backbones(Command):
     """
 
     def execute(self) -> None:
-        """Cut one after the other."""
-        table = Table(title=f"cut by attach_exits, images of {_SHAPE}")
-        for column in ("architecture", "places found", "exits at, with feature", "MACs", "max difference"):
+        """Cut each architecture in turn."""
+        table = Table(title=f"cuts by attach_exits, for images of shape {_SHAPE}")
+        for column in ("architecture", "possible cuts", "exits at, feature shape", "MACs", "max difference"):
             table.add_column(column)
         with progress("architectures", len(ARCHITECTURES)) as advance:
             for name, build in ARCHITECTURES.items():

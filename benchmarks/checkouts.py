@@ -1,4 +1,4 @@
-"""The nodes of any checkout of the project, this one or an older one, as child processes."""
+"""Runs the nodes of any checkout of the project, this one or an older one, as child processes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from offramp.cli.processes import NodeProcess
 from offramp.errors import ConfigError, OfframpError
 
 HERE = Path(__file__).resolve().parent.parent
-# Whatever the caller has set for its own nodes and its own Python must not reach those of another checkout.
+# The caller's settings for its own nodes and its own Python must not reach another checkout.
 _PRIVATE = ("EDGE_", "CLOUD_", "OFFRAMP_", "PYTHON")
-# A busy machine must not turn an answer into a degraded one.
+# Long, so that a busy machine does not cause degraded answers.
 _TIMEOUT_S = "30"
 _WHERE = """
 from importlib.util import find_spec
@@ -35,14 +35,14 @@ class Checkout:
     python: Path = Path(sys.executable)
 
     def check(self) -> None:
-        """See that the interpreter runs the code of this very checkout.
+        """Check that the interpreter runs the code of this checkout.
 
         Raises:
-            ConfigError: it runs another one, or none.
+            ConfigError: it runs other code, or does not run.
         """
         if not (self.directory.is_dir() and self.python.is_file()):
             raise ConfigError(
-                f"{self.directory} is no checkout, or {self.python} no interpreter; give both paths"
+                f"{self.directory} is not a directory, or {self.python} not a file; give a checkout and its interpreter"
             )
         said = subprocess.run(
             self._command("-c", _WHERE),
@@ -58,13 +58,13 @@ class Checkout:
             name, _, origin = found.partition("=")
             if not Path(origin).resolve().is_relative_to(self.directory.resolve()):
                 raise ConfigError(
-                    f"{self.python} takes {name} from {origin}, expected it below {self.directory}; give --python of "
+                    f"{self.python} imports {name} from {origin}, expected it below {self.directory}; give --python of "
                     "an environment in which that checkout is installed"
                 )
 
     @contextmanager
     def serving(self, bundle: str, *, with_cloud: bool) -> Iterator[str]:
-        """Run an edge node alone, or beside a cloud node, with a shipped bundle at its default operating point.
+        """Run an edge node, alone or with a cloud node, with a shipped bundle at its default operating point.
 
         Args:
             bundle: name of a folder in the checkout's `models/`.
@@ -87,7 +87,7 @@ class Checkout:
 
     @contextmanager
     def _node(self, module: str, prefix: str, settings: Mapping[str, str]) -> Iterator[NodeProcess]:
-        # Settings by variables, and no helper to start with: the one thing that all versions have in common.
+        # All versions of the nodes can be started this way, with settings in variables.
         process = subprocess.Popen(
             self._command("-m", module),
             stdin=subprocess.DEVNULL,
@@ -106,7 +106,7 @@ class Checkout:
             node.close()
 
     def _command(self, *arguments: str) -> list[str]:
-        # -P: nothing is imported from the current directory.
+        # -P: import nothing from the current directory.
         return [str(self.python.absolute()), "-P", *arguments]
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
@@ -115,7 +115,7 @@ class Checkout:
 
 
 def end_with_status(parser: ArgumentParser, command: Callable[[], bool]) -> None:
-    """Run a command and end the program: 0 if all is well, 1 if not, 2 with one line for what cannot be done."""
+    """Run a command and exit: with 0 if all is well, 1 if not, or 2 and one line if the command cannot run."""
     try:
         parser.exit(0 if command() else 1)
     except OfframpError as error:

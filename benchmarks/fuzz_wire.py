@@ -1,10 +1,10 @@
-"""Bytes from a stranger against the decoder of features: no crash, no hang, no allocation beyond its limit.
+"""Fuzz the decoder of features with untrusted bytes: no crash, no hang, no allocation above the limit.
 
     pip install atheris
     python -m benchmarks.fuzz_wire --seconds 120
 
-Coverage-guided (libFuzzer). It ends with an error, and leaves the bytes in a file, if a message makes the decoder
-raise anything but a FeatureError, take over a second, allocate over 64 MiB at once, or return what a block cannot take.
+The fuzzer is guided by coverage (libFuzzer). It fails, and leaves the bytes in a file, if a message makes the decoder
+raise anything but a FeatureError, take over a second, allocate over 64 MiB at once, or return what no block can run.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ class FuzzWire(Command):
     """
 
     seconds: int = Field(default=120, ge=1, description="how long to try")
-    seed: int = Field(default=1, ge=1, description="of the mutations")
+    seed: int = Field(default=1, ge=1, description="seed of the mutations")
 
     def execute(self) -> None:
-        """Begin with real features, and change them until the time is up."""
+        """Start with real features and mutate them until the time is up."""
         with tempfile.TemporaryDirectory() as corpus:
             for number, data in enumerate(_seeds()):
                 (Path(corpus) / f"seed-{number}").write_bytes(data)

@@ -1,10 +1,10 @@
-"""How often a guarantee is broken, against the naive choice of thresholds.
+"""How often a guarantee is broken, compared with a naive choice of thresholds.
 
     python -m benchmarks.guarantee models/b-alexnet-cifar10 --data data/cifar10.zip
 
-Predictions for the test images stand for the world. Each round draws two small samples from it: one proposes
-thresholds, the other tests them; what is left tells the true risk. The naive choice takes the cheapest thresholds
-whose risk on the first sample is at most ε, as one does without a test.
+Predictions for the test images stand for the world. Each round draws two small samples from them: one proposes
+thresholds, the other tests them. The remaining images give the true risk. The naive choice takes the cheapest
+thresholds whose risk on the first sample is at most ε, without a test.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from offramp.command import Command, run_command
 
 
 class BrokenPromises(Command):
-    """Count broken promises over many random splits.
+    """Count how often the guarantee is broken over many random splits.
 
     Example: python -m benchmarks.guarantee models/b-lenet-mnist --data data/mnist
     """
 
     bundle: BundleArgument
-    data: Path = Field(description="its test data")
+    data: Path = Field(description="test data of the bundle")
     rounds: int = Field(default=1000, ge=1, description="random splits")
-    samples: int = Field(default=500, ge=1, description="samples that propose, and as many that test")
+    samples: int = Field(
+        default=500, ge=1, description="samples that propose thresholds; as many again test them"
+    )
     epsilon: float = Field(
-        default=0.02, description="risk that is to be kept: disagreement with the full network"
+        default=0.02, description="highest risk allowed: disagreement with the full network"
     )
     delta: float = Field(default=0.1, description="how often it may be exceeded")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
@@ -65,9 +67,9 @@ class BrokenPromises(Command):
             asked = {"rounds": self.rounds, "epsilon": self.epsilon, "delta": self.delta}
             print(json.dumps({"bundle": manifest.bundle_id, **asked, **rows}))
             return
-        promise = f"risk at most {self.epsilon:.1%} but for {self.delta:.0%}"
+        promise = f"risk at most {self.epsilon:.1%} with {1 - self.delta:.0%} confidence"
         table = Table(title=f"{manifest.bundle_id}: {self.rounds} rounds, {promise}")
-        for column in ("choice", "promise broken", "mean risk", "less work"):
+        for column in ("choice", "guarantee broken", "mean risk", "less work"):
             table.add_column(column, justify="left" if column == "choice" else "right")
         for name, row in rows.items():
             table.add_row(

@@ -1,10 +1,10 @@
-"""What metrics and tracing cost: requests per second with and without, in one run.
+"""What metrics and tracing cost: requests per second with and without them, in one run.
 
     python -m benchmarks.observability models/b-lenet-fashion --photos samples/fashion-mnist
 
-Three edge nodes alone, all blocks local: one that counts nothing (its counting replaced by nothing), one as it ships,
-one that also traces every request to a collector on this machine. `wrk` asks each in turn, round after round; the
-medians are compared. Needs wrk, as in `apt-get install wrk`.
+It runs three edge nodes, each with all blocks and no cloud: one without metrics, one as it ships, and one that also
+sends a trace of every request to a collector on this machine. `wrk` asks each in turn, round after round, and the
+medians are compared. It needs wrk (`apt-get install wrk`).
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Observability(Command):
 
     bundle: BundleArgument
     photos: Path = Field(description="folder of photos to send, in random order")
-    rounds: int = Field(default=9, ge=1, description="how often each node is asked")
-    seconds: int = Field(default=2, ge=1, description="of each turn")
+    rounds: int = Field(default=9, ge=1, description="turns of each node")
+    seconds: int = Field(default=2, ge=1, description="length of each turn")
     clients: int = Field(default=4, ge=1, description="connections")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
 
     def execute(self) -> None:
         """Ask every node in turn, round after round."""
         if shutil.which("wrk") is None:
-            raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
+            raise ConfigError("wrk is missing; install it, for example with apt-get install wrk")
         found = self._measured()
         base = median(found["without metrics"])
         if self.as_json:
@@ -69,7 +69,7 @@ class Observability(Command):
             print(json.dumps(ratios))
             return
         table = Table(title=f"{self.rounds} turns of {self.seconds} s, {self.clients} clients")
-        for column in ("edge node", "requests per second, median", "against without"):
+        for column in ("edge node", "requests per second, median", "relative to without"):
             table.add_column(column, justify="left" if column == "edge node" else "right")
         for name, each in found.items():
             table.add_row(name, f"{median(each):.0f}", f"{median(each) / base:.3f} x")
@@ -114,7 +114,7 @@ def _per_second(address: str, script: Path, seconds: int, clients: int) -> float
 
 @contextmanager
 def _collector() -> Iterator[str]:
-    """Takes spans and forgets them."""
+    """Accept spans and discard them."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,10 +1,10 @@
-"""How soon the dashboard can be used: from opening its address until it shows figures, and until a control reacts.
+"""How soon the dashboard is usable: seconds from opening its address until it shows figures and a control reacts.
 
     python -m benchmarks.page_load models/b-lenet-fashion --photos samples/fashion-mnist
 
-A cloud node, an edge node, a stream of photos and the dashboard run as processes of this machine; Debian's Chromium
-opens the page again and again: with an empty cache, then with what it kept. A control has reacted when the server's
-answer to a click is on the page. Needs chromium, as in `apt-get install chromium`, and playwright, of the extra `dev`.
+A cloud node, an edge node, a stream of photos and the dashboard run on this machine. Debian's Chromium opens the page
+repeatedly, first with an empty cache, then with a filled one. A control has reacted when the server's answer to a click
+is on the page. It needs chromium (`apt-get install chromium`) and playwright (the extra `dev`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WARM_UP_S = 5.0  # of the stream, so that there are figures to show
 
 @dataclass(frozen=True)
 class Load:
-    """One opening of the page: seconds from the start of the navigation, and what came over the socket."""
+    """One load of the page: seconds since the navigation started, and what came over the socket."""
 
     figures_s: float
     reacts_s: float
@@ -61,15 +61,15 @@ class PageLoad(Command):
     photos: Path = Field(
         default=Path("samples/fashion-mnist"), description="folder of photos, one sub-folder per class"
     )
-    rounds: int = Field(default=9, ge=1, description="openings of each kind")
-    width: int = Field(default=1400, ge=300, description="of the window, in pixels")
+    rounds: int = Field(default=9, ge=1, description="page loads of each kind")
+    width: int = Field(default=1400, ge=300, description="width of the window, in pixels")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
 
     def execute(self) -> None:
-        """Open the page again and again, and show the medians."""
+        """Open the page repeatedly and show the medians."""
         chromium = shutil.which("chromium")
         if chromium is None:
-            raise ConfigError("chromium is missing; install it, as in apt-get install chromium")
+            raise ConfigError("chromium is missing; install it, for example with apt-get install chromium")
         from playwright.sync_api import sync_playwright
 
         arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
@@ -85,7 +85,7 @@ class PageLoad(Command):
 
 def _measured(browser: Browser, address: str, rounds: int, width: int) -> dict[str, list[Load]]:
     found: dict[str, list[Load]] = {"empty": [], "filled": []}
-    with progress("openings", 2 * rounds) as advance:
+    with progress("page loads", 2 * rounds) as advance:
         for _ in range(rounds):
             context = browser.new_context(viewport={"width": width, "height": 900})
             for loads in found.values():
@@ -117,18 +117,18 @@ def _tab_opened(page: Page, name: str, shows: str) -> float:
     return time.perf_counter() - begin
 
 
-# A figure of the first tile that is no dash, and a chart that has been drawn.
+# The first tile shows a figure, not a dash, and a chart has been drawn.
 _SHOWS_FIGURES = """() => {
   const value = document.querySelector(".tile-value");
   return /[0-9]/.test(value?.textContent ?? "") && document.querySelector(".chart :is(canvas, svg)") !== null;
 }"""
-# Files that came over the socket, not out of the cache, and their bytes, headers included.
+# Files that came over the socket, not from the cache, and their bytes, headers included.
 _CARRIED = """() => {
   const sizes = ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
     .map((entry) => entry.transferSize).filter((size) => size > 0);
   return [sizes.length, sizes.reduce((sum, size) => sum + size, 0)];
 }"""
-# What the other tabs are there for.
+# For each other tab, an element that shows that it is ready.
 _TABS = {"Try it": ".sample", "Trade-off": ".chart :is(canvas, svg)", "Network": ".net-exit"}
 
 
@@ -174,7 +174,7 @@ def _stream(edge: str, photos: Path) -> Iterator[None]:
 
 
 def _table(found: dict[str, list[Load]], rounds: int) -> Table:
-    table = Table(title=f"medians of {rounds} openings, the slowest in brackets")
+    table = Table(title=f"medians of {rounds} page loads, the slowest in brackets")
     for column in ("cache", "figures", "a control reacts", "slowest other tab", "files", "over the socket"):
         table.add_column(column, justify="left" if column == "cache" else "right")
     for kind, loads in found.items():

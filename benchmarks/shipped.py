@@ -1,4 +1,4 @@
-"""The shipped bundles that versions are held against each other with, and test photos for them."""
+"""The shipped bundles that versions are compared on, and test photos for them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WAYS = {"edge alone": False, "edge and cloud": True}  # whether there is a cloud
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 up.
+    """Parse a whole number of 1 or more.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is something else.
     """
     if (number := int(text)) < 1:
         raise ValueError
@@ -29,12 +29,18 @@ def positive(text: str) -> int:
 
 
 def add_data_options(parser: ArgumentParser) -> None:
-    """Options that say where the test photos lie, and how many are sent."""
+    """Add options for where the test photos are and how many to send."""
     parser.add_argument(
-        "--photos", type=positive, default=1000, help="test photos of each data set, evenly drawn"
+        "--photos",
+        type=positive,
+        default=1000,
+        help="number of test photos from each data set, evenly spaced",
     )
     parser.add_argument(
-        "--fashion-mnist", type=Path, default=Path("/usr/share/datasets/fashion-mnist"), help="its IDX files"
+        "--fashion-mnist",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        help="directory of its IDX files",
     )
     parser.add_argument(
         "--cifar10", type=Path, default=Path("data/cifar10.zip"), help="zip with a folder test/ of JPEG files"
@@ -46,8 +52,8 @@ def shipped_photos(options: Namespace) -> Iterator[dict[str, Path]]:
     """A folder of test photos for each bundle, by the bundle's folder in `models/`.
 
     Raises:
-        ConfigError: no photos where the options say.
-        DataError: a damaged file.
+        ConfigError: there are no photos where the options say.
+        DataError: a file is damaged.
     """
     with (
         drawn_photos(options.fashion_mnist, options.photos) as fashion,
@@ -58,15 +64,15 @@ def shipped_photos(options: Namespace) -> Iterator[dict[str, Path]]:
 
 @contextmanager
 def drawn_photos(data: Path, count: int) -> Iterator[Path]:
-    """A folder of so many test photos, evenly drawn: files of a zip as they are, images of IDX files as PNG.
+    """A folder of `count` evenly spaced test photos: files of a zip as they are, images of IDX files as PNG.
 
     Raises:
         ConfigError: there are none.
-        DataError: a damaged file.
+        DataError: a file is damaged.
     """
     if not data.exists():
         raise ConfigError(
-            f"{data} is not there; say where test photos lie with --fashion-mnist and --cifar10"
+            f"{data} does not exist; say where the test photos are with --fashion-mnist and --cifar10"
         )
     if not holds_idx(data):
         with folder_of(data, count=count) as folder:

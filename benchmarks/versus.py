@@ -1,10 +1,10 @@
-"""How fast another version of the project is against this one, in one run: requests a second, new to old.
+"""Compare the speed of another version of the project with this one, in one run: requests a second, new to old.
 
     python -m benchmarks.versus OLD --python OLD/.venv/bin/python --cifar10 ZIP
 
-In every round both versions' nodes start anew and wrk asks them in turn: old, new, new, old; in the next round
-new, old, old, new. Each round gives one ratio, in which a steady drift of the machine cancels out. Needs wrk, as in
-`apt-get install wrk`, and an otherwise idle machine.
+In every round, the nodes of both versions start afresh and wrk asks them in turn: old, new, new, old; in the next round
+new, old, old, new. Each round gives one ratio, so a steady drift of the machine cancels out. It needs wrk
+(`apt-get install wrk`) and an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from benchmarks.serving.load import turn, write_script
 from benchmarks.shipped import WAYS, add_data_options, positive, shipped_photos
 from offramp.cli.progress import progress
 
-_ORDERS = (("old", "new", "new", "old"), ("new", "old", "old", "new"))  # of even rounds, of odd ones
-_WARM_UP_S = 1  # for caches and for what is compiled on first use
+_ORDERS = (("old", "new", "new", "old"), ("new", "old", "old", "new"))  # in even rounds, in odd rounds
+_WARM_UP_S = 1  # fills caches and compiles what is compiled on first use
 
 
 @dataclass(frozen=True)
 class Round:
-    """Mean requests a second of both versions, close in time."""
+    """Mean requests a second of both versions, measured close together in time."""
 
     old_per_s: float
     new_per_s: float
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument(
         "--python", type=Path, required=True, help="interpreter that has the other version installed"
     )
-    parser.add_argument("--rounds", type=positive, default=7, help="of four turns each")
-    parser.add_argument("--seconds", type=positive, default=3, help="of each turn")
+    parser.add_argument("--rounds", type=positive, default=7, help="rounds of four turns each")
+    parser.add_argument("--seconds", type=positive, default=3, help="length of each turn")
     parser.add_argument("--clients", type=positive, default=16, help="connections")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_data_options(parser)

@@ -1,4 +1,4 @@
-"""From a torch model and a folder of photos, one sub-folder per class, to two serving nodes.
+"""Turn a torch model and a folder of photos, one sub-folder per class, into two serving nodes.
 
 python examples/own_model.py samples/fashion-mnist made
 """

@@ -1,1 +1,1 @@
-"""The dashboard: what the edge nodes do, in a browser. It asks them; they know nothing of it."""
+"""The dashboard shows in a browser what the nodes do. It polls them; they do not know about it."""

@@ -12,7 +12,7 @@ from offramp_dashboard.settings import DashboardSettings
 
 
 class Dashboard(DashboardSettings):
-    """Watch nodes in a browser, try photos, move the trade-off.
+    """Watch nodes in a browser, try photos, adjust the trade-off.
 
     Anyone who can open the page can change θ of the nodes, as anyone who can reach the nodes can.
     Every option is also a variable, DASHBOARD_PORT=8080, and a key of the file that --config names, port = 8080.
@@ -23,9 +23,9 @@ class Dashboard(DashboardSettings):
     def execute(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         start_logging()
-        # A line for each of three questions a second would hide all others.
+        # httpx would log three requests a second, and those lines would hide all others.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        # First, so that an install without the extra is told which one: it may lack what an edge node has, too.
+        # Imported first, so that the error in an install without the extra names the extra.
         import_module("nicegui")
 
         from offramp_dashboard.server import serve

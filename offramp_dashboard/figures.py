@@ -1,4 +1,4 @@
-"""The figures that the pages show, from what the counters gained."""
+"""The figures on the pages, computed from increments of the counters."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Leaving:
 
     @property
     def name(self) -> str:
-        """As the charts call it."""
+        """Its name in the charts."""
         return f"{self.exit} · {self.tier}" + (" · degraded" if self.degraded else "")
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Quantiles of an exit's whole time in the node, in milliseconds, of so many answers."""
+    """Quantiles of the whole time that samples of an exit spend in the node, in milliseconds."""
 
     exit: str
     answers: int
@@ -37,7 +37,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Serving:
-    """What a cloud node does for the tiers before it; None where nothing was counted."""
+    """What a cloud node does for the tiers before it; None if nothing was counted."""
 
     calls_per_s: float | None
     samples_per_call: float | None
@@ -47,7 +47,7 @@ class Serving:
 
 
 def serving_of(gained: Increments, seconds: float) -> Serving:
-    """Calls of so many seconds; waiting for a worker and computing are 95th percentiles of a call."""
+    """Summarise the calls of `seconds`; waiting for a worker and computing are 95th percentiles of a call."""
     calls = total(gained, "offramp_batch_samples_count")
     waiting, computing = (
         quantile(buckets(gained, "offramp_stage_seconds", stage=stage), 0.95) for stage in ("queue", "blocks")
@@ -107,7 +107,7 @@ def photo_bytes(gained: Increments) -> float | None:
 
 
 def share_on(gained: Increments, tiers: set[str]) -> float | None:
-    """Share of the samples answered on these tiers because an exit there was sure, not because of a fault."""
+    """Share of the samples answered on these tiers because an exit there was confident, not because of a fault."""
     counted = by_labels(gained, SAMPLES, "tier", "outcome")
     samples = sum(counted.values())
     sure = sum(n for (tier, outcome), n in counted.items() if tier in tiers and outcome == "ok")
@@ -127,6 +127,6 @@ def reasons(gained: Increments) -> list[tuple[str, str, int]]:
 
 
 def _depth(exit: str) -> int:
-    # exit-1, exit-2, …, final: the last one has no number and lies behind all others.
+    # exit-1, exit-2, …, final: the last one has no number and comes after all others.
     found = re.fullmatch(r"exit-([0-9]{1,4})", exit)
     return int(found[1]) if found else 10_000

@@ -23,7 +23,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Bin:
-    """What the nodes' counters gained up to `at`; None where no node could be read."""
+    """What the nodes' counters gained up to `at`; None if no node could be read."""
 
     at: int
     gained: Increments | None
@@ -37,7 +37,7 @@ class History:
         self._steps: deque[Step] = deque(maxlen=SECONDS)
 
     def add(self, step: Step) -> None:
-        """Keep a step and let go of those that became too old."""
+        """Add a step and drop those that are too old."""
         self._steps.append(step)
         while self._steps[0].at <= step.at - SECONDS:
             self._steps.popleft()
@@ -50,8 +50,8 @@ class History:
 def binned(nodes: Sequence[Sequence[Step]], *, until: int, seconds: int, width: int) -> list[Bin]:
     """Gather the steps of several nodes into bins of `width` seconds.
 
-    A bin ends at a multiple of its width, so that a step stays in its bin while time goes on. Rates are
-    taken node by node and added, since one node may have been out of reach for longer than another.
+    A bin ends at a multiple of its width, so that a step stays in its bin as time passes. Rates are computed
+    per node and then added, because one node may have been unreachable for longer than another.
     """
     last = -(-until // width) * width
     first = last - seconds

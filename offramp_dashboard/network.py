@@ -1,4 +1,4 @@
-"""Which block runs where, and how many photos leave behind it: what the picture of a network shows."""
+"""What the picture of a network shows: where each block runs, and how many photos leave after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offramp_dashboard.schemas import Policy, Readiness
 
 @dataclass(frozen=True)
 class Stage:
-    """A block and the exit behind it; share is of all photos, None before the first."""
+    """A block and the exit after it. share: of all photos that leave there; None before the first photo."""
 
     number: int
     macs: int
@@ -46,10 +46,10 @@ def pictured(
     *,
     own: str = "edge",
 ) -> list[Tier]:
-    """The tiers of a network from the photo on; `own` is the name the node itself has in its answers.
+    """The tiers of a network, starting at the photo; `own` is the node's own name in its answers.
 
-    A node does not say where its blocks end. Answers name the tier of their exit; where none came yet, the
-    split point of the operating point in force tells, or that there is no upstream.
+    A node does not say which blocks it runs, but answers name the tier of their exit. For exits without answers yet,
+    we go by the split point of the operating point in force, or by the fact that there is no upstream.
     """
     names = manifest.exit_names
     shares = exit_shares(gained)
@@ -76,9 +76,9 @@ def pictured(
 
 
 def macs_for_a_photo(tiers: Sequence[Tier]) -> tuple[float | None, int]:
-    """Multiplications a photo took on average, None before the first, and those of passing every exit.
+    """Multiplications per photo on average, None before the first, and those of a photo that passes every exit.
 
-    Every exit before the one that answers is computed too; none behind it.
+    All exits before the one that answers are computed too; those after it are not.
     """
     stages = [stage for tier in tiers for stage in tier.stages]
     whole = sum(stage.macs + stage.exit_macs for stage in stages)
@@ -117,7 +117,7 @@ def _tiers(stages: list[Stage], names: list[str], shares: dict[str, float], gain
     for name, group in groupby(zip(names, stages, strict=True), key=lambda pair: pair[0]):
         own = tuple(stage for _, stage in group)
         share_in = 1.0 - left if shares else None
-        # Bytes are counted where this node sends: at its own end, the first handover.
+        # This node counts only the bytes that it sends itself, in the first handover.
         offloaded = samples * (share_in or 0.0)
         bytes_each = sent / offloaded if len(found) == 1 and offloaded >= 0.5 else None
         feature = found[-1].stages[-1].feature if found else ""

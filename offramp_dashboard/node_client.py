@@ -1,6 +1,6 @@
-"""A node's HTTP interface, as the dashboard uses it: every fault becomes one sentence.
+"""The part of a node's HTTP interface that the dashboard uses; every fault becomes one sentence.
 
-An edge node has all of it, a cloud node /metrics.
+An edge node has all of it, a cloud node only /metrics.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from offramp_dashboard.schemas import Policy, Prediction, Readiness
 
 _ASK_S = 2.0
 _PREDICT_S = 30.0
-_MAX_BYTES = 8_000_000  # of an answer: a manifest of many layers is some hundred kB
+_MAX_BYTES = 8_000_000  # of an answer; a manifest with many layers has a few hundred kB
 
 T = TypeVar("T")
 
 
 class NodeError(OfframpError):
-    """A node could not be asked, refused, or answered with something else than expected."""
+    """A node could not be reached, refused, or gave an unexpected answer."""
 
 
 class NodeClient:
@@ -36,11 +36,11 @@ class NodeClient:
         self._http = httpx.AsyncClient(base_url=address, timeout=_ASK_S, trust_env=False)
 
     async def metrics(self) -> Reading:
-        """What the node counts.
+        """Read the node's metrics.
 
         Raises:
-            ReadingError: it answered with something else.
-            NodeError: it did not answer.
+            ReadingError: the answer is not the metrics of a node.
+            NodeError: the node did not answer.
         """
         return parsed((await self._asked("GET", "/metrics")).decode("utf-8", "replace"))
 
@@ -53,15 +53,15 @@ class NodeClient:
         return _checked(Policy, await self._asked("GET", "/v1/policy"), "GET /v1/policy")
 
     async def set_thetas(self, thetas: Sequence[float]) -> Policy:
-        """Ask for θ by hand; what is in force then."""
+        """Set θ by hand; return the policy that is then in force."""
         return await self._put_policy({"thetas": list(thetas)})
 
     async def choose(self, operating_point: str) -> Policy:
-        """Ask for an operating point of the bundle; what is in force then."""
+        """Choose an operating point of the bundle; return the policy that is then in force."""
         return await self._put_policy({"operating_point": operating_point})
 
     async def readiness(self) -> Readiness:
-        """Whether the node can answer, and how its upstream is."""
+        """Whether the node can answer, and the state of its upstream."""
         # 503 is an answer here: it says why the node is not ready.
         body = await self._asked("GET", "/readyz", fine=(200, 503))
         return _checked(Readiness, body, "GET /readyz")
@@ -70,7 +70,7 @@ class NodeClient:
         """Classify one photo.
 
         Raises:
-            NodeError: it is none, or the node did not answer; the message is the node's own.
+            NodeError: it is not a photo, or the node did not answer; the message is the node's own.
         """
         body = await self._asked(
             "POST",
@@ -82,7 +82,7 @@ class NodeClient:
         return _checked(Prediction, body, "POST /v1/predict")
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def _put_policy(self, change: dict[str, object]) -> Policy:
@@ -120,9 +120,7 @@ def _checked(model: type[T], body: bytes, what: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the answer"
-        raise NodeError(
-            f"{what} answered with something else than expected: {place}: {first['msg']}"
-        ) from error
+        raise NodeError(f"{what} gave an unexpected answer: {place}: {first['msg']}") from error
 
 
 def _said(status: int, body: bytes, what: str) -> str:

@@ -1,4 +1,4 @@
-"""From counters that only grow to what happened in between: increments, and quantiles of histograms."""
+"""Turns readings of counters into increments, and histograms into quantiles."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Increments = Mapping[Key, float]
 def increments(before: Reading, after: Reading) -> dict[Key, float]:
     """What each counter gained between two readings; those that gained nothing are left out.
 
-    Counters that went back, or another time of start, mean that the node was restarted: then what it
-    counted since its start is what it gained.
+    If a counter fell, or the start time changed, the node was restarted. Then everything it counted since its
+    start is gained.
     """
     fell = any(after.counters.get(key, 0.0) < value for key, value in before.counters.items())
     restarted = fell or before.started != after.started
@@ -26,7 +26,7 @@ def increments(before: Reading, after: Reading) -> dict[Key, float]:
 
 
 def total(counted: Increments, name: str, **labels: str) -> float:
-    """Sum of a counter over all of its labels but those given."""
+    """Sum of a counter over all its labels except those given."""
     wanted = labels.items()
     return sum(
         value for key, value in counted.items() if key.name == name and wanted <= dict(key.labels).items()
@@ -44,7 +44,7 @@ def by_labels(counted: Increments, name: str, *labels: str) -> dict[tuple[str, .
 
 
 def summed(parts: Iterable[Increments]) -> dict[Key, float]:
-    """Increments of several seconds, or of several nodes, as one."""
+    """Add up the increments of several seconds or of several nodes."""
     sums: dict[Key, float] = {}
     for part in parts:
         for key, value in part.items():
@@ -65,14 +65,14 @@ def buckets(counted: Increments, histogram: str, **labels: str) -> list[tuple[fl
 
 
 def quantile(cumulative: Sequence[tuple[float, float]], q: float) -> float | None:
-    """The q-quantile of a histogram, evenly spread within its bucket, as Prometheus takes it.
+    """The q-quantile of a histogram, interpolated within its bucket as Prometheus does.
 
     Args:
         cumulative: as `buckets` returns it.
         q: 0 to 1.
 
     Returns:
-        None of no samples; infinity where it lies above the last finite bound.
+        None without samples; infinity if it lies above the last finite bound.
     """
     if not cumulative or cumulative[-1][1] <= 0:
         return None

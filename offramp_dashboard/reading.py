@@ -1,4 +1,4 @@
-"""What `GET /metrics` said at one moment, taken apart."""
+"""Parses what `GET /metrics` answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STARTED = "process_start_time_seconds"
 
 
 class ReadingError(OfframpError):
-    """What was read is not the metrics of a node."""
+    """The text is not the metrics of a node."""
 
 
 class Key(NamedTuple):
@@ -31,7 +31,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters, the parts of histograms included, and gauges of one node."""
+    """Counters (including the parts of histograms) and gauges of one node."""
 
     counters: Mapping[Key, float]
     gauges: Mapping[Key, float]
@@ -43,15 +43,15 @@ class Reading:
 
     @property
     def bundle_id(self) -> str | None:
-        """The bundle that is served, if the node says it."""
+        """The bundle that is served, if the node reports it."""
         return next((key.label("bundle") for key in self.gauges if key.name == "offramp_bundle_info"), None)
 
 
 def parsed(text: str) -> Reading:
-    """Take the text of `/metrics` apart.
+    """Parse the text of `/metrics`.
 
     Raises:
-        ReadingError: it is something else.
+        ReadingError: it is not the metrics of a node.
     """
     counters: dict[Key, float] = {}
     gauges: dict[Key, float] = {}
@@ -70,7 +70,7 @@ def parsed(text: str) -> Reading:
                     counters[key] = sample.value
                 else:
                     raise ReadingError(f"{sample.name} is {sample.value}, but a counter is 0 or more")
-    # The parser names no errors of its own; these are what strange text makes it raise.
+    # The parser has no errors of its own; malformed text makes it raise these.
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ReadingError("GET /metrics answered with something that is not Prometheus text") from error
     if not any(key.name.startswith("offramp_samples") for key in counters) and not gauges:

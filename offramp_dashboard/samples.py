@@ -1,4 +1,4 @@
-"""Photos that lie beside the dashboard, one folder a class, to try a node with."""
+"""Sample photos to try a node with, from one folder per class on the dashboard's machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Sample:
 
 
 def drawn_samples(folder: Path, labels: Sequence[str]) -> list[Sample]:
-    """One photo of each class that the bundle knows, drawn by lot; none without such a folder."""
+    """One random photo of each of the bundle's classes that has a folder."""
     found = []
     for label in labels[:_MAX_CLASSES]:
         own = folder / label
-        # A label is text of a node; only a plain name may become part of a path.
+        # A label comes from a node; only a plain name may become part of a path.
         if Path(label).name != label or not own.is_dir():
             continue
         files = [file for file in own.iterdir() if file.suffix.lower() in _SUFFIXES]

@@ -1,4 +1,4 @@
-"""What an edge node answers, as far as the dashboard reads it; fields it does not know are left alone."""
+"""The parts of an edge node's answers that the dashboard reads; other fields are ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Policy(BaseModel):
-    """The policy in force, as the node tells it."""
+    """The policy in force, as the node reports it."""
 
     thetas: tuple[Share, ...]
     operating_point: str | None
@@ -51,7 +51,7 @@ class Timings(BaseModel):
 
 
 class UpstreamTime(BaseModel):
-    """Milliseconds an upstream tier reports of itself."""
+    """Milliseconds that an upstream tier reports for its own part."""
 
     tier: str
     queue: Milliseconds

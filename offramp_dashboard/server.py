@@ -44,7 +44,7 @@ def serve(settings: DashboardSettings) -> None:
             await ui.context.client.connected()
             await frame.connected()
 
-        # Quasar's bar above the page while something is sent has no name that could be read aloud.
+        # Quasar's loading bar at the top of the page has no name for screen readers, so it is off.
         nicegui.config.quasar_config["loadingBar"]["skipHijack"] = True
         ui.run_with(
             app,

@@ -1,4 +1,4 @@
-"""What the dashboard can be told: on the command line, by `DASHBOARD_*` variables, in a TOML file."""
+"""The dashboard's settings: from the command line, `DASHBOARD_*` variables or a TOML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _address(text: str) -> str:
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
-        raise ValueError(f"'{text}' is no address; write http://HOST:PORT")
+        raise ValueError(f"'{text}' is not an address; write http://HOST:PORT")
     return text.rstrip("/")
 
 
@@ -35,18 +35,18 @@ class DashboardSettings(Command):
         default=("http://127.0.0.1:8000",),
         min_length=1,
         max_length=32,
-        description="address of an edge node; for several give it again, or put commas between",
+        description="address of an edge node; for several, repeat the option or separate them by commas",
     )
     cloud: _Addresses = Field(
         default=(),
         max_length=32,
-        description="address of a cloud node's /metrics, its --metrics-port; several as with --edge",
+        description="address of a cloud node's /metrics, on its --metrics-port; several as with --edge",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     samples: Path = Field(
         default=Path("samples/fashion-mnist"),
-        description="photos to try, one folder per class; may be absent",
+        description="sample photos to try, one folder per class; need not exist",
     )
 
     @field_validator("edge", "cloud", mode="before")

@@ -1,4 +1,4 @@
-"""Looks at a node once a second and remembers what it saw."""
+"""Polls a node once a second and keeps what it read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVERY_S = 1.0
 
 
 class MetricsWatch:
-    """One node of any tier: what its /metrics last said, and its last minutes."""
+    """One node of any tier: its latest metrics, and its last minutes."""
 
     def __init__(self, client: NodeClient) -> None:
         self.address = client.address
@@ -38,21 +38,21 @@ class MetricsWatch:
         return self.address.partition("://")[2]
 
     async def run(self) -> None:
-        """Look once a second until cancelled."""
+        """Poll once a second until cancelled."""
         try:
             while True:
-                # Just behind the full second, so that the steps of several nodes fall into the same ones.
+                # Just after the full second, so that the steps of all nodes fall into the same seconds.
                 await asyncio.sleep(_EVERY_S - time.time() % _EVERY_S)
                 try:
                     await self.look()
-                except Exception:  # noqa: BLE001 - a bug of one look is logged; the next look may succeed
+                except Exception:  # noqa: BLE001 - a bug is logged; the next poll may succeed
                     _log.exception(line("failed", node=self.name))
-                    self.fault = "the dashboard failed to read this node; its log says more"
+                    self.fault = "the dashboard failed to read this node; see the dashboard's log"
         finally:
             await self._client.aclose()
 
     async def look(self) -> None:
-        """Ask the node for its figures; a fault is kept, and what was known before too."""
+        """Ask the node for its figures; after a fault, keep the fault and the last figures."""
         try:
             self._remember(await self._client.metrics())
         except (NodeError, ReadingError) as error:
@@ -69,7 +69,7 @@ class MetricsWatch:
 
 
 class Watch(MetricsWatch):
-    """One edge node: what it says of itself, too, and what may be changed there."""
+    """One edge node: also its bundle, policy and readiness, and ways to change its policy."""
 
     def __init__(self, client: NodeClient) -> None:
         super().__init__(client)
@@ -80,9 +80,9 @@ class Watch(MetricsWatch):
 
     @property
     def own_tiers(self) -> set[str]:
-        """Names the node itself has in its answers: "edge", or what it was given.
+        """The node's own names in its answers: "edge", or the one it was given.
 
-        A node does not say its name, but block 1 runs nowhere else, so neither does an exit behind it.
+        A node does not report its name. But only the node runs block 1, so answers of an exit after block 1 name it.
         """
         first = self.manifest.blocks[0].exit if self.manifest else None
         if self.reading is None or first is None:
@@ -91,7 +91,7 @@ class Watch(MetricsWatch):
         return {"edge"} | {tier for exit, tier in own if exit == "exit-1"}
 
     async def look(self) -> None:
-        """Ask the node for all that changes; a fault is kept, and what was known before too."""
+        """Ask the node for everything that can change; after a fault, keep the fault and what was known before."""
         changes = self._changes
         try:
             reading = await self._client.metrics()
@@ -105,43 +105,43 @@ class Watch(MetricsWatch):
             self.fault = str(error)
             return
         self.fault = None
-        # An answer to a change that came in meanwhile is newer than what was asked before it.
+        # If the policy was changed meanwhile, the answer to that change is newer than this one.
         if changes == self._changes:
             self.policy = policy
 
     async def choose(self, operating_point: str) -> None:
-        """Ask the node for an operating point and keep what it says is in force."""
+        """Choose an operating point and keep the policy that the node then reports."""
         self.policy = await self._client.choose(operating_point)
         self._changes += 1
 
     async def set_theta(self, exit_number: int, theta: float) -> None:
-        """Ask the node for another θ at one exit, the others as they are there now."""
+        """Change θ at one exit; the others stay as they are on the node."""
         thetas = list((await self._client.policy()).thetas)
         if exit_number > len(thetas):
-            raise NodeError(f"the bundle has no exit {exit_number} with a θ any more")
+            raise NodeError(f"the node's bundle no longer has a θ for exit {exit_number}")
         thetas[exit_number - 1] = theta
         self.policy = await self._client.set_thetas(thetas)
         self._changes += 1
 
     async def ask(self, image: bytes) -> tuple[Prediction, Policy]:
-        """Classify a photo; the answer, and the policy it was most likely decided by."""
+        """Classify a photo; return the answer, and the policy that most likely decided it."""
         policy = await self._client.policy()
         return await self._client.predict(image), policy
 
 
 def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
-    """The last so many seconds of these nodes, in bins of `width` seconds."""
-    # The current second is still being asked for.
+    """The last `seconds` seconds of these nodes, in bins of `width` seconds."""
+    # The current second is not complete yet.
     until = int(time.time()) - 1
     steps = [watch.history.since(until - seconds - width) for watch in watches]
     return binned(steps, until=until, seconds=seconds, width=width)
 
 
 def steps_lately(watch: MetricsWatch, seconds: int) -> list[Step]:
-    """The steps of the last so many seconds."""
+    """The steps of the last `seconds` seconds."""
     return watch.history.since(int(time.time()) - 1 - seconds)
 
 
 def gained_lately(watch: MetricsWatch, seconds: int) -> Increments:
-    """What the node's counters gained in the last so many seconds."""
+    """What the node's counters gained in the last `seconds` seconds."""
     return summed(step.gained for step in steps_lately(watch, seconds))

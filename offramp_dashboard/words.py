@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def data_bytes(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration; "> 5 s" is what a histogram knows of what lies above its last bound."""
+    """A duration; infinity, which means above a histogram's last bound, becomes "> 5 s"."""
     if value is None:
         return ABSENT
     if math.isinf(value):

@@ -1,4 +1,4 @@
-"""A browser of this machine, and a dashboard in front of real nodes to open in it."""
+"""A browser on this machine, and a dashboard that watches real nodes to open in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scheme = Literal["dark", "light"]
 
 @dataclass(frozen=True)
 class Running:
-    """A dashboard, and the edge node it looks at."""
+    """A dashboard, and the edge node it watches."""
 
     address: str
     edge: httpx.AsyncClient
@@ -47,7 +47,7 @@ async def launched() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def running_dashboard() -> AsyncIterator[Running]:
-    """A cloud node, an edge node before it, and the dashboard that watches."""
+    """A cloud node, an edge node in front of it, and a dashboard that watches both."""
     bundle = load_bundle(FASHION_BUNDLE)
     metrics = closed_port_address()
     async with (
@@ -64,7 +64,7 @@ async def running_dashboard() -> AsyncIterator[Running]:
 async def opened(
     browser: Browser, address: str, *, width: int = 1400, scheme: Scheme = "light"
 ) -> AsyncIterator[Page]:
-    """The page in a browser of its own; it fails if it logs an error or asks anyone but the dashboard."""
+    """Open the page in a fresh browser context; fail if it logs an error or contacts anything but the dashboard."""
     context = await browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page = await context.new_page()
     page.set_default_timeout(15_000)

@@ -1,4 +1,4 @@
-"""Stand-ins for our own Protocols, and manifests without files behind them."""
+"""Stand-ins for our own Protocols, and manifests without files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from offramp.engine.runtime import BlockOutput
 
 
 class ScriptedBlock:
-    """A block that says what a test tells it to, and remembers what it was asked.
+    """A block that returns the confidences a test gives it, and remembers the samples it was asked about.
 
-    A sample is one number: its index in `confidences`. The feature handed on is the sample itself.
+    A sample is one number: its index in `confidences`. The feature that it passes on is the sample itself.
     """
 
     def __init__(self, confidences: Sequence[float] | None) -> None:
@@ -35,12 +35,12 @@ class ScriptedBlock:
 
 
 def samples(count: int) -> NDArray[np.float32]:
-    """A batch of that many samples for scripted blocks."""
+    """A batch of `count` samples for scripted blocks."""
     return np.arange(count, dtype=np.float32)[:, np.newaxis]
 
 
 def manifest_with(exits: Sequence[bool], **changes: Any) -> Manifest:
-    """A manifest of as many blocks as `exits`; each says whether an EEC sits behind its block.
+    """A manifest with one block for each value of `exits`, which says whether the block has an EEC.
 
     Block b costs 100 · b multiplications, its EEC 10 · b.
     """

@@ -1,4 +1,4 @@
-"""The `offramp` command as a person types it, in this process."""
+"""The `offramp` command as a person types it, run in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Result:
 
     @property
     def output(self) -> str:
-        """All that it wrote."""
+        """Everything it wrote."""
         return self.stdout + self.stderr
 
 
@@ -36,7 +36,7 @@ def offramp(*arguments: str | Path) -> Result:
 
 
 def check_refused(result: Result, *says: str) -> None:
-    """It ended in one clear line that says this."""
+    """Check that a command was refused with one clear line that says all of this."""
     assert result.exit_code == 2, result.output
     assert result.stderr.splitlines()[-1].startswith("error: "), result.output
     assert "Traceback" not in result.output

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: small bundles made on the spot, and where real data lies."""
+"""Fixtures that several test files share: small bundles made on the fly, and the paths of real data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples" / "fashion-mnist"
 FASHION_BUNDLE = ROOT / "models" / "b-lenet-fashion"
 
-# The same examples in every run, and no stopwatch: a slow machine is no bug.
+# The same examples in every run, and no deadline, because a slow machine is not a bug.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-# Networks this small gain nothing from threads, which wait for one another where all cores are busy.
+# Networks this small gain nothing from threads, which wait for each other when all cores are busy.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -59,7 +59,7 @@ def fashion_mnist() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Three blocks with an exit behind each, random weights, 8 x 8 colour pixels, 4 classes, split at block 2.
+    """Three blocks, each with an exit; random weights, 8 x 8 colour pixels, 4 classes, split at block 2.
 
     Its default operating point stops some samples at every exit.
     """
@@ -86,7 +86,7 @@ def with_thetas(bundle: Bundle, thetas: tuple[float, ...]) -> Bundle:
 
 @pytest.fixture(scope="session")
 def tiny_pixels() -> NDArray[np.uint8]:
-    """Forty images of noise for the tiny bundle, bright and dark ones, so that exits differ in confidence."""
+    """Forty noise images for the tiny bundle, some bright and some dark, so that exits differ in confidence."""
     generator = np.random.default_rng(1)
     ceiling = generator.integers(20, 256, (40, 1, 1, 1))
     return (generator.random((40, 8, 8, 3)) * ceiling).astype(np.uint8)

@@ -71,7 +71,7 @@ async def running_edge(
 
 
 async def _until_up(client: httpx.AsyncClient) -> None:
-    # The socket listens already: the first answer comes as soon as the server runs.
+    # The socket is listening already, so the first answer comes as soon as the server runs.
     (await client.get("/healthz")).raise_for_status()
 
 
@@ -105,7 +105,7 @@ def check_refused(response: httpx.Response, status: int, *says: str) -> None:
 
 
 def closed_port_address() -> str:
-    """An address nothing listens on."""
+    """An address that nothing listens on."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -173,7 +173,7 @@ def test_it_is_exported_like_any_other_network(tmp_path: Path) -> None:
     ("build", "says"),
     [
         (Moody, r"test_backbone.py:\d+, `if image_BCHW.sum\(\) > 0:`"),
-        (LooksBack, "elsewhere more than one tensor is needed further on, as are image"),
+        (LooksBack, "elsewhere more than one tensor is still needed, such as image"),
         (Wide, r"returns \(2, 3, 16, 16\), expected logits"),
     ],
 )

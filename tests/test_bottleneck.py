@@ -98,7 +98,9 @@ def test_as_many_channels_are_learned_as_the_bytes_hold(
 
 
 def test_too_few_bytes_are_refused_with_how_many_would_do() -> None:
-    with pytest.raises(ConfigError, match="5 bytes hold no code of 16 positions at 2 bits; give at least 8"):
+    with pytest.raises(
+        ConfigError, match="5 bytes are too few for a code of 16 positions at 2 bits; give at least 8"
+    ):
         spec_for((64, 8, 8), split_point=2, max_bytes=5)
 
 

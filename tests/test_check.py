@@ -58,9 +58,9 @@ def check_refused(directory: Path, images: LabelledImages, says: str, **changes:
         ({"exit_weights": (1.0,)}, r"exit_weights has 1 values, .* 2 exits; .* --exit-weights 1,1"),
         ({"exit_weights": (1.0,) * 3}, r"exit_weights has 3 values, .* 2 exits"),
         ({"exit_weights": (0.0, 0.0)}, r"exit_weights is \(0.0, 0.0\); expected .* above 0"),
-        ({"exit_weights": (2.0, -1.0)}, r"exit_weights is \(2.0, -1.0\); expected numbers from 0 up"),
+        ({"exit_weights": (2.0, -1.0)}, r"exit_weights is \(2.0, -1.0\); expected numbers of 0 or more"),
         ({"split_point": 3}, r"split_point is 3, but the network has blocks 1 to 2; give .* 2 to 2"),
-        ({"build": of_ten}, r"exit 1 tells 10 classes apart, but there are 3 labels; build"),
+        ({"build": of_ten}, r"exit 1 has 10 classes, but there are 3 labels; build"),
         (
             {"build": unpooled},
             r"exit 1 returns a tensor of shape \(1, 3, .*expected logits of shape \(1, 3\)",

@@ -135,7 +135,7 @@ class TestFromPhotosToABundle:
         assert manifest.default_operating_point == "drop-0.5"
 
     def test_a_run_is_not_overwritten(self, trained: Path) -> None:
-        check_refused(train_again(trained), "already holds a run", "--resume")
+        check_refused(train_again(trained), "already has a run", "--resume")
 
     def test_a_finished_run_resumes_to_nothing_more_to_do(self, trained: Path) -> None:
         assert train_again(trained, "--resume").exit_code == 0

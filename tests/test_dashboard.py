@@ -208,7 +208,7 @@ def test_edges_come_from_the_command_line_or_a_variable() -> None:
     edges = ("http://a:1", "http://b:2")
     given = ["--edge", "http://a:1/", "--edge", "http://b:2", "--edge", "http://a:1/"]
     assert DashboardSettings.read(given).edge == edges
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is not an address"):
         DashboardSettings.read(["--edge", "localhost:8000"])
 
 

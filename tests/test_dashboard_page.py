@@ -53,7 +53,7 @@ async def test_live_counts_the_photos_of_others(browser: Browser, running: Runni
             await running.edge.post("/v1/predict", content=first_photo(SAMPLES, "trouser"))
         row = page.get_by_role("row", name=re.compile("exit-1"))
         await expect(row).to_contain_text("ms")
-        await expect(page.get_by_text("No photo was classified")).to_be_hidden()
+        await expect(page.get_by_text("No photos were classified")).to_be_hidden()
 
 
 async def test_live_counts_the_calls_of_a_cloud_node(browser: Browser, running: Running) -> None:
@@ -159,7 +159,7 @@ async def test_colours_follow_the_system_until_switched(browser: Browser, runnin
     dark = re.compile("body--dark")
     async with opened(browser, running.address, scheme="dark") as page:
         await expect(page.locator("body")).to_have_class(dark)
-        await page.get_by_role("button", name="colours: as the system").click()
+        await page.get_by_role("button", name="colours: follow the system").click()
         await expect(page.locator("body")).not_to_have_class(dark)
         await page.reload()
         await expect(page.get_by_role("button", name="colours: light")).to_be_visible()
@@ -185,4 +185,4 @@ async def test_a_node_out_of_reach_and_one_that_is_none_are_named(browser: Brows
                 for tab in TABS:
                     await show_tab(page, tab)
                     await expect(page.locator(".panel")).to_be_visible()
-                await expect(page.get_by_text("Nothing is known of this node's bundle yet.")).to_be_visible()
+                await expect(page.get_by_text("This node's bundle is not known yet.")).to_be_visible()

@@ -69,7 +69,7 @@ async def test_a_change_shows_what_the_node_says_and_a_refusal_changes_nothing()
         assert watch.policy.operating_point == "drop-1"
         await watch.set_theta(1, 0.25)
         assert watch.policy.thetas == (0.25,)
-        with pytest.raises(NodeError, match="no exit 2"):
+        with pytest.raises(NodeError, match="no longer has a θ for exit 2"):
             await watch.set_theta(2, 0.25)
 
 

@@ -87,7 +87,7 @@ class TestIdx:
             (b"\0\0\x08\x03\0\0", "fetch it again"),
             (gzip.compress(idx(pixels(10)))[:-9], "cannot be read"),
             (idx(pixels(9)), "9 train images, but 10 labels"),
-            (idx(np.zeros((10, 0, 4), np.uint8)), "no pixel"),
+            (idx(np.zeros((10, 0, 4), np.uint8)), "without pixels"),
         ],
     )
     def test_a_damaged_file_is_named(self, idx_files: Path, content: bytes, says: str) -> None:
@@ -242,5 +242,5 @@ class TestSplit:
         assert one.validation.sources != other.validation.sources
 
     def test_holding_out_everything_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="only 10; hold out fewer, as with --validation 2"):
+        with pytest.raises(ConfigError, match="only 10; hold out fewer, for example --validation 2"):
             split_train(self.images(10), Split(seed=0, validation=10))

@@ -133,13 +133,13 @@ def test_an_eec_that_costs_more_than_the_next_block_is_refused(tmp_path: Path) -
 
 
 def test_a_label_for_each_class(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="exit 1 tells 4 classes apart, but there are 2 labels"):
+    with pytest.raises(ConfigError, match="exit 1 has 4 classes, but there are 2 labels"):
         exported(tiny_network(), tmp_path / "b", labels=("ant", "bee"))
 
 
 @pytest.mark.parametrize("name", ["My-Model", "", "a b", "x" * 68])
 def test_a_name_that_no_bundle_can_have_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be named .* expected at most 67 of a-z"):
+    with pytest.raises(ConfigError, match=r"cannot be named .* expected at most 67 characters of a-z"):
         exported(tiny_network(), tmp_path / "b", name=name)
 
 

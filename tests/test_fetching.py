@@ -226,7 +226,7 @@ def test_cifar10_becomes_an_image_folder_without_a_loss(tmp_path: Path) -> None:
     ("files", "says"),
     [
         (cifar10_files()[:-1], "lacks data_batch_1.bin"),
-        ([(name, data[:-1]) for name, data in cifar10_files()], "no multiple of 3073"),
+        ([(name, data[:-1]) for name, data in cifar10_files()], "not a multiple of 3073"),
     ],
 )
 def test_an_archive_of_something_else_leaves_nothing_that_looks_complete(
@@ -242,7 +242,7 @@ def test_images_of_somebody_else_are_neither_mixed_with_cifar10_nor_taken_for_it
     for part in ("train", "test"):
         (tmp_path / part / "ant").mkdir(parents=True)
         result = offramp("data", "cifar10", "--out", tmp_path)
-        check_refused(result, f"{tmp_path}/", "is there, but is not CIFAR-10", "--out")
+        check_refused(result, f"{tmp_path}/", "exists, but is not CIFAR-10", "--out")
 
 
 def test_every_data_set_names_a_recipe_that_there_is_and_an_encrypted_address() -> None:

@@ -142,7 +142,7 @@ def test_the_joint_loss_is_the_weighted_sum_of_all_exits() -> None:
 
 
 def test_one_weight_for_each_exit() -> None:
-    with pytest.raises(ConfigError, match=r"weights for the exits \[1, 2\], logits of the exits \[1, 2, 3\]"):
+    with pytest.raises(ConfigError, match=r"weights are for exits \[1, 2\], logits for exits \[1, 2, 3\]"):
         joint_loss(dict.fromkeys((1, 2, 3), torch.randn(2, 4)), torch.tensor([0, 1]), {1: 1.0, 2: 1.0})
 
 

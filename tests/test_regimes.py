@@ -135,7 +135,7 @@ class TestRegimes:
 
     def test_an_external_teacher_needs_the_same_classes(self, backbone: Path, tmp_path: Path) -> None:
         run = run_of(stripes(), labels=("a", "b", "c"), regime="distill", teacher=str(backbone), frozen=False)
-        with pytest.raises(ConfigError, match="a teacher needs the same"):
+        with pytest.raises(ConfigError, match="choose a teacher with the same classes"):
             train(stripes(), run, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 

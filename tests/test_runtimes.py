@@ -271,7 +271,7 @@ def test_sizes_that_are_no_numbers_are_refused(text: str) -> None:
 
 def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps({"bundle": "b"}))
-    for file, says in (("p.json", "is no profile"), ("gone.json", "cannot be read")):
+    for file, says in (("p.json", "is not a profile"), ("gone.json", "cannot be read")):
         options = ["--data", str(SAMPLES), "--profile", str(tmp_path / file)]
         result = commands.offramp("calibrate", str(FASHION_BUNDLE), *options)
         assert result.exit_code == 2 and says in result.stderr

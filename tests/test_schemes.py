@@ -125,8 +125,8 @@ def test_a_scheme_gives_the_default_and_the_ladder_stays(asked: dict[str, Any], 
     ("asked", "says"),
     [
         ({"scheme": "luck"}, "expected search, gates, quantiles"),
-        ({"scheme": "gates", "max_cost": 0.5}, "takes --max-drop"),
-        ({"scheme": "quantiles"}, "needs --max-cost"),
+        ({"scheme": "gates", "max_cost": 0.5}, "give --max-drop"),
+        ({"scheme": "quantiles"}, "give one with --max-cost"),
     ],
 )
 def test_a_scheme_without_its_budget_is_refused(asked: dict[str, Any], says: str) -> None:
@@ -206,10 +206,10 @@ class TestBudgets:
     @pytest.mark.parametrize(
         ("asked", "says"),
         [
-            ({"max_ms": 1.0, "max_bytes": 1.0}, "--max-ms and --max-bytes exclude each other"),
+            ({"max_ms": 1.0, "max_bytes": 1.0}, "--max-ms and --max-bytes cannot be combined"),
             ({"max_ms": -1.0}, "--max-ms is -1"),
             ({"max_bytes": float("nan")}, "--max-bytes is nan"),
-            ({"max_ms": 1.0, "scheme": "gates"}, "--scheme gates knows no --max-ms"),
+            ({"max_ms": 1.0, "scheme": "gates"}, "--scheme gates cannot be combined with --max-ms"),
         ],
     )
     def test_a_budget_that_makes_no_sense_is_refused(self, asked: dict[str, Any], says: str) -> None:

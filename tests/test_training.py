@@ -127,7 +127,7 @@ def check_claimed(directory: Path, run: Run, *, resume: bool, says: str) -> None
 
 
 def test_a_run_is_not_begun_over_another(tmp_path: Path) -> None:
-    check_claimed(tmp_path, run_of(stripes()), resume=False, says="already holds a run")
+    check_claimed(tmp_path, run_of(stripes()), resume=False, says="already has a run")
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 2}, {"seed": 1}, {"exit_weights": (1.0, 2.0)}])
@@ -157,7 +157,7 @@ def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
     run = run_of(stripes())
     with (
         claimed(tmp_path, run, resume=False),
-        pytest.raises(ConfigError, match="another training is at work"),
+        pytest.raises(ConfigError, match="another training is using"),
         claimed(tmp_path, run_of(stripes(), seed=1), resume=False),
     ):
         pass

@@ -9,7 +9,7 @@ from offramp.authoring.networks.layers import pooled_linear
 
 
 def tiny_network(num_classes: int = 4) -> EarlyExitNetwork:
-    """Three blocks for 8 x 8 colour images, an EEC behind each."""
+    """Three blocks for 8 x 8 colour images, each with an EEC."""
     blocks = [
         nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
@@ -24,6 +24,6 @@ def _eec(channels: int, num_classes: int) -> nn.Sequential:
     eec = pooled_linear(channels, num_classes)
     linear = eec[-1]
     assert isinstance(linear, nn.Linear)
-    # Random weights are never sure of anything; larger ones spread the confidences out.
+    # With random weights the confidences are all low; larger weights spread them out.
     linear.weight.data *= 8
     return eec

@@ -1,1 +1,1 @@
-"""Every recipe trained, calibrated and evaluated by the product's own commands, beside the published figures."""
+"""Every recipe trained, calibrated and evaluated by the product's own commands, next to the published figures."""

@@ -1,8 +1,8 @@
-"""Train, calibrate and evaluate the recipes, and print them beside the published figures.
+"""Train, calibrate and evaluate the recipes, and print the results next to the published figures.
 
     python -m benchmarks.gallery --data data
 
-Trainings take hours on two cores; an interrupted gallery goes on where it stopped.
+Training takes hours on two cores; an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from offramp.errors import ConfigError
 
 
 class Gallery(Command):
-    """Hang the gallery: train, calibrate and evaluate what is missing, then show all.
+    """Train, calibrate and evaluate what is missing, then show everything.
 
     Example: python -m benchmarks.gallery --data data --only b-lenet-mnist
     """
 
-    data: Path = Field(description="directory that holds mnist/ and cifar10.zip")
+    data: Path = Field(description="directory with mnist/ and cifar10.zip")
     runs: Path = Field(default=Path("runs"), description="where training runs and evaluations go")
     bundles: Path = Field(
-        default=Path("runs/bundles"), description="where bundles go; those there are taken as they are"
+        default=Path("runs/bundles"), description="where bundles go; existing ones are used as they are"
     )
     only: str | None = Field(default=None, description="only these entries: name,name,…")
     models: Path | None = Field(
-        default=None, description="also make the bundles that ship, with a bottleneck, in this directory"
+        default=None, description="also make the bundles that ship, with and without a bottleneck, here"
     )
     page: Path | None = Field(default=None, description="also write the tables to this Markdown file")
 
@@ -51,8 +51,8 @@ class Gallery(Command):
             sheets = [sheet for sheet in (_networks(chosen, places), _families(chosen, places)) if sheet.rows]
         except subprocess.CalledProcessError as error:
             raise ConfigError(
-                f"`offramp {error.cmd[3]} …` ended with {error.returncode}; what it said is above, "
-                "run this again to go on"
+                f"`offramp {error.cmd[3]} …` exited with {error.returncode}; its output is above, "
+                "run this again to continue"
             ) from error
         left_out = [entry.name for entry in (*ENTRIES, *FAMILIES) if entry not in chosen]
         text = page_of(sheets, left_out=left_out)
@@ -79,7 +79,9 @@ def _chosen(only: str | None) -> Sequence[Entry]:
     names = only.split(",")
     unknown = sorted(set(names) - {entry.name for entry in entries})
     if unknown:
-        raise ConfigError(f"no entry '{unknown[0]}'; there are {', '.join(entry.name for entry in entries)}")
+        raise ConfigError(
+            f"no entry '{unknown[0]}'; choose from {', '.join(entry.name for entry in entries)}"
+        )
     return [entry for entry in entries if entry.name in names]
 
 

@@ -1,4 +1,4 @@
-"""What hangs in the gallery: how each network is made, and what it is held against."""
+"""The entries of the gallery: how each network is made, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One network. Names are those of its run and of its bundle.
+    """One network; its run and its bundle have the same name.
 
-    data: below the data directory. options: of `offramp train`. start: entry whose run it starts from.
+    data: path below the data directory. options: of `offramp train`. start: entry whose run it starts from.
     calibrate: options of `offramp calibrate`; none for a static network, which is exported without early exits.
     compress: options of `offramp compress` for the bundle that ships, if one does. narrow_drop: its --max-drop.
-    aggregates: whether the last exit of the bundle without a bottleneck does; behind one it always does.
-    points: operating points that the table shows; the default's if none. rival: entry with a static network.
+    aggregates: whether the last exit aggregates in the bundle without a bottleneck; with a bottleneck it always does.
+    points: operating points that the table shows; the default one if empty. rival: entry with a static network.
     published: what the literature reports.
     """
 
@@ -105,7 +105,7 @@ ENTRIES: tuple[Entry, ...] = (
     ),
 )
 
-# Trainings that others start from, never shown alone: the ResNets are trained twice, the second time from the first.
+# Runs that others start from, not shown themselves: the ResNets are trained twice, the second time from the first.
 FIRST: tuple[Entry, ...] = (
     Entry(
         name="resnet20-first",
@@ -121,8 +121,8 @@ FIRST: tuple[Entry, ...] = (
     ),
 )
 
-# The families of training on one network, without aggregation. `alexnet-joint` is what `b-alexnet-cifar10` above is,
-# trained once more: that run was made before runs kept their time.
+# The training regimes on one network, without aggregation. `alexnet-joint` repeats the training of `b-alexnet-cifar10`
+# above, whose run was made before runs recorded their time.
 FAMILIES: tuple[Entry, ...] = (
     Entry(name="alexnet-joint", recipe="b-alexnet-cifar10", data=_CIFAR),
     Entry(

@@ -1,4 +1,4 @@
-"""From an entry to its evaluations, by the commands a user would type; what is made already is kept."""
+"""Turns an entry into evaluations, with the commands a user would type; keeps what exists already."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Places:
 
 
 def make(entry: Entry, places: Places) -> None:
-    """Train, export and calibrate, as far as that is not done; an interrupted training goes on."""
+    """Train, export and calibrate, unless that is done already; an interrupted training continues."""
     bundle = places.bundle(entry)
     if entry.start:
         make(_named(entry.start), places)
@@ -55,7 +55,7 @@ def make(entry: Entry, places: Places) -> None:
 
 
 def ship(entry: Entry, places: Places, models: Path) -> None:
-    """Leave the bundles that ship in `models`, unless they are there: an entry's own, and one with a bottleneck."""
+    """Put the bundles that ship into `models`, unless they exist: an entry's own, and one with a bottleneck."""
     data, wide = str(places.data / entry.data), str(places.run(entry))
     if entry.compress and not (models / entry.name).exists():
         copytree(places.bundle(entry), models / entry.name)
@@ -93,6 +93,5 @@ def _named(name: str) -> Entry:
 def _offramp(*arguments: str) -> str:
     console.print(f"$ offramp {shlex.join(arguments)}", style="bold", highlight=False)
     command = [sys.executable, "-m", "offramp.cli", *arguments]
-    # A path in the bundle's provenance should be as a user would type it.
     output = subprocess.PIPE if arguments[0] == "evaluate" else None
     return subprocess.run(command, check=True, stdout=output, text=True).stdout or ""

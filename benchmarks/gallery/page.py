@@ -1,4 +1,4 @@
-"""The gallery as tables, in Markdown: a terminal shows them, and so does a page."""
+"""The gallery as Markdown tables, for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Report = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table before it has a form."""
+    """A table, before it is formatted."""
 
     title: str
     columns: tuple[str, ...]
@@ -31,14 +31,15 @@ def page_of(sheets: Sequence[Sheet], *, left_out: Sequence[str]) -> str:
         "# Gallery\n\n"
         "Made by `python -m benchmarks.gallery --data DIR --page FILE`: seed 0, thresholds from held-out training\n"
         "samples, figures from the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image at a\n"
-        "time, ONNX Runtime, one thread; the ratios travel, the times do not. p: McNemar, exact, two-sided.\n\n"
+        "time, ONNX Runtime, one thread; ratios carry over to other machines, times do not. p: McNemar, exact,\n"
+        "two-sided.\n\n"
     )
     missing = f"\nNot trained yet: {', '.join(left_out)}.\n" if left_out else ""
     return intro + "\n".join(sheet.as_markdown() for sheet in sheets) + missing
 
 
 def networks_sheet(found: Sequence[tuple[Entry, Sequence[Report]]]) -> Sheet:
-    """One row for each operating point of each network, beside what the literature reports."""
+    """One row for each operating point of each network, next to what the literature reports."""
     rows = [_network_row(entry, report) for entry, reports in found for report in reports]
     columns = (
         "network",
@@ -48,14 +49,14 @@ def networks_sheet(found: Sequence[tuple[Entry, Sequence[Report]]]) -> Sheet:
         "MACs",
         "ms",
         "left at exit 1 / 2 / …",
-        "rival alone",
+        "rival",
         "published",
     )
     return Sheet("Networks", columns, rows)
 
 
 def families_sheet(found: Sequence[tuple[Entry, Report, float | None]]) -> Sheet:
-    """One row for each way of training the same network: seconds are those of its own training."""
+    """One row for each way of training the same network; the time is that of its own training alone."""
     rows = [
         (
             entry.name,
@@ -67,8 +68,8 @@ def families_sheet(found: Sequence[tuple[Entry, Report, float | None]]) -> Sheet
         )
         for entry, report, seconds in found
     ]
-    columns = ("trained", "accuracy per exit", "at drop-0.5", "MACs", "training time", "on top of")
-    return Sheet("Families of training, on B-AlexNet", columns, rows)
+    columns = ("run", "accuracy per exit", "accuracy at drop-0.5", "MACs", "training time", "started from")
+    return Sheet("Training regimes, on B-AlexNet", columns, rows)
 
 
 def _network_row(entry: Entry, report: Report) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Recipes that only the gallery trains by."""
+"""Recipes that only the gallery uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from offramp.authoring.networks.recipes import RECIPES, Augmentation
 
-# The first of B-ResNet-56's two trainings, made before its recipe left blanked squares out.
+# For the first of B-ResNet-56's two trainings, from before its recipe dropped blanked squares.
 B_RESNET56_BLANKED = replace(
     RECIPES["b-resnet56-cifar10"],
     epochs=40,

@@ -1,1 +1,1 @@
-"""What more replicas of the cloud node bring, and what a proxy before them costs."""
+"""What more replicas of the cloud node gain, and what a proxy in front of them costs."""

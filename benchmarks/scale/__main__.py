@@ -2,9 +2,9 @@
 
     python -m benchmarks.scale models/b-lenet-fashion --photos samples/fashion-mnist --ray /path/to/ray/bin/python
 
-Every turn starts its way from nothing and ends it, so that nothing else runs; ways take turns, round after round, and
-the medians are compared. Clients, proxies and replicas share this machine's cores: where those are all busy, a second
-replica can bring nothing, and a proxy costs what it computes. Hence the CPU time of each part beside the rates.
+Each turn starts one way and stops it afterwards, so that nothing else runs. The ways take turns, round after round, and
+the medians are compared. Clients, proxies and replicas share this machine's cores. When all cores are busy, a second
+replica gains nothing, and a proxy costs the time it computes. So the table shows the CPU time of each part as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PARTS = ("replicas", "proxy", "clients")
 
 @dataclass
 class Found:
-    """What a way's turns found: calls per second, and CPU microseconds per call of each part."""
+    """The results of one way: calls per second, and CPU microseconds per call of each part."""
 
     per_second: list[float] = field(default_factory=list)
     cpu_us_per_call: dict[str, list[float]] = field(default_factory=dict)
@@ -51,14 +51,14 @@ class Scale(Command):
     """
 
     bundle: BundleArgument
-    photos: Path = Field(description="folder of photos; their features are what is sent")
-    replicas: int = Field(default=2, ge=2, description="how many, where there are several")
+    photos: Path = Field(description="folder of photos whose features are sent")
+    replicas: int = Field(default=2, ge=2, description="number of replicas, where there are several")
     rounds: int = Field(default=5, ge=1, description="turns of each way")
-    seconds: float = Field(default=5.0, ge=0.1, description="of each turn")
+    seconds: float = Field(default=5.0, ge=0.1, description="length of each turn")
     clients: int = Field(default=1, ge=1, description="client processes")
     channels: int = Field(default=4, ge=1, description="connections of each client")
-    in_flight: int = Field(default=4, ge=1, description="calls under way on each connection")
-    ray: Path | None = Field(default=None, description="Python that has Ray Serve, if not this one")
+    in_flight: int = Field(default=4, ge=1, description="calls in flight on each connection")
+    ray: Path | None = Field(default=None, description="Python interpreter with Ray Serve, if not this one")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
 
     def execute(self) -> None:
@@ -67,7 +67,7 @@ class Scale(Command):
         python = str(self.ray) if self.ray else sys.executable
         if self.ray and not has_ray(python):
             raise ConfigError(f"{self.ray} cannot import ray.serve; pip install 'offramp[ray]' there")
-        # What is multiplied is a replica of one worker, as deploy/ray/offramp.yaml has it.
+        # Each replica has one worker, as in deploy/ray/offramp.yaml.
         os.environ.setdefault("CLOUD_WORKERS", "1")
         ways = ways_for(self.bundle, replicas=self.replicas, ray_python=python if has_ray(python) else None)
         with _clients(self.bundle, self.photos, self.clients, self.channels, self.in_flight) as asking:
@@ -107,7 +107,7 @@ def _take_turn(asking: Sequence[subprocess.Popen[str]], target: str, seconds: fl
         client.stdin.flush()
     turns = [Turn(**json.loads(_line(client))) for client in asking]
     if wrong := sum(turn.wrong for turn in turns):
-        raise ConfigError(f"{wrong} calls to {target} failed or were answered otherwise than here; see above")
+        raise ConfigError(f"{wrong} calls to {target} failed or got a wrong answer; see above")
     return Turn(sum(turn.calls for turn in turns), sum(turn.calls_in_all for turn in turns))
 
 
@@ -121,9 +121,9 @@ def _clients(
         started = []
         for _ in range(count):
             client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            started.append(stack.enter_context(client))  # closes its input, which ends it
+            started.append(stack.enter_context(client))  # closing its input ends it
         for client in started:
-            _line(client)  # how many photos it sends; none of them before
+            _line(client)  # once it is ready, it prints how many calls it has to send
         yield started
 
 
@@ -131,7 +131,7 @@ def _line(client: subprocess.Popen[str]) -> str:
     assert client.stdout is not None
     if line := client.stdout.readline():
         return line
-    raise ConfigError("a client ended; what it said is above")
+    raise ConfigError("a client ended; its output is above")
 
 
 def _used_s(processes: Sequence[subprocess.Popen[str]]) -> float:
@@ -143,11 +143,11 @@ def _table(found: Mapping[str, Found], shape: str) -> Table:
     base = median(found["1 replica"].per_second)
     table = Table(
         title=shape,
-        caption="CPU µs are per call, of each part; Ray's proxy is all of Ray but its replicas.\n"
-        "All of them share this machine's cores: with too few, more replicas bring nothing.",
+        caption="CPU µs are per call and part; Ray's proxy is all of Ray except its replicas.\n"
+        "All parts share this machine's cores; with too few cores, more replicas gain nothing.",
     )
     table.add_column("cloud tier")
-    for column in ("calls/s", "against 1", *(f"{part} µs" for part in _PARTS)):
+    for column in ("calls/s", "relative to 1", *(f"{part} µs" for part in _PARTS)):
         table.add_column(column, justify="right")
     for name, each in found.items():
         rate = median(each.per_second)

@@ -1,7 +1,7 @@
-"""Asks a cloud node as fast as it answers; a process of its own, so that its work is counted by itself.
+"""Asks a cloud node as fast as it answers, in a process of its own, so that its CPU time is counted separately.
 
-Turns come in as lines of JSON, `{"target": …, "seconds": …}`, and each is answered with a line of what was found. The
-calls are those an edge would make: features of real photos that no edge exit was sure of, one sample each.
+It reads turns as lines of JSON, `{"target": …, "seconds": …}`, and answers each with a line of results. The calls are
+those that an edge would make: features of real photos that no exit of the edge was confident about, one sample each.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class Call:
-    """One call, written out, and the probabilities its answer must carry."""
+    """One call in its encoded form, and the probabilities that its answer must have."""
 
     request: bytes
     probabilities: bytes
@@ -47,7 +47,7 @@ class Call:
 
 @dataclass
 class Turn:
-    """Calls answered in the measured time and in all, and those with an error or other probabilities."""
+    """How many calls were answered in the measured time and in all, and how many failed or had other probabilities."""
 
     calls: int = 0
     calls_in_all: int = 0
@@ -55,10 +55,10 @@ class Turn:
 
 
 def real_calls(bundle: Bundle, photos: Path) -> list[Call]:
-    """What an edge at the bundle's default operating point would send of these photos.
+    """The calls that an edge at the bundle's default operating point would make for these photos.
 
     Raises:
-        ConfigError: its exits are sure of every photo.
+        ConfigError: its exits are confident about every photo.
     """
     manifest = bundle.manifest
     point = manifest.operating_point
@@ -83,7 +83,7 @@ def real_calls(bundle: Bundle, photos: Path) -> list[Call]:
         )
         calls.append(Call(request.SerializeToString(), probabilities_to_bytes(answer.probabilities)))
     if not calls:
-        raise ConfigError(f"exits of '{manifest.bundle_id}' are sure of every photo in {photos}; give others")
+        raise ConfigError(f"'{manifest.bundle_id}' is confident about every photo in {photos}; give others")
     return calls
 
 
@@ -94,7 +94,7 @@ def _pixels(bundle: Bundle, photos: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 async def take_turn(target: str, calls: list[Call], *, seconds: float, channels: int, in_flight: int) -> Turn:
-    """Ask `target` for so long, with `in_flight` calls under way on each of `channels` connections."""
+    """Ask `target` for `seconds`, with `in_flight` calls in flight on each of `channels` connections."""
     turn = Turn()
     begin = time.monotonic() + _WARM_UP_S
     source = itertools.cycle(calls)
@@ -128,15 +128,15 @@ async def _serve(calls: list[Call], channels: int, in_flight: int) -> None:
 
 
 class Client(Command):
-    """Take turns at asking a cloud node until standard input ends."""
+    """Ask a cloud node, turn by turn, until standard input ends."""
 
     bundle: BundleArgument
-    photos: Path = Field(description="folder of photos; their features are what is sent")
+    photos: Path = Field(description="folder of photos whose features are sent")
     channels: int = Field(ge=1, description="connections")
-    in_flight: int = Field(ge=1, description="calls under way on each connection")
+    in_flight: int = Field(ge=1, description="calls in flight on each connection")
 
     def execute(self) -> None:
-        """Say how many calls there are to send, then take turns."""
+        """Print how many calls there are to send, then take turns."""
         calls = real_calls(load_bundle(self.bundle), self.photos)
         print(len(calls), flush=True)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

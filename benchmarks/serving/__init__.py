@@ -1,1 +1,1 @@
-"""Offramp against the servers a user would pick instead, serving the plain backbone."""
+"""Compares Offramp with the servers that a user would pick instead, which serve the plain backbone."""

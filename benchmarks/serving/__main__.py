@@ -1,4 +1,4 @@
-"""Offramp against other servers: `python -m benchmarks.serving`."""
+"""Compares Offramp with other servers: `python -m benchmarks.serving`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BUNDLES = (Path("models/b-alexnet-cifar10"), Path("models/b-resnet56-cifar10"))
 
 
 class Serving(Command):
-    """Hold Offramp against servers of the plain backbone, in one run; needs wrk and the extras train and dev.
+    """Compare Offramp with servers of the plain backbone, in one run; needs wrk and the extras train and dev.
 
     Example: python -m benchmarks.serving models/b-alexnet-cifar10 --photos data/cifar10.zip --quick
     """
@@ -40,15 +40,15 @@ class Serving(Command):
     )
     max_drop: float = Field(
         default=0.5,
-        description="serve the cheapest point at most so many points below the plain backbone, on validation",
+        description="serve the cheapest point at most this many points below the plain backbone, on validation",
     )
     point: str | None = Field(default=None, description="serve this point instead")
-    rounds: int = Field(default=5, ge=1, description="how often each server has its turn")
-    seconds: float = Field(default=3.0, ge=1, description="of each turn")
+    rounds: int = Field(default=5, ge=1, description="turns of each server")
+    seconds: float = Field(default=3.0, ge=1, description="length of each turn")
     clients: str = Field(default="1,4,16,64", description="numbers of clients")
-    only: str | None = Field(default=None, description="rivals to ask, by a part of their names, a,b")
+    only: str | None = Field(default=None, description="only rivals with one of these in their names, a,b")
     environments: Path = Field(
-        default=Path("~/.cache/offramp/rivals"), description="where rivals are installed, once"
+        default=Path("~/.cache/offramp/rivals"), description="where rivals are installed on first use"
     )
     edge_args: str = Field(default="--processes 2", description="options of the edge node")
     cloud_args: str | None = Field(
@@ -56,7 +56,7 @@ class Serving(Command):
     )
     quick: bool = Field(default=False, description="one round, 1 and 16 clients, FastAPI only")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
-    page: Path | None = Field(default=None, description="also write this Markdown file, and plots beside it")
+    page: Path | None = Field(default=None, description="also write this Markdown file, and plots next to it")
 
     def execute(self) -> None:
         """Compare on every bundle, then print the page or its figures."""
@@ -95,7 +95,9 @@ class Serving(Command):
 def _rivals(wanted: str | None) -> Sequence[Rival]:
     chosen = [each for each in RIVALS if not wanted or any(part in each.name for part in wanted.split(","))]
     if not chosen:
-        raise ConfigError(f"no rival matches '{wanted}'; there are {', '.join(each.name for each in RIVALS)}")
+        raise ConfigError(
+            f"no rival matches '{wanted}'; choose from {', '.join(each.name for each in RIVALS)}"
+        )
     return chosen
 
 
@@ -115,7 +117,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     except ValueError:
         found = ()
     if not found or found[0] < 1:
-        raise ConfigError(f"--clients is '{text}'; write numbers from 1 up, as in 1,16")
+        raise ConfigError(f"--clients is '{text}'; give numbers of 1 or more, such as 1,16")
     return found
 
 

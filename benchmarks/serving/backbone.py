@@ -11,12 +11,12 @@ from offramp.bundle import Bundle
 
 
 def backbone_of(bundle: Bundle) -> onnx.ModelProto:
-    """Join the blocks; input: block 1's pixels, outputs: the last exit's `probabilities` and `confidence`."""
+    """Join the blocks. Input: block 1's pixels. Outputs: the last exit's `probabilities` and `confidence`."""
     whole: onnx.ModelProto | None = None
     for block in bundle.manifest.blocks:
         model = onnx.load_from_string(bundle.graphs[block.number])
         outputs = ["feature"] if block.feature else ["probabilities", "confidence"]
-        # Cut out what leads to these outputs: what only an early exit needs goes with it.
+        # Keep only what these outputs need, without the early exits.
         part = utils.Extractor(model).extract_model([model.graph.input[0].name], outputs)
         if whole is None:
             whole = compose.add_prefix(part, "block1_")
@@ -32,12 +32,12 @@ def backbone_of(bundle: Bundle) -> onnx.ModelProto:
 
 
 def write_backbone(bundle: Bundle, path: Path) -> None:
-    """Write it to a file."""
+    """Write the backbone to a file."""
     path.write_bytes(backbone_of(bundle).SerializeToString())
 
 
 def _drop_single_pools(graph: onnx.GraphProto) -> None:
-    """Take out what only helps blocks that are graphs of their own: pools over single values."""
+    """Remove 1 x 1 pools, which only help blocks that are graphs of their own."""
     for node in [node for node in graph.node if node.op_type == "MaxPool"]:
         if all(
             attribute.ints[:] == [1, 1] for attribute in node.attribute if attribute.name == "kernel_shape"

@@ -19,7 +19,7 @@ from offramp.engine.tier import Tier
 def bare_per_second(
     bundle: Bundle, thetas: Sequence[float], photos: Sequence[bytes], *, rounds: int
 ) -> float:
-    """Photos a second that one core can answer: the median of some rounds over all of them."""
+    """Photos a second that one core can answer: the median of `rounds` passes over all of them."""
     tier = _tier(bundle)
     spent = []
     for _ in range(rounds):
@@ -31,7 +31,7 @@ def bare_per_second(
 
 
 def non_exiting_ratio(bundle: Bundle, photos: Sequence[bytes], *, rounds: int) -> float:
-    """What a sample that passes every exit takes, against the plain backbone in one piece: a ratio of medians."""
+    """Time of a sample that passes every exit, relative to the plain backbone in one piece: a ratio of medians."""
     manifest = bundle.manifest
     tier = _tier(bundle)
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Which operating point is served, and how accurate it and the rivals' backbone are."""
+"""Chooses the operating point to serve, and measures its accuracy and that of the rivals' backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Chosen:
-    """A point of a bundle, and shares of the test images that are answered right, if there are any with classes.
+    """A point of a bundle, and accuracies on the test images, 0 to 1, if there are any with classes.
 
     drop: percentage points that the point is below the plain backbone, on validation samples.
     """
@@ -32,18 +32,18 @@ class Chosen:
 
 
 def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = None) -> Chosen:
-    """The point of that name, or the one that costs least and is at most `max_drop` points below the plain backbone.
+    """The point of that name, or the cheapest one that is at most `max_drop` points below the plain backbone.
 
-    The backbone is what the rivals serve: where a bundle aggregates, it is less accurate than the bundle's own 'full'.
+    The rivals serve the plain backbone. If a bundle aggregates, the backbone is less accurate than the bundle's 'full'.
 
     Args:
         bundle: calibrated.
-        data: the data it was trained on; photos alone do for a bundle that does not aggregate.
+        data: the data it was trained on; photos alone are enough for a bundle that does not aggregate.
         max_drop: in percentage points, on validation samples.
-        name: of a point, where the choice is made already.
+        name: of a point, if it is chosen already.
 
     Raises:
-        ConfigError: the bundle is not calibrated, has no such point, or aggregates and the data are photos alone.
+        ConfigError: the bundle is not calibrated, has no such point, or aggregates and there are only photos.
     """
     measured = {p.name: p.measured for p in bundle.manifest.operating_points if p.measured}
     if "full" not in measured:
@@ -71,7 +71,7 @@ def _validation(bundle: Bundle, data: Path) -> LabelledImages:
         return held_out(bundle.manifest, data, bundle.directory)
     except DataError as error:
         raise ConfigError(
-            f"{bundle.directory} aggregates, so its points have to be held against its backbone on held-out samples: "
+            f"{bundle.directory} aggregates, so its points must be compared with its backbone on held-out samples: "
             f"{error}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Load from wrk: so many clients, each with one request under way, photos in random order."""
+"""Load from wrk: some clients, each with one request in flight, that send photos in random order."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ done = function(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
-# Each connection waits between its requests, evenly between nothing and twice the pause: together they ask so many
-# times a second, whether they are answered or refused.
+# Each connection pauses between its requests for a random time, up to twice the mean. So together they keep to a rate,
+# whether requests are answered or refused.
 _PACED = """
 delay = function() return math.random() * 2 * %g end
 done = function(summary) print(string.format("ASKED %%f", summary.requests / summary.duration * 1e6)) end
@@ -44,7 +44,7 @@ _TURN = re.compile(r"^TURN (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Turn:
-    """What one server did for some seconds; latencies in milliseconds."""
+    """The results of one server over some seconds; latencies in milliseconds."""
 
     requests: int
     per_second: float
@@ -60,21 +60,21 @@ def write_script(path: Path, photos: Path) -> None:
         ConfigError: wrk is missing.
     """
     if shutil.which("wrk") is None:
-        raise ConfigError("wrk is missing; install it, as in apt-get install wrk")
+        raise ConfigError("wrk is missing; install it, for example with apt-get install wrk")
     path.write_text(_SCRIPT % photos.resolve(), encoding="utf-8")
 
 
 def write_paced_script(path: Path, photos: Path, *, pause_ms: float) -> None:
-    """Write a script whose connections pause so many milliseconds between requests, on average."""
+    """Write a script whose connections pause `pause_ms` milliseconds between requests, on average."""
     write_script(path, photos)
     path.write_text(path.read_text(encoding="utf-8") + _PACED % pause_ms, encoding="utf-8")
 
 
 def turn(url: str, script: Path, *, clients: int, seconds: float, form: bool = False) -> Turn:
-    """Ask for some seconds; the photo is the body, or a form's field.
+    """Ask for some seconds; the photo is the body or a form field.
 
     Raises:
-        ConfigError: a request failed: a figure with failures in it would be worth nothing.
+        ConfigError: a request failed, so the figures would be worthless.
     """
     base = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}{urlsplit(url).path}"
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", "-s", str(script), base]
@@ -91,8 +91,8 @@ def read_turn(said: str, url: str) -> Turn:
     """
     found = _TURN.search(said)
     if not found:
-        raise ConfigError(f"wrk said nothing of {url}: {said.strip()[-300:]}")
+        raise ConfigError(f"wrk printed no figures for {url}: {said.strip()[-300:]}")
     requests, duration_us, p50, p90, p99, faults = (int(text) for text in found.groups())
     if faults:
-        raise ConfigError(f"{faults} of {requests} requests to {url} failed; its figures are worth nothing")
+        raise ConfigError(f"{faults} of {requests} requests to {url} failed, so its figures are worthless")
     return Turn(requests, requests / duration_us * 1e6, p50 / 1000, p90 / 1000, p99 / 1000)

@@ -1,4 +1,4 @@
-"""One bundle against all rivals: servers in turn, round after round, the order turned round each time."""
+"""Measures one bundle and all rivals: servers take turns, round after round, in alternating order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Seen(Record):
 
 
 class Measured(Record):
-    """All of one server; `failed` says why it has no turns."""
+    """All turns of one server; `failed` says why it has none."""
 
     turns: tuple[Seen, ...] = ()
     start_s: tuple[float, ...] = ()
@@ -47,11 +47,11 @@ class Measured(Record):
     failed: str | None = None
 
     def median(self, clients: int, field: str) -> float:
-        """The median of one figure over all turns with so many clients."""
+        """The median of one figure over all turns with this many clients."""
         return float(median(getattr(seen, field) for seen in self.turns if seen.clients == clients))
 
     def cpu_us(self, clients: int, part: str | None = None) -> float:
-        """Processor time for a request, of one process or all."""
+        """Processor time for a request, of one process or of all."""
         return median(
             seen.cpu_us[part] if part else sum(seen.cpu_us.values())
             for seen in self.turns
@@ -60,24 +60,24 @@ class Measured(Record):
 
 
 class Comparison(Record):
-    """One bundle's figures. Ratios are Offramp's to the best rival's."""
+    """The figures of one bundle. Ratios are of Offramp to the best rival."""
 
     bundle: str
     point: str
     accuracy_drop: float = Field(description="points below the plain backbone, on validation samples")
     test_accuracy: float | None = Field(default=None, description="of the point, 0 to 1")
     test_accuracy_of_backbone: float | None = Field(
-        default=None, description="of what the rivals serve, 0 to 1"
+        default=None, description="of the backbone that the rivals serve, 0 to 1"
     )
     servers: dict[str, Measured]
-    bare_per_second: float = Field(description="of one core, no server")
+    bare_per_second: float = Field(description="photos a second on one core, without a server")
     non_exiting_ratio: float = Field(
         description="time of a sample that passes every exit / the plain backbone"
     )
 
     @property
     def rivals(self) -> dict[str, Measured]:
-        """All that ran, without Offramp."""
+        """All servers that ran, except Offramp."""
         return {
             name: each for name, each in self.servers.items() if each.turns and name not in (OFFRAMP, ALONE)
         }
@@ -87,7 +87,7 @@ class Comparison(Record):
         return max(self.rivals, key=lambda name: self.rivals[name].median(clients, "per_second"))
 
     def ratios(self, few: int, many: int) -> dict[str, float]:
-        """The figures that the project is held to."""
+        """The figures that the project is judged by."""
         own, best = self.servers[OFFRAMP], self.rivals[self.best(many)]
         soonest = min(each.median(few, "p50_ms") for each in self.rivals.values())
         return {
@@ -102,7 +102,7 @@ class Comparison(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured."""
+    """What to measure, and for how long."""
 
     clients: Sequence[int]
     rounds: int
@@ -180,7 +180,7 @@ def _starting(each: Rival, environments: Path, spec: Path, photo: bytes) -> _Con
 def _one(context: _Context, script: Path, plan: Plan) -> Measured:
     try:
         with context() as server:
-            # The first second is for caches and for what is compiled on first use.
+            # The first second fills caches and compiles what is compiled on first use.
             turn(server.url, script, clients=max(plan.clients), seconds=1, form=server.takes_form)
             seen = tuple(_turn(server, script, clients, plan.seconds) for clients in plan.clients)
             memory = {name: tree.memory_bytes() for name, tree in server.trees.items()}

@@ -1,10 +1,10 @@
-"""Twice what a node can do, for a minute, and clients that misbehave meanwhile.
+"""Ask for twice what a node can handle, for a minute, while other clients misbehave.
 
     python -m benchmarks.serving.overload models/b-alexnet-cifar10 --photos data/cifar10.zip
 
-wrk finds what is sustainable, then asks for twice that over many connections, each pausing between its requests. A
-prober of ours asks 50 times a second beside it and times every answer by its status. Clients that send half a body and
-stall, or leave in the middle of one, come and go. Afterwards the node is asked as before.
+wrk finds the sustainable load, then asks for twice that over many connections, which pause between their requests. At
+the same time a prober of ours asks 50 times a second and times the answers by status. Other clients send half a body
+and then stall or disconnect. Afterwards wrk measures again what the node can sustain.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from offramp.cli.options import BundleArgument
 from offramp.cli.progress import progress
 from offramp.command import Command, run_command
 
-_CLIENTS = 16  # of the load that is sustainable
-_CONNECTIONS = 1024  # of the load that is not
+_CLIENTS = 16  # of the sustainable load
+_CONNECTIONS = 1024  # of the overload
 _PROBES_PER_S = 50
 _BAD_CLIENTS = 20  # of each kind, at a time
 
 
 @dataclass(frozen=True)
 class State:
-    """What the edge node holds."""
+    """The resources that the edge node holds."""
 
     memory_mb: float
     files: int
@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Overload:
-    """What was found; latencies in milliseconds."""
+    """The results; latencies in milliseconds."""
 
     sustainable_per_s: float
     asked_per_s: float
@@ -75,7 +75,7 @@ class Overload:
 
 
 class TooMuch(Command):
-    """Ask for more than a node can do; needs wrk and the extras train and dev.
+    """Ask for more than a node can handle; needs wrk and the extras train and dev.
 
     Example: python -m benchmarks.serving.overload models/b-alexnet-cifar10 --photos data/cifar10.zip
     """
@@ -85,12 +85,12 @@ class TooMuch(Command):
         default=Path("data/cifar10.zip"),
         description="folder of JPEG photos to send, or a zip with a folder test/",
     )
-    seconds: int = Field(default=60, ge=2, description="of too much load")
-    times: float = Field(default=2.0, ge=1, description="how much more than what is sustainable")
+    seconds: int = Field(default=60, ge=2, description="length of the overload")
+    times: float = Field(default=2.0, ge=1, description="overload, as a multiple of the sustainable load")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
 
     def execute(self) -> None:
-        """Start both nodes, ask for too much, and show what came of it."""
+        """Start both nodes, overload them, and show the results."""
         loaded = load_bundle(self.bundle)
         point = choose(loaded, self.photos, max_drop=0.5).point
         with folder_of(self.photos) as folder, TemporaryDirectory() as scratch:
@@ -118,7 +118,7 @@ def _overload(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
         probes, peak = asyncio.run(_probe(server, photo, seconds))
         said = load.communicate()[0]
-    # Half-sent bodies time out by themselves; here their clients have closed them.
+    # Give the edge time to notice that the clients with half-sent bodies have disconnected.
     time.sleep(2)
     after_per_s = turn(server.url, steady, clients=_CLIENTS, seconds=5).per_second
     by_status = {status: [p.ms for p in probes if p.status == status] for status in (200, 503)}
@@ -175,7 +175,7 @@ async def _probe(server: Server, photo: bytes, seconds: int) -> tuple[list[_Prob
                 status, retry_after = 0, False
             found.append(_Probe(status, (time.perf_counter() - begun) * 1000, retry_after))
 
-        with progress("seconds of too much load", seconds) as advance:
+        with progress("seconds of overload", seconds) as advance:
             async with asyncio.TaskGroup() as asking:
                 for second in range(seconds):
                     bad = asking.create_task(_misbehave(server.url, photo))
@@ -190,7 +190,7 @@ async def _probe(server: Server, photo: bytes, seconds: int) -> tuple[list[_Prob
 
 
 async def _misbehave(url: str, photo: bytes) -> None:
-    """Half of a body, then a stall, from some clients; half of one, then gone, from others."""
+    """Send half a body from each client; half of the clients then stall, the others disconnect."""
     parts = urlsplit(url)
     head = (
         f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-length: {len(photo)}\r\n\r\n".encode()
@@ -209,7 +209,9 @@ async def _misbehave(url: str, photo: bytes) -> None:
 
 
 def _show(found: Overload, times: float, seconds: int) -> None:
-    table = Table("what", "", title=f"{times:g} times the sustainable load for {seconds} s, seen by a prober")
+    table = Table(
+        "figure", "", title=f"{times:g} times the sustainable load for {seconds} s, seen by a prober"
+    )
     total = found.answered + found.refused + found.other
     rows = [
         ("sustainable / asked for", f"{found.sustainable_per_s:.0f} / {found.asked_per_s:.0f} a second"),

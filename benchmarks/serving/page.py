@@ -13,31 +13,32 @@ from benchmarks.gallery.page import Sheet
 from benchmarks.serving.measuring import Comparison, Measured, Plan
 
 _MEANS = {
-    "throughput_ratio": "requests a second, against the best rival",
-    "latency_ratio": "median latency, against the soonest rival",
-    "edge_cpu_ratio": "processor time of the edge for a request, against the best rival's",
-    "cpu_ratio": "processor time of edge and cloud, against the best rival's",
-    "limit_share": "edge node alone on one core, against a bare loop on one core",
-    "non_exiting_ratio": "a sample that passes every exit, against the plain backbone in one piece",
+    "throughput_ratio": "requests a second, relative to the best rival",
+    "latency_ratio": "median latency, relative to the fastest rival",
+    "edge_cpu_ratio": "CPU time per request of the edge, relative to the best rival",
+    "cpu_ratio": "CPU time per request of edge and cloud, relative to the best rival",
+    "limit_share": "requests a second of the edge alone on one core, relative to a bare loop on one core",
+    "non_exiting_ratio": "time of a sample that passes every exit, relative to the plain backbone in one piece",
 }
 
 
 def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
-    """All of it under one heading."""
+    """All results under one heading."""
     intro = (
         "# Serving\n\n"
         "Made by `python -m benchmarks.serving`. Every rival serves the plain backbone of the same bundle: JPEG in, "
         "JSON out, Pillow and ONNX Runtime with one thread, in an environment of its own. Offramp serves "
         f"the early-exit network as edge ({' '.join(plan.edge) or 'no options'}) and cloud "
         f"({' '.join(plan.cloud) or 'no options'}) "
-        "on the same machine. wrk sends the test photos in random order and shares the cores with what it measures; "
-        f"medians of {plan.rounds} rounds of {plan.seconds:g} s, servers in turn.\n\n{machine()}\n\n"
+        "on the same machine. wrk sends the test photos in random order and shares the cores with the servers it "
+        f"measures. Figures are medians of {plan.rounds} rounds of {plan.seconds:g} s; the servers take turns."
+        f"\n\n{machine()}\n\n"
     )
     return intro + "\n".join(_section(each, plan) for each in comparisons)
 
 
 def machine() -> str:
-    """What it ran on."""
+    """The machine and the versions that it ran on."""
     model = next(
         (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")),
         platform.processor(),
@@ -60,14 +61,14 @@ def _section(found: Comparison, plan: Plan) -> str:
     rows.append(("best rival", found.best(many)))
     ratios = Sheet(
         f"{found.bundle} at {found.point}",
-        ("what", f"{many} clients; latency with {few}"),
+        ("figure", f"with {many} clients; latency with {few}"),
         rows,
     )
     columns = (
         "server",
         *(f"/s, {clients}" for clients in plan.clients),
         *(f"p50 / p99 ms, {clients}" for clients in plan.clients),
-        f"CPU µs a request, {many}",
+        f"CPU µs per request, {many}",
         "MB",
         "s to first answer",
     )
@@ -77,10 +78,10 @@ def _section(found: Comparison, plan: Plan) -> str:
 
 
 def _accuracy(found: Comparison) -> str:
-    text = f"On validation samples this point is {found.accuracy_drop:.2f} points below the plain backbone."
+    text = f"On validation samples, this point is {found.accuracy_drop:.2f} points below the plain backbone."
     if found.test_accuracy is not None and found.test_accuracy_of_backbone is not None:
         text += (
-            f" On the test images it answers {found.test_accuracy:.2%} right, the backbone "
+            f" On the test images its accuracy is {found.test_accuracy:.2%}, the backbone's "
             f"{found.test_accuracy_of_backbone:.2%}."
         )
     return text + "\n"
@@ -113,7 +114,7 @@ def _name(key: str) -> str:
 
 
 def plot_of(found: Comparison, path: Path) -> None:
-    """Requests a second and median latency over the number of clients."""
+    """Requests a second and median latency against the number of clients."""
     import matplotlib
 
     matplotlib.use("Agg")

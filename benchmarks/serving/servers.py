@@ -1,4 +1,4 @@
-"""Servers under test as process trees: started, asked until they answer, measured, ended."""
+"""Runs servers under test as process trees: starts them, waits for an answer, measures them, stops them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STOP_S = 10.0
 
 @dataclass(eq=False)
 class Tree:
-    """A process and all below it. Processor time of a child that has ended is kept."""
+    """A process and all its descendants. The processor time of a child still counts after it has ended."""
 
     process: psutil.Process
     _seen_s: dict[int, float] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Tree:
         return sum(self._seen_s.values())
 
     def memory_bytes(self) -> int:
-        """Resident memory, what processes share counted once each (PSS)."""
+        """Resident memory, with shared pages divided among the processes that share them (PSS)."""
         total = 0
         for each in self._all():
             try:
@@ -58,7 +58,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Server:
-    """Something that answers: its URL, its processes by name, and how long it took to its first answer."""
+    """A running server: its URL, its processes by name, and the seconds until its first answer."""
 
     name: str
     url: str
@@ -68,7 +68,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """A port that nothing listens on at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
         return port
@@ -87,7 +87,7 @@ def running(
     """Start a server's processes, one after the other, and wait for its first answer.
 
     Raises:
-        ConfigError: it does not answer; the last of what it said is quoted.
+        ConfigError: it does not answer; the message quotes its last line of output.
     """
     with tempfile.TemporaryFile() as log:
         started: dict[str, subprocess.Popen[bytes]] = {}
@@ -124,14 +124,14 @@ def _until_it_answers(
             pass
         time.sleep(0.02)
     said = os.pread(log, 1_000_000, 0).decode(errors="replace").strip().splitlines()
-    raise ConfigError(f"{name} did not answer at {url}: {said[-1] if said else 'it said nothing'}")
+    raise ConfigError(f"{name} did not answer at {url}: {said[-1] if said else 'it printed nothing'}")
 
 
 _HEADERS = {"headers": {"content-type": "image/jpeg"}}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # The whole session: some servers leave their workers behind.
+    # Stop the whole tree, because some servers leave their workers behind.
     with_children = [psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else []
     below = [child for parent in with_children for child in parent.children(recursive=True)]
     process.send_signal(signal.SIGTERM)
@@ -146,7 +146,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def rival(each: Rival, environments: Path, spec: Path, photo: bytes) -> Iterator[Server]:
-    """A rival in an environment of its own, which is made if it is not there.
+    """Run a rival in an environment of its own, which is made if it does not exist.
 
     Raises:
         ConfigError: it cannot be installed, or does not answer.
@@ -177,7 +177,7 @@ def _install(each: Rival, environment: Path) -> None:
 def offramp(
     bundle: Path, point: str, photo: bytes, *, edge: Sequence[str], cloud: Sequence[str] | None
 ) -> Iterator[Server]:
-    """Edge and cloud on this machine, at an operating point; the edge alone, with all blocks, if `cloud` is None.
+    """Run edge and cloud on this machine at an operating point, or the edge alone with all blocks if `cloud` is None.
 
     Raises:
         ConfigError: a node does not answer.

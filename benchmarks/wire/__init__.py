@@ -1,1 +1,1 @@
-"""What an offloaded sample costs in bytes, against sending the photo, and what it costs in accuracy."""
+"""What an offloaded sample costs in bytes and in accuracy, compared with sending the photo."""

@@ -1,8 +1,8 @@
-"""Bytes and accuracy of what is offloaded, against sending the photo.
+"""Bytes and accuracy of offloaded features, compared with sending the photo.
 
     python -m benchmarks.wire models/b-alexnet-cifar10 --wide runs/bundles/b-alexnet-cifar10 --data data/cifar10.zip
 
-The photo's rivals are the codecs a gateway has; each is charged with what it does to the accuracy of the full network.
+The photo is sent with the codecs that a gateway has; each is judged by the accuracy of the full network on its photos.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _ON_SOCKET = 300
 
 
 class Wire(Command):
-    """Rate and accuracy of the feature and of the photo, bytes on the socket, and what encoding takes.
+    """Compare bytes and accuracy of feature and photo; measure bytes on the socket and the cost of encoding.
 
     Example: python -m benchmarks.wire models/b-lenet-mnist --wide runs/bundles/b-lenet-mnist --data data/mnist
     """
 
     bundle: CliPositionalArg[Path] = Field(description="directory of a bundle with a bottleneck")
-    wide: Path = Field(description="directory of the bundle of the same network without one")
+    wide: Path = Field(description="directory of the same network's bundle without a bottleneck")
     data: Path = Field(description="their test data")
-    photos: int = Field(default=2000, ge=1, description="test photos that go through every codec")
+    photos: int = Field(default=2000, ge=1, description="test photos to send through every codec")
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
     page: Path | None = Field(
-        default=None, description="also write this Markdown file, and its plot beside it"
+        default=None, description="also write this Markdown file, and its plot next to it"
     )
 
     def execute(self) -> None:

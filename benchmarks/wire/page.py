@@ -33,14 +33,14 @@ class Findings:
 
 
 def page_of(found: Findings, data: str) -> str:
-    """Everything, in words and tables."""
+    """The findings, in words and tables."""
     return (
         f"# What {found.narrow.bundle.rpartition('-')[0]} sends\n\n"
         f"Made by `python -m benchmarks.wire`; test part of {data}.\n\n"
         f"## Photo or feature\n\n{_photo_or_feature(found)}\n\n"
         f"## Per request\n\n{_per_request(found.narrow, found.wide)}\n\n{_against_photos(found)}\n\n"
         f"## On the socket\n\n{_on_the_socket(found.socket)}\n\n"
-        f"## What encoding takes\n\n{_what_encoding_takes(found.coding)}\n"
+        f"## The cost of encoding\n\n{_cost_of_encoding(found.coding)}\n"
     )
 
 
@@ -52,18 +52,20 @@ def _photo_or_feature(found: Findings) -> str:
         for point in sorted(found.photos, key=lambda point: -point.bytes_mean)
     ]
     rows.append(("**our feature**", f"**{ours.payload_bytes_mean:.0f}**", f"**{ours.full_accuracy:.2%}**"))
-    table = "".join(f"| {' | '.join(row)} |\n" for row in (("sent", "bytes", "right"), ("---",) * 3, *rows))
+    table = "".join(
+        f"| {' | '.join(row)} |\n" for row in (("sent as", "bytes", "accuracy"), ("---",) * 3, *rows)
+    )
     better = [
         point.codec
         for point in found.photos
         if point.bytes_mean < ours.payload_bytes_mean and point.accuracy > ours.full_accuracy
     ]
     verdict = (
-        f"Fewer bytes and more right: {', '.join(better)}."
+        f"Fewer bytes and a higher accuracy: {', '.join(better)}."
         if better
-        else "No codec has both fewer bytes and more right."
+        else "No codec has both fewer bytes and a higher accuracy."
     )
-    return f"The full network, no early exit, on {found.few} test photos sent as:\n\n{table}\n{verdict}"
+    return f"Accuracy of the full network, without early exits, on {found.few} test photos:\n\n{table}\n{verdict}"
 
 
 def _per_request(narrow: Report, wide: Report) -> str:
@@ -71,11 +73,11 @@ def _per_request(narrow: Report, wide: Report) -> str:
     assert wide.payload_bytes_mean
     return (
         f"| | bottleneck, {narrow.operating_point} | float32, {wide.operating_point} |\n| --- | --- | --- |\n"
-        f"| right, exits in use | {narrow.accuracy:.2%} | {wide.accuracy:.2%} |\n"
-        f"| right, all to the last exit | {narrow.full_accuracy:.2%} | {wide.full_accuracy:.2%} |\n"
+        f"| accuracy with early exits | {narrow.accuracy:.2%} | {wide.accuracy:.2%} |\n"
+        f"| accuracy if all go to the last exit | {narrow.full_accuracy:.2%} | {wide.full_accuracy:.2%} |\n"
         f"| offloaded | {narrow.offload_rate:.1%} | {wide.offload_rate:.1%} |\n"
         f"| bytes of an offloaded feature | {narrow.payload_bytes_mean:.1f} | {wide.payload_bytes_mean:.0f} |\n"
-        f"| on the socket, framing included | {narrow.offload_bytes_mean:.1f} | {wide.offload_bytes_mean or 0:.0f} |\n"
+        f"| socket bytes, with framing | {narrow.offload_bytes_mean:.1f} | {wide.offload_bytes_mean or 0:.0f} |\n"
         f"| bytes per request | {narrow.request_bytes_mean:.1f} | {wide.request_bytes_mean or 0:.0f} |"
     )
 
@@ -87,24 +89,25 @@ def _against_photos(found: Findings) -> str:
         next(point.bytes_mean for point in found.photos if point.codec == codec) for codec in ("raw", _COMMON)
     )
     return (
-        f"Bytes per request: {raw / ours:.0f}× fewer than every photo raw ({raw:.0f}), "
-        f"{common / ours:.1f}× fewer than every photo as {_COMMON} ({common:.0f}), "
+        f"Bytes per request: {raw / ours:.0f}× fewer than sending every photo raw ({raw:.0f}), "
+        f"{common / ours:.1f}× fewer than sending every photo as {_COMMON} ({common:.0f}), "
         f"{_DDNN_BYTES / ours:.1f}× fewer than DDNN's {_DDNN_BYTES}."
     )
 
 
 def _on_the_socket(count: SocketCount) -> str:
     return (
-        f"{count.samples} photos, one by one, none left early: {count.up_bytes:.1f} bytes up each, "
-        f"accounted as {count.accounted_bytes:.1f} ({count.off_by:.1%} off); {count.down_bytes:.1f} down."
+        f"{count.samples} photos were sent one by one, and none left early. Each took {count.up_bytes:.1f} bytes up and "
+        f"{count.down_bytes:.1f} down. The edge counts {count.accounted_bytes:.1f} bytes up ({count.off_by:.1%} off)."
     )
 
 
-def _what_encoding_takes(coding: CodingTime) -> str:
+def _cost_of_encoding(coding: CodingTime) -> str:
     return (
-        f"Edge {coding.edge:.1f} µs; bottleneck {coding.narrowing:+.1f} µs before and {coding.widening:+.1f} µs behind "
-        f"the split; entropy coder {coding.encoding:.1f} µs there, {coding.decoding:.1f} µs back: together "
-        f"{coding.share:.1%} of the edge's computing. One thread, medians."
+        f"The edge computes for {coding.edge:.1f} µs. The bottleneck changes that by {coding.narrowing:+.1f} µs before "
+        f"and {coding.widening:+.1f} µs after the split. The entropy coder takes {coding.encoding:.1f} µs to encode and "
+        f"{coding.decoding:.1f} µs to decode. Together this is {coding.share:.1%} of the edge's computing. One thread, "
+        "medians."
     )
 
 

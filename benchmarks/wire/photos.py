@@ -21,7 +21,7 @@ _QUALITIES = (1, 5, 10, 20, 30, 50, 75, 90)
 
 @dataclass(frozen=True)
 class PhotoPoint:
-    """A codec at one quality: mean bytes of a photo, and how often the full network is right about what is left."""
+    """A codec at one quality: mean bytes of a photo, and the accuracy of the full network on the decoded photos."""
 
     codec: str
     bytes_mean: float
@@ -31,7 +31,7 @@ class PhotoPoint:
 def photo_points(
     bundle: Bundle, images: LabelledImages, classes_N: NDArray[np.int64], advance: Callable[[int], None]
 ) -> list[PhotoPoint]:
-    """Every photo through every codec, then through the full network, without any early exit."""
+    """Send every photo through every codec, then through the full network without early exits."""
     points = []
     for name, options in _CODECS.items():
         sizes, pixels = [], np.empty_like(images.pixels)

@@ -21,7 +21,7 @@ _SETTLE_S = 0.5
 
 @dataclass(frozen=True)
 class SocketCount:
-    """Bytes of one offloaded sample, sent on its own: on the socket, and as the edge accounts for them."""
+    """Bytes of one offloaded sample, sent on its own: on the socket, and as the edge counts them."""
 
     samples: int
     up_bytes: float
@@ -30,12 +30,12 @@ class SocketCount:
 
     @property
     def off_by(self) -> float:
-        """Share by which the accounting misses the socket."""
+        """How far the edge's count is off, as a share of the bytes on the socket."""
         return abs(self.accounted_bytes - self.up_bytes) / self.up_bytes
 
 
 def count_on_socket(bundle: Path, pixels: NDArray[np.uint8], num_exits: int) -> SocketCount:
-    """Send photos one by one, none of which may leave at an early exit."""
+    """Send photos one by one, with θ = 1 so that none leaves early."""
     common = [str(bundle), "--port", "0"]
     with (
         node_process("cloud_node", common, name="cloud", show=_silent) as cloud,

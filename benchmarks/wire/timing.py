@@ -1,4 +1,4 @@
-"""What encoding and decoding take, beside the edge's own computing, in one run."""
+"""How long encoding and decoding take, compared with the edge's own computing, in one run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _WARM_UP = 50
 class CodingTime:
     """Median microseconds of one sample.
 
-    edge: all blocks before the split, with their EECs, of the wide bundle. narrowing, widening: what the bottleneck
-    adds to the block before and to the block behind the split. encoding, decoding: the entropy coder, with its message.
+    edge: all blocks of the wide bundle before the split, with their EECs. narrowing, widening: what the bottleneck
+    adds to the block before and to the block after the split. encoding, decoding: the entropy coder, with its message.
     """
 
     edge: float
@@ -37,12 +37,12 @@ class CodingTime:
 
     @property
     def share(self) -> float:
-        """Encode and decode, both halves of each, as a share of the edge's computing."""
+        """Encoding and decoding, the bottleneck included, as a share of the edge's computing."""
         return (self.narrowing + self.widening + self.encoding + self.decoding) / self.edge
 
 
 def coding_time(narrow: Bundle, wide: Bundle, pixels: NDArray[np.uint8]) -> CodingTime:
-    """Time the same samples through both bundles in turns, one at a time, one thread.
+    """Time the same samples in both bundles by turns, one at a time, on one thread.
 
     Raises:
         ValueError: the wide bundle is not the narrow one without its bottleneck.

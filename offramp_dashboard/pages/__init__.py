@@ -1,1 +1,1 @@
-"""What the browser shows: one module a tab, and the frame around them."""
+"""What the browser shows: one module per tab, and the frame around them."""

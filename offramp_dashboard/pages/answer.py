@@ -1,4 +1,4 @@
-"""What one photo got: the answer, how sure each exit had to be, and where the time went."""
+"""The result for one photo: the answer, the confidence that each exit needed, and where the time went."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AnswerBox:
 
     def __init__(self) -> None:
         self._painted: tuple[Prediction, Policy, Palette] | None = None
-        self._none = ui.label("No photo yet: drop one, take a sample, or draw.").classes("box muted hint")
+        self._none = ui.label("No photo yet. Drop one, pick a sample, or draw.").classes("box muted hint")
         self._fault = ui.label().classes("box fault").props("role=alert")
         self._fault.visible = False
         self._whole = ui.element("div").classes("stack").props("aria-live=polite")
@@ -56,24 +56,24 @@ class AnswerBox:
         exit = prediction.exit
         self._label.text = prediction.label
         self._where.text = (
-            f"left at {exit.name} on {exit.tier}, {percent(prediction.confidence)} sure, "
+            f"left at {exit.name} on {exit.tier} with {percent(prediction.confidence)} confidence, "
             f"after {milliseconds(prediction.timings_ms.total)}"
         )
         self._truth.visible = truth is not None
         self._truth.text = (
-            f"{'right' if truth == prediction.label else 'wrong'}: the sample is of class {truth}"
+            f"{'right' if truth == prediction.label else 'wrong'}: the sample's class is {truth}"
         )
         what = {"feature": "as a feature tensor", "image": "as the photo itself"}.get(prediction.sent, "")
         self._sent.text = (
-            f"{data_bytes(prediction.uplink_bytes)} sent {what}; the photo has {data_bytes(photo_bytes)}"
+            f"{data_bytes(prediction.uplink_bytes)} sent {what}; the photo is {data_bytes(photo_bytes)}"
             if prediction.uplink_bytes
-            else f"nothing sent; the photo has {data_bytes(photo_bytes)}"
+            else f"nothing sent; the photo is {data_bytes(photo_bytes)}"
         )
         self._degraded.visible = prediction.degraded
         self._degraded.text = f"degraded: {prediction.degraded_reason}"
 
     def paint(self, prediction: Prediction, policy: Policy, palette: Palette) -> None:
-        """Draw charts and bars, if they are other ones."""
+        """Draw charts and bars, if anything has changed."""
         if (prediction, policy, palette) == self._painted:
             return
         self._painted = prediction, policy, palette

@@ -1,4 +1,4 @@
-"""The cloud nodes: how much they are asked, and whether calls wait there."""
+"""The cloud nodes: how many calls they get, and whether calls have to wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offramp_dashboard.words import milliseconds, number
 
 
 class CloudsCard:
-    """Figures of each cloud node; nothing at all without one."""
+    """Figures of each cloud node; shows nothing if there is none."""
 
     def __init__(self, view: View) -> None:
         self._clouds: list[tuple[MetricsWatch, dict[str, ui.label]]] = []
@@ -21,7 +21,7 @@ class CloudsCard:
                 self._clouds = [(cloud, _drawn(cloud)) for cloud in view.clouds]
 
     def refresh(self, seconds: int) -> None:
-        """Show the last so many seconds."""
+        """Show the last `seconds` seconds."""
         for cloud, labels in self._clouds:
             for name, text in _figures(cloud, seconds).items():
                 labels[name].text = text
@@ -29,8 +29,8 @@ class CloudsCard:
 
 _NAMES = (
     "calls per second",
-    "photos in a call",
-    "calls under way",
+    "photos per call",
+    "calls in flight",
     "waiting, p95",
     "computing, p95",
     "refused",
@@ -40,7 +40,7 @@ _NAMES = (
 def _drawn(cloud: MetricsWatch) -> dict[str, ui.label]:
     labels = {}
     with ui.element("div").classes("cloud").props("role=group") as row:
-        # Set by itself: an address could end a quoted attribute.
+        # Set as a value, not as text: an address could end a quoted attribute.
         row.props["aria-label"] = cloud.name
         ui.label(cloud.name).classes("cloud-name")
         for name in _NAMES:
@@ -53,7 +53,7 @@ def _drawn(cloud: MetricsWatch) -> dict[str, ui.label]:
 def _figures(cloud: MetricsWatch, seconds: int) -> dict[str, str]:
     steps = steps_lately(cloud, seconds)
     serving = serving_of(summed(step.gained for step in steps), sum(step.seconds for step in steps))
-    # What is under way is of this moment, so of a node out of reach it is not known.
+    # Calls in flight are a figure of this moment, so they are unknown if the node cannot be read.
     pending = cloud.reading.gauge("offramp_pending") if cloud.reading and not cloud.fault else None
     texts = (
         number(serving.calls_per_s),

@@ -1,4 +1,4 @@
-"""The page around the tabs: which node, which colours, and what is wrong with it."""
+"""The page around the tabs: the choice of node and colours, and faults of nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TABS: dict[str, Callable[[View], Page]] = {
 }
 _EVERY_S = 1.0
 _STATIC = Path(__file__).parent.parent / "static"
-# Next scheme, and the icon of this one. None follows the system.
+# For each scheme: the next one, its own icon, and whether it is dark. None follows the system.
 _SCHEMES: dict[str, tuple[str, str, bool | None]] = {
     "system": ("light", "brightness_auto", None),
     "light": ("dark", "light_mode", False),
@@ -58,7 +58,7 @@ class Frame:
         ui.timer(_EVERY_S, self.refresh)
 
     async def connected(self) -> None:
-        """Ask the browser which colours it shows, once it is there."""
+        """Once the browser is connected, ask which colours it shows."""
         told = await ui.run_javascript("offrampScheme.watch()", timeout=10)
         if isinstance(told, dict):
             self._paint(dark=bool(told.get("dark")))
@@ -72,7 +72,7 @@ class Frame:
         several = len(self._view.watches) > 1 and self._view.selected == ALL
         self._note.visible = several and name != "Live"
         self._note.text = (
-            f"Of all edges, this tab shows the first: {self._view.one.name}. Choose another one above."
+            f"This tab shows one edge, the first: {self._view.one.name}. Choose another one above."
         )
         self._pages[name].refresh()
 
@@ -97,7 +97,7 @@ class Frame:
                 ui.label(watches[0].name).classes("muted small address")
             self._switch = (
                 ui.button(icon="brightness_auto", on_click=self._switched)
-                .props('flat round dense aria-label="colours: as the system"')
+                .props('flat round dense aria-label="colours: follow the system"')
                 .classes("switch")
             )
 
@@ -112,7 +112,7 @@ class Frame:
                 ui.label(text).classes("box fault")
 
     def _tab_changed(self) -> None:
-        # The tab before may have been longer.
+        # The previous tab may have been longer.
         ui.run_javascript("window.scrollTo(0, 0)")
         self.refresh()
 
@@ -129,7 +129,7 @@ class Frame:
         _, icon, dark = _SCHEMES[scheme]
         self._dark.value = dark
         self._switch.icon = icon
-        self._switch.props(f'aria-label="colours: {"as the system" if dark is None else scheme}"')
+        self._switch.props(f'aria-label="colours: {"follow the system" if dark is None else scheme}"')
 
     def _scheme_changed(self, event: events.GenericEventArguments) -> None:
         self._paint(dark=bool(event.args))
@@ -142,6 +142,6 @@ class Frame:
 def _fault_of(watch: MetricsWatch) -> str:
     fault = watch.fault if watch.address in str(watch.fault) else f"{watch.name}: {watch.fault}"
     if watch.read_at is None:
-        return f"{fault}. Nothing was ever read from it."
+        return f"{fault}. It has never been read."
     ago = int(time.time() - watch.read_at)
     return f"{fault}. Figures are {ago} s old; the dashboard keeps trying."

@@ -14,7 +14,7 @@ from offramp_dashboard.rates import Increments, summed, total
 from offramp_dashboard.watch import bins_of
 from offramp_dashboard.words import data_bytes, milliseconds, number, percent
 
-# Seconds shown, and width of a bin: always 120 points, however long the window.
+# Seconds shown. Every window has 120 points, however long it is.
 _WINDOWS = {120: "2 min", 600: "10 min"}
 _POINTS = 120
 
@@ -30,7 +30,7 @@ class Tile:
             self._note = ui.label().classes("tile-note")
 
     def show(self, value: str, note: str = "", *, bad: bool = False) -> None:
-        """Set figure and line; a bad one is red."""
+        """Set the figure and the line; a bad figure is red."""
         self._value.text = value
         self._note.text = note
         self._box.classes(add="bad" if bad else "", remove="" if bad else "bad")
@@ -57,16 +57,16 @@ class LivePage:
                 'no-caps dense unelevated toggle-text-color=surface aria-label="time shown"'
             )
             self._empty = ui.label(
-                "No photo was classified in this time. Take one under “Try it”, or send one to POST /v1/predict."
+                "No photos were classified in this time. Try one under “Try it”, or send one to POST /v1/predict."
             ).classes("muted")
         with ui.element("div").classes("grid2"):
             with card("Where the photos left"):
                 self._shares = _chart()
             with card("Photos per second"):
                 self._rates = _chart()
-            with card("95 % were answered within"):
+            with card("95 % of photos answered within"):
                 self._latency = _chart()
-            with card("Bytes for each photo"):
+            with card("Bytes per photo"):
                 self._traffic = _chart()
             with card("Time in the node, by exit"):
                 self._table = ui.table(columns=_COLUMNS, rows=[], row_key="exit").props(
@@ -76,7 +76,7 @@ class LivePage:
                 self._reasons = ui.table(columns=_REASON_COLUMNS, rows=[], row_key="why").props(
                     "flat dense hide-bottom hide-no-data"
                 )
-                self._fine = ui.label("Every photo got a whole answer.").classes("muted")
+                self._fine = ui.label("No photo was degraded or refused.").classes("muted")
             self._clouds = CloudsCard(view)
         self.refresh()
 
@@ -88,7 +88,7 @@ class LivePage:
         gained = summed(one.gained for one in bins if one.gained is not None)
         samples = total(gained, SAMPLES)
         self._empty.visible = not samples
-        # One second alone jumps about; five of them can be read.
+        # A single second jumps too much to read, so show the mean of five.
         rates = [one.samples_per_s for one in bins if one.samples_per_s is not None][-max(1, 5 // width) :]
         self._show_tiles(gained, samples, sum(rates) / len(rates) if rates else None)
         palette = self._view.palette
@@ -107,9 +107,11 @@ class LivePage:
         window = _WINDOWS[int(self._window.value)]
         self._rate.show(number(now_per_s), f"{number(samples)} in {window}")
         edges = {tier for watch in self._view.chosen for tier in watch.own_tiers}
-        self._early.show(percent(share_on(gained, edges)), "the upstream was not needed")
+        self._early.show(percent(share_on(gained, edges)), "without the upstream")
         sent, photo = uplink_bytes(gained), photo_bytes(gained)
-        saved = f"{percent(sent / photo)} of sending every photo" if photo and sent is not None else ""
+        saved = (
+            f"{percent(sent / photo)} of what sending every photo takes" if photo and sent is not None else ""
+        )
         self._bytes.show(data_bytes(sent), saved)
         self._show_upstream()
         degraded = sum(count for key, count in leavings(gained).items() if key.degraded)
@@ -118,7 +120,7 @@ class LivePage:
             percent(degraded / samples if samples else None),
             f"{number(degraded)} answers, mostly: {top.replace('_', ' ')}"
             if degraded
-            else "every answer is whole"
+            else "no answer was degraded"
             if samples
             else "",
             bad=degraded > 0,

@@ -13,7 +13,7 @@ _SECONDS = 600
 
 
 class NetworkPage:
-    """Draws the bundle of the chosen node, with what the last ten minutes say of it."""
+    """Draws the bundle of the chosen node, with figures of the last ten minutes."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -22,7 +22,7 @@ class NetworkPage:
         self.refresh()
 
     def refresh(self) -> None:
-        """Draw again when something differs."""
+        """Draw again if something has changed."""
         watch = self._view.one
         tiers = (
             pictured(
@@ -42,20 +42,20 @@ class NetworkPage:
         self._body.clear()
         with self._body:
             if watch.manifest is None:
-                ui.label("Nothing is known of this node's bundle yet.").classes("box muted hint")
+                ui.label("This node's bundle is not known yet.").classes("box muted hint")
                 return
             manifest = watch.manifest
             size = "×".join(str(side) for side in manifest.preprocessing.pixel_shape)
             with card(manifest.bundle_id):
                 ui.label(
                     f"{len(manifest.blocks)} blocks, {manifest.num_exits} exits, {len(manifest.labels)} classes; "
-                    f"photos become {size} pixels. Shares are of the last ten minutes."
+                    f"photos are resized to {size} pixels. Shares are from the last ten minutes."
                 ).classes("muted")
                 taken, whole = macs_for_a_photo(tiers)
                 if taken is not None:
                     ui.label(
                         f"A photo took {number(taken)} MACs on average, "
-                        f"{percent(taken / whole)} of all blocks and exits."
+                        f"{percent(taken / whole)} of what all blocks and exits take."
                     )
                 with ui.element("div").classes("net"):
                     _arrow("photo", "")

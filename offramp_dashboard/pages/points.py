@@ -1,4 +1,4 @@
-"""The operating points as a table; a row is a button that asks for its point."""
+"""The operating points as a table; each row is a button that chooses its point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offramp_dashboard.words import ABSENT, data_bytes, milliseconds, number, pe
 
 
 class PointsTable:
-    """Names, θ, and what was measured there; of costs only those that are known."""
+    """Names, θ and measured figures; only costs that are known are shown."""
 
     def __init__(self, points: Sequence[OperatingPoint], choose: Callable[[str], Awaitable[None]]) -> None:
         known = costs_known(points)
@@ -26,7 +26,7 @@ class PointsTable:
             columns["computing"] = lambda point: milliseconds(cost_of(point, "milliseconds"))
         if "request bytes" in known:
             columns["request"] = lambda point: data_bytes(cost_of(point, "request bytes"))
-        # Last, since a phone shows the first columns and deep networks have many θ.
+        # Last, because a phone shows only the first columns and deep networks have many θ.
         columns["θ"] = lambda point: " ".join(f"{theta:.3f}" for theta in point.thetas)
         self._rows: dict[str, ui.element] = {}
         widths = (
@@ -41,7 +41,7 @@ class PointsTable:
                 self._row(point, [cell(point) for cell in columns.values()], choose)
 
     def mark(self, current: str | None) -> None:
-        """Show which point is in force; None if θ were set by hand."""
+        """Show which point is in force; None if θ was set by hand."""
         for name, row in self._rows.items():
             chosen = name == current
             row.classes(add="chosen" if chosen else "", remove="" if chosen else "chosen")

@@ -20,7 +20,7 @@ _SHARES_S = 120
 
 
 class TradeoffPage:
-    """Shows what the node says is in force; a wish is shown only once the node says so."""
+    """Shows the policy that the node reports; a change is shown only once the node has accepted it."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -39,7 +39,7 @@ class TradeoffPage:
                 self._drawn_for = None
                 self._body.clear()
                 with self._body:
-                    ui.label("Nothing is known of this node's bundle yet.").classes("box muted hint")
+                    ui.label("This node's bundle is not known yet.").classes("box muted hint")
             return
         if self._drawn_for != (watch.address, watch.manifest.bundle_id):
             self._drawn_for = (watch.address, watch.manifest.bundle_id)
@@ -90,11 +90,11 @@ class TradeoffPage:
             return
         self._shown = policy
         end = (
-            ", and outlives a restart of the node."
+            ", and survives a restart of the node."
             if policy.outlives_restart
             else ", until the node restarts."
         )
-        self._kept.text = f"A change holds for all following photos{end}"
+        self._kept.text = f"A change applies to all photos from now on{end}"
         self._state.text = f"operating point {current}" if current else "set by hand"
         for slider, label, theta in zip(self._sliders, self._numbers, policy.thetas, strict=False):
             slider.value = theta
@@ -105,9 +105,9 @@ class TradeoffPage:
         here = exit_shares(gained_lately(self._view.one, _SHARES_S))
         told_here = ", ".join(f"{name} {percent(here[name])}" for name in sorted(here))
         text = (
-            f"In the last two minutes here: {told_here}."
+            f"Here in the last two minutes: {told_here}."
             if here
-            else "No photo here in the last two minutes."
+            else "No photos here in the last two minutes."
         )
         if point and point.measured:
             rates = ", ".join(
@@ -134,11 +134,11 @@ class TradeoffPage:
             await change
         except NodeError as error:
             told(str(error))
-        # Sliders go back to what is in force, also after a refusal.
+        # Sliders go back to what is in force, even after a refusal.
         self._shown = None
         self.refresh()
 
 
 def _show_value(event: events.ValueChangeEventArguments[float | None]) -> None:
-    # The thumb's own label has as many digits as θ; three are what a person sets.
+    # The thumb's own label would show all digits of θ; people set three.
     event.sender.props(f"label-value={event.value or 0.0:.3f}")

@@ -1,4 +1,4 @@
-"""The tab *Try it*: one photo, and what became of it."""
+"""The tab *Try it*: one photo and its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offramp_dashboard.pages.view import View, card, told
 from offramp_dashboard.samples import Sample, drawn_samples
 from offramp_dashboard.schemas import Policy, Prediction
 
-_MAX_BYTES = 10_000_000  # what an edge node takes, unless told otherwise
+_MAX_BYTES = 10_000_000  # the default limit of an edge node
 _MAX_SHOWN_BYTES = 3_000_000
 _SKETCH = (
     '<canvas class="sketch" width="224" height="224" role="img" aria-describedby="sketch-note" '
@@ -54,7 +54,7 @@ class TrialPage:
         self.refresh()
 
     def refresh(self) -> None:
-        """Offer the samples that fit the bundle, and draw the last answer in the present colours."""
+        """Offer the samples that fit the bundle, and draw the last answer in the current colours."""
         manifest = self._view.one.manifest
         labels = manifest.labels if manifest else ()
         if labels != self._labels:
@@ -69,13 +69,13 @@ class TrialPage:
                 auto_upload=True,
                 max_file_size=_MAX_BYTES,
                 on_upload=self._uploaded,
-                on_rejected=lambda: told("The photo is larger than 10 MB, which is what an edge node takes."),
+                on_rejected=lambda: told("The photo is larger than 10 MB, the most that an edge node takes."),
             )
             .props('flat bordered accept="image/*"')
             .classes("upload")
         )
-        # Quasar's own button holds the field for files, which no screen reader can make sense of: here the field
-        # lies in a label, and a button beside it is for the keyboard.
+        # Quasar's own button contains the file field, which screen readers cannot make sense of. Here the field is in
+        # a label, and a separate button is for the keyboard.
         with upload.add_slot("header"), ui.element("div").classes("drop"):
             with ui.element("label").classes("drop-label"):
                 ui.label("Drop a photo here")
@@ -96,7 +96,7 @@ class TrialPage:
         button = (
             ui.element("button").classes("sample").on("click", lambda: self._ask(sample.image, sample.label))
         )
-        # Set one by one: a label is text of a node, and could end a quoted attribute.
+        # Set one by one: a label comes from a node and could end a quoted attribute.
         button.props["type"] = "button"
         button.props["title"] = sample.label
         button.props["aria-label"] = f"Classify this {sample.label}"
@@ -115,7 +115,7 @@ class TrialPage:
         try:
             image = base64.b64decode(str(url).partition(",")[2], validate=True)
         except binascii.Error:
-            return told("The browser did not hand over the drawing.")
+            return told("The browser did not send the drawing.")
         if not image:
             return told("Draw something first.")
         return await self._ask(image)
@@ -131,10 +131,10 @@ class TrialPage:
         source = _data_url(image) if len(image) <= _MAX_SHOWN_BYTES else None
         self._answer.answered(prediction, source=source, photo_bytes=len(image), truth=truth)
         self._answer.paint(prediction, policy, self._view.palette)
-        # On a phone the answer lies below what was pressed.
+        # On a phone, the answer is below the button that was pressed.
         ui.run_javascript("document.querySelector('.answer')?.scrollIntoView({block: 'nearest'})")
 
 
 def _data_url(image: bytes) -> str:
-    # The browser looks at the bytes to see which format it is.
+    # Browsers detect the format from the bytes.
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"

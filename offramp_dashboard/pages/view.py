@@ -1,4 +1,4 @@
-"""What one browser looks at: the nodes, which of them, and in which colours."""
+"""What one browser shows: the nodes, the chosen ones among them, and the colours."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class View:
 
     @property
     def one(self) -> Watch:
-        """The one node to ask; of all of them, the first."""
+        """The node to ask; the first one if all are chosen."""
         return self.chosen[0]
 
 
 def show(chart: ui.echart, options: Options) -> None:
-    """Put other options into a chart, if they are other ones."""
+    """Give a chart new options, if they have changed."""
     if chart.options != options:
         chart.options.clear()
         chart.options.update(options)

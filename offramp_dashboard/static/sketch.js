@@ -1,4 +1,4 @@
-// A canvas to draw on, white on black as handwritten digits are, and what the page asks of the browser.
+// A canvas to draw on in white on black, like handwritten digits, and functions that the page calls in the browser.
 (() => {
   const last = new Map(); // where each finger or pen was
   let drawn = false;
@@ -60,7 +60,7 @@
   const KEY = "offramp-scheme";
   const isDark = () => document.body.classList.contains("body--dark");
   window.offrampScheme = {
-    // Tell the server about the colours whenever they change: by the switch, or by the system.
+    // Tell the server whenever the colours change, through the switch or through the system.
     watch() {
       let told = isDark();
       new MutationObserver(() => {

@@ -1,4 +1,4 @@
-"""The rivals: what each is called, needs, and how it is started."""
+"""The rivals: what each is called, what it needs, and how to start it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _COMMON = ("numpy", "onnxruntime", "pillow")
 class Rival:
     """A server of the plain backbone.
 
-    command: of its environment's bin/, with {port} and {workers} filled in. folder: of its environment; rivals that
-    need the same packages share one. path: where it takes images; takes_form: as a form's field, not as
-    the body itself.
+    command: a program in its environment's bin/ and its arguments, with {port} and {workers} to be filled in. folder:
+    of its environment; rivals that need the same packages share one. path: where it takes images. takes_form: whether
+    it takes them as a form field, not as the body.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Rival:
         return [str(environment / "bin" / program), *rest]
 
     def variables(self, spec: Path, port: int) -> Mapping[str, str]:
-        """Its environment variables beside the usual ones; `spec` says what to serve."""
+        """Its environment variables besides the usual ones; `spec` says what to serve."""
         return {
             "PLAIN_SPEC": str(spec),
             "PYTHONPATH": str(PROGRAMS),
@@ -54,7 +54,7 @@ _FASTAPI = (
     "--no-access-log",
 )
 
-# PyTriton is left out: its HTTP interface takes tensors in Triton's protocol, and no JPEG with JSON back.
+# PyTriton is left out: its HTTP interface takes tensors in Triton's protocol, not a JPEG, and does not return JSON.
 RIVALS: tuple[Rival, ...] = (
     *(
         Rival(

@@ -1,4 +1,4 @@
-"""BentoML: a service class, as many workers as asked."""
+"""BentoML: a service class, with RIVAL_WORKERS workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def _predict(request: Request) -> JSONResponse:
     return JSONResponse(plain(await request.body()))
 
 
-# Its own routes take JSON and forms; a body that is an image is what ASGI apps inside a service are for.
+# BentoML's own routes take JSON and forms. An ASGI app inside the service can take an image as the body.
 @bentoml.asgi_app(Starlette(routes=[Route("/predict", _predict, methods=["POST"])]), path="/v1")
 @bentoml.service(workers=int(os.environ.get("RIVAL_WORKERS", "2")))
 class Predict:

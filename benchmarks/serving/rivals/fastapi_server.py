@@ -1,4 +1,4 @@
-"""FastAPI by hand: one route, the work done where the request arrives."""
+"""FastAPI by hand: one route, which does the work where the request arrives."""
 
 from __future__ import annotations
 

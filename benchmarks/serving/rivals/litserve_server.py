@@ -1,6 +1,6 @@
-"""LitServe: a FastAPI front, and inference in worker processes behind queues.
+"""LitServe: a FastAPI front end, and inference in worker processes behind queues.
 
-Without `from __future__ import annotations`: LitServe looks at the annotation itself.
+This file has no `from __future__ import annotations`, because LitServe inspects the annotation itself.
 """
 
 import os
@@ -19,7 +19,7 @@ class Predict(litserve.LitAPI):
         self._plain = Plain()
 
     def decode_request(self, request: Request) -> bytes:
-        """It takes JSON and forms: the image is a form's field."""
+        """Read the image from a form field, because LitServe takes only JSON and forms."""
         data: bytes = request["content"].file.read()
         return data
 
@@ -28,7 +28,7 @@ class Predict(litserve.LitAPI):
         return self._plain(body)
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """It fits JSON already."""
+        """Return the answer as it is; it is ready for JSON."""
         return output
 
 

@@ -1,4 +1,4 @@
-"""Mosec: its front, written in Rust, hands bodies to worker processes."""
+"""Mosec: its front end, written in Rust, passes bodies to worker processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Predict(Worker):
         return data
 
     def serialize(self, data: Any) -> bytes:
-        """As JSON."""
+        """Encode the answer as JSON."""
         return json.dumps(data).encode()
 
     def forward(self, data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every rival serves: an image in, the plain backbone's answer out. Needs no Offramp."""
+"""What every rival serves: an image in, the plain backbone's answer out. It does not need Offramp."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 class Plain:
-    """Pillow and ONNX Runtime, one thread, as the edge node has them."""
+    """Pillow and ONNX Runtime with one thread, as on the edge node."""
 
     def __init__(self) -> None:
         spec = json.loads(Path(os.environ["PLAIN_SPEC"]).read_text(encoding="utf-8"))

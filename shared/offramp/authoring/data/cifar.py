@@ -1,7 +1,7 @@
-"""CIFAR-10's binary version, an archive of plain records, as the image folder that everything here reads.
+"""Unpacks CIFAR-10's binary version, an archive of plain records, into an image folder.
 
-A record is one byte for the class, then 3,072 for the pixels: red, green, blue, each row by row. The Python version is
-a pickle, which runs what is in it; this one cannot.
+A record is one byte for the class and 3,072 for the pixels: all red values row by row, then green, then blue. We avoid
+the Python version because it is a pickle, and loading a pickle can run code.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _FILES: Mapping[Part, Sequence[str]] = {
 
 
 def has_cifar10(directory: Path) -> bool:
-    """Whether both parts are there, unpacked; they appear only when they are whole.
+    """Whether both parts are already unpacked; their folders appear only once both are complete.
 
     Raises:
-        DataError: something else has their names.
+        DataError: the directory has something else under these names.
     """
     present = [part for part in _FILES if (directory / part).exists()]
     for part in present:
         folder = directory / part
         if len(present) < len(_FILES) or {path.name for path in folder.iterdir()} != set(_CLASSES):
             raise DataError(
-                f"{folder} is there, but is not CIFAR-10; move it away, or give --out another directory"
+                f"{folder} exists, but is not CIFAR-10; move it away, or choose another directory with --out"
             )
     return bool(present)
 
@@ -52,11 +52,11 @@ def unpack_cifar10(
 
     Args:
         archive: cifar-10-binary.tar.gz.
-        directory: gets the two folders, which must not be there.
-        advance: called with how many images have been written since.
+        directory: where the two folders go; they must not exist yet.
+        advance: called with the number of images written since the last call.
 
     Raises:
-        DataError: the archive is something else.
+        DataError: the archive cannot be read, or is not CIFAR-10's binary version.
         OSError: the folders cannot be written.
     """
     files = _read(archive)
@@ -74,7 +74,7 @@ def unpack_cifar10(
 
 
 def _read(archive: Path) -> Mapping[str, bytes]:
-    """Every file of the archive by its name, without its folder."""
+    """The contents of every file in the archive, by file name without the folder."""
     found = {}
     try:
         with tarfile.open(archive) as tar:
@@ -82,14 +82,14 @@ def _read(archive: Path) -> Mapping[str, bytes]:
                 if content := tar.extractfile(member):
                     found[PurePosixPath(member.name).name] = content.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive} is no archive that can be read: {error}; fetch it again") from error
+        raise DataError(f"{archive} cannot be read as an archive: {error}; fetch it again") from error
     return found
 
 
 def _by_record(data: bytes, archive: Path) -> NDArray[np.uint8]:
     if not data or len(data) % _RECORD:
         raise DataError(
-            f"{archive} has {len(data)} bytes of images, no multiple of {_RECORD}; fetch it again"
+            f"{archive} has {len(data)} bytes of images, not a multiple of {_RECORD}; fetch it again"
         )
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, _RECORD)
 
@@ -99,7 +99,7 @@ def _write(records: NDArray[np.uint8], folder: Path, advance: Callable[[int], No
         (folder / name).mkdir(parents=True)
     for number, record in enumerate(records):
         pixels_HWC = record[1:].reshape(_SHAPE).transpose(1, 2, 0)
-        # So small a file takes a whole block of the disk anyway: what counts is the time.
+        # A file this small fills one disk block however well it is compressed, so compress fast.
         file = folder / _CLASSES[record[0]] / f"{number:05d}.png"
         Image.fromarray(pixels_HWC).save(file, compress_level=1)
         advance(1)

@@ -32,14 +32,14 @@ def load_idx(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledIm
     """Read one part of an MNIST-like directory, gzipped or not.
 
     Raises:
-        DataError: a file is missing, empty or damaged, or images and labels differ in number.
+        DataError: a file is missing, empty or damaged, or there are not as many labels as images.
     """
     pixels = read_idx(_find(path, f"{_PREFIX[part]}-images*idx3-ubyte*"), dimensions=3)
     classes = read_idx(_find(path, f"{_PREFIX[part]}-labels*idx1-ubyte*"), dimensions=1)
     if len(pixels) != len(classes):
         raise DataError(f"{path} has {len(pixels)} {part} images, but {len(classes)} labels")
     if not pixels.size:
-        raise DataError(f"{path} holds {part} images of shape {pixels.shape}, so no pixel; fetch it again")
+        raise DataError(f"{path} has {part} images of shape {pixels.shape}, without pixels; fetch it again")
     if pixels.shape[1:] == (preprocessing.height, preprocessing.width) and preprocessing.mode == "L":
         fitted = pixels[..., np.newaxis]
     else:
@@ -52,7 +52,7 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     """Read one IDX file of uint8 values, gzipped or not.
 
     Raises:
-        DataError: the file is not IDX, not uint8, of another number of dimensions, or too short or long.
+        DataError: the file is not IDX or not uint8, has another number of dimensions, or is too short or too long.
     """
     try:
         raw = path.read_bytes()
@@ -60,7 +60,9 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; fetch it again") from error
     if data[:3] != b"\x00\x00\x08" or len(data) < 4:
-        raise DataError(f"{path} begins with {data[:4].hex(' ')}, but an IDX file of bytes with 00 00 08")
+        raise DataError(
+            f"{path} begins with {data[:4].hex(' ')}, but an IDX file of bytes begins with 00 00 08"
+        )
     if data[3] != dimensions:
         raise DataError(f"{path} has {data[3]} dimensions, expected {dimensions}")
     header = data[4 : 4 + 4 * dimensions].ljust(4 * dimensions, b"\0")
@@ -68,7 +70,7 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     expected = 4 + 4 * dimensions + math.prod(shape)
     if len(data) != expected:
         raise DataError(
-            f"{path} says it holds {shape}, so {expected} bytes, but has {len(data)}; fetch it again"
+            f"{path} says its shape is {shape}, which takes {expected} bytes, but has {len(data)}; fetch it again"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 

@@ -27,11 +27,11 @@ def load_image_folder(
 ) -> LabelledImages:
     """Read one part of an image folder; classes are numbered in the order of their names.
 
-    A folder without train/ and test/ is one part, whichever is asked for.
+    A folder without train/ and test/ counts as a single part, whichever one you ask for.
 
     Raises:
-        DataError: no images, fewer than two classes, no such part, or files that cannot be read, counted and named,
-            unless they are to be skipped: then the log names them.
+        DataError: there is no such part, there are fewer than two classes, or some files cannot be read. The message
+            counts these files and names the first; with `skip_unreadable`, the log lists them instead.
     """
     with ExitStack() as stack:
         root: Path | zipfile.Path = path
@@ -57,10 +57,10 @@ def load_image_folder(
 def read_photos(
     files: Sequence[Path | zipfile.Path], preprocessing: Preprocessing, *, skip_unreadable: bool
 ) -> Sequence[np.ndarray | None]:
-    """Pixels, uint8 (H, W, C), of every file; None for one that cannot be read and is to be skipped.
+    """Pixels of every file, uint8 (H, W, C); None for a file that was skipped because it cannot be read.
 
     Raises:
-        DataError: some cannot be read, or all of them if they are to be skipped.
+        DataError: a file cannot be read; with `skip_unreadable`, only if none of them can.
     """
     photos, errors = list[np.ndarray | None](), list[DataError]()
     for file in files:
@@ -72,7 +72,7 @@ def read_photos(
     if errors and (not skip_unreadable or len(errors) == len(files)):
         raise DataError(
             f"{len(errors)} of {len(files)} files cannot be read, the first: {errors[0]}; repair or remove them, or "
-            "go on without them by --skip-unreadable"
+            "go on without them with --skip-unreadable"
         )
     for unreadable in errors:
         _log.warning("event=skipped detail=%r", str(unreadable))
@@ -105,12 +105,12 @@ def read_photo(file: Path | zipfile.Path, preprocessing: Preprocessing) -> np.nd
     """One file's pixels, uint8 (H, W, C).
 
     Raises:
-        DataError: it cannot be read or is no photo.
+        DataError: the file cannot be read, or is not a photo.
     """
     try:
         data = file.read_bytes()
     except Exception as error:
-        # From a damaged zip, zipfile raises whatever it stumbles over.
+        # zipfile raises almost anything when a zip is damaged.
         raise DataError(f"{file} cannot be read: {error}; fetch it again") from error
     try:
         return decode_image(data, preprocessing)

@@ -18,8 +18,8 @@ Part = Literal["train", "test"]
 class LabelledImages:
     """Images and their classes, in the order of the files.
 
-    pixels: uint8 (N, H, W, C). classes: int64 (N,), index into `labels`. labels: None where the files
-    carry numbers only. sources: a name for each sample, to find it again.
+    pixels: uint8 (N, H, W, C). classes: int64 (N,), index into `labels`. labels: None if the files have only
+    class numbers. sources: a name for each sample, by which to find it again.
     """
 
     pixels: NDArray[np.uint8]
@@ -36,13 +36,13 @@ class LabelledImages:
         return LabelledImages(self.pixels[index], self.classes[index], self.labels, sources)
 
     def fingerprint(self) -> str:
-        """SHA-256 over all pixels and classes: two sets that differ in one bit differ here."""
+        """SHA-256 of all pixels and classes; it changes if a single bit does."""
         digest = hashlib.sha256(self.pixels.tobytes())
         digest.update(self.classes.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def classes_as(self, labels: tuple[str, ...]) -> NDArray[np.int64]:
-        """Class indices in the numbering of `labels`, which may have another order than the files'.
+        """Class indices numbered as in `labels`, whose order may differ from that of the files.
 
         Raises:
             DataError: a class of this set is not one of `labels`.
@@ -58,6 +58,6 @@ class LabelledImages:
         if unknown:
             raise DataError(
                 f"the data has class '{unknown[0]}', but the bundle knows only {', '.join(labels)}; "
-                "name the folders as the bundle's labels"
+                "name the folders after the bundle's labels"
             )
         return np.array([labels.index(label) for label in self.labels], dtype=np.int64)[self.classes]

@@ -1,4 +1,4 @@
-"""One door to every layout: IDX directory, image folder, zip of an image folder."""
+"""Loads labelled images in any layout: an IDX directory, an image folder, or a zip of an image folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from offramp.errors import DataError
 def load_images(
     path: Path, part: Part, preprocessing: Preprocessing, *, skip_unreadable: bool = False
 ) -> LabelledImages:
-    """Read the training or the test part of a data set, whatever its layout, at the bundle's size and mode.
+    """Read the training or the test part of a data set in any layout, at the size and mode of `preprocessing`.
 
     Raises:
-        DataError: nothing there, or nothing that can be read.
+        DataError: the path does not exist, or has nothing that can be read.
     """
     if not path.exists():
         raise DataError(

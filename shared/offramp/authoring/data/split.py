@@ -1,7 +1,7 @@
-"""The fixed division of a training part: most for training, the rest held out to choose thresholds on.
+"""The fixed split of a training part: most samples are for training, the rest are held out to choose thresholds.
 
-The order comes from SHA-256, not from a random generator, so that every version of every library draws the
-same samples from the same seed.
+The order comes from SHA-256, not from a random generator, so a seed picks the same samples whatever the versions
+of the libraries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from offramp.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainValidation:
-    """The two sides of a split training part; no sample is in both."""
+    """The two sides of a split; no sample is in both."""
 
     train: LabelledImages
     validation: LabelledImages
@@ -38,10 +38,10 @@ def split_train(images: LabelledImages, split: Split) -> TrainValidation:
 
 
 def check_split(samples: int, split: Split) -> None:
-    """Look whether a split leaves something to train on.
+    """Check that a split leaves samples to train on.
 
     Raises:
-        ConfigError: it does not; the message says how many samples may be held out.
+        ConfigError: none would be left; the message suggests how many to hold out.
     """
     if samples < 2:
         raise ConfigError(
@@ -50,11 +50,11 @@ def check_split(samples: int, split: Split) -> None:
     if split.validation >= samples:
         raise ConfigError(
             f"{split.validation} samples are to be held out for validation, but the data has only {samples}; hold out "
-            f"fewer, as with --validation {max(1, samples // 5)}"
+            f"fewer, for example --validation {max(1, samples // 5)}"
         )
 
 
 def hashed_order(count: int, seed: int) -> NDArray[np.int64]:
-    """Positions 0 to count - 1 in an order that only the seed decides."""
+    """Positions 0 to count - 1, in an order that depends on the seed alone."""
     keys = [hashlib.sha256(f"{seed}:{number}".encode()).digest() for number in range(count)]
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Photos without classes: enough for an early exit to learn from a trained backbone, and for a guarantee."""
+"""Photos without labels: enough to distil a trained backbone into early exits, and to test a guarantee."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from offramp.errors import DataError
 def load_unlabelled(
     path: Path, preprocessing: Preprocessing, *, skip_unreadable: bool = False
 ) -> LabelledImages:
-    """Read every photo below a directory, whatever its folder is called; all are of class 0, which says nothing.
+    """Read every photo below a directory, whatever its folders are called; all get class 0, which means nothing.
 
     Raises:
-        DataError: no directory, no photos in it, or files that cannot be read.
+        DataError: there are no photos below the directory, or some of them cannot be read.
     """
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES)
     if not files:

@@ -1,1 +1,1 @@
-"""What a bundle is worth: accuracy, exit rates and cost on labelled images, as it is served."""
+"""Evaluation of a bundle on labelled images, run as it is served: accuracy, exit rates and cost."""

@@ -16,11 +16,11 @@ from offramp.record import Record
 
 
 class Alternative(Record):
-    """What another scheme makes of the same exits."""
+    """What another scheme achieves with the same exits."""
 
     scheme: str
     accuracy: Share
-    macs_mean: float = Field(description="multiplications of one sample, on average")
+    macs_mean: float = Field(description="multiplications per sample, on average")
 
 
 def alternatives(
@@ -30,13 +30,13 @@ def alternatives(
     *,
     aggregates: bool = False,
 ) -> tuple[Alternative, ...]:
-    """Aggregation of all exits, which always costs everything, and patience.
+    """Evaluate patience, and the aggregation of all exits, which always runs the whole network.
 
     Args:
         probabilities: (N, E, K) of every exit.
         classes_N: the true classes.
-        exit_macs: multiplications of a sample that leaves at each exit.
-        aggregates: whether the last exit is an aggregation already; no other is made of it then.
+        exit_macs: for each exit, multiplications of a sample that leaves there.
+        aggregates: whether the last exit already aggregates all exits; then only patience is evaluated.
     """
     if aggregates:
         return tuple(_patient(probabilities.argmax(axis=2), classes_N, exit_macs))
@@ -59,9 +59,9 @@ def alternatives(
 
 
 def patience_taken(class_index: NDArray[np.int64], agreeing: int) -> NDArray[np.int64]:
-    """Index (N,) of the first exit at which `agreeing` exits in a row have said the same; the last one if none.
+    """Index (N,) of the first exit at which `agreeing` exits in a row have agreed, or of the last exit if none has.
 
-    Source: PABEE, Zhou et al. 2020, whose patience t is one less: t agreements make t + 1 agreeing exits.
+    Source: PABEE, Zhou et al. 2020. Their patience t counts the agreements, so it is `agreeing` - 1.
     """
     row_N, taken_N = np.ones(len(class_index), dtype=np.int64), np.full(len(class_index), -1)
     for exit in range(class_index.shape[1]):

@@ -1,7 +1,7 @@
-"""Which confidence measure tells an exit's right answers from its wrong ones best.
+"""Compares confidence measures: which one best tells an exit's right answers from its wrong ones.
 
-From probabilities alone, so that any bundle will do, whichever measure it was exported with. Shapes: N samples,
-K classes.
+This needs only the probabilities, so it works for any bundle, whichever measure it was exported with.
+Shapes: N samples, K classes.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ class MeasureReport(Record):
 
     exit: int
     measure: Measure
-    exported: bool = Field(description="the one this exit decides by")
-    auroc: float | None = Field(description="of right against wrong answers; null if all are right, or wrong")
+    exported: bool = Field(description="whether this exit decides by it")
+    auroc: float | None = Field(
+        description="of right against wrong answers; null if all are right or all wrong"
+    )
     calibration_error: float
 
 
 def compare_measures(
     manifest: Manifest, probabilities: NDArray[np.float32], table: ExitTable
 ) -> tuple[MeasureReport, ...]:
-    """All measures at every exit, by exit, the best AUROC first.
+    """Compare all measures at every exit; within an exit, the best AUROC comes first.
 
     Args:
         manifest: of the bundle.
         probabilities: (N, E, K) of every exit.
-        table: the same exits' own confidence, and where they are right.
+        table: the confidence of the same exits as exported, and where they are right.
     """
     found = []
     for exit in manifest.exits:

@@ -1,4 +1,4 @@
-"""Overthinking: what a shallow exit had right and depth destroyed, and how much of it early exits win back.
+"""Overthinking: samples that an early exit gets right and the last exit wrong, and how many of them we win back.
 
 Source: Kaya, Hong and Dumitraş 2019, "Shallow-Deep Networks". Shapes: N samples, E exits.
 """
@@ -18,15 +18,17 @@ from offramp.record import Record
 class Overthinking(Record):
     """Shares of all samples."""
 
-    destroyed: Share = Field(description="some earlier exit right, the last one wrong")
-    won_back: Share = Field(description="destroyed, but right where this operating point leaves")
-    spoilt: Share = Field(description="the other way: the last exit right, wrong where this point leaves")
-    oracle_accuracy: Share = Field(description="leaving at the first exit that is right")
-    oracle_macs_mean: float = Field(description="multiplications of that; the last exit where none is right")
+    destroyed: Share = Field(description="an earlier exit is right, the last one wrong")
+    won_back: Share = Field(description="the last exit is wrong, the one taken at this operating point right")
+    spoilt: Share = Field(description="the last exit is right, the one taken at this operating point wrong")
+    oracle_accuracy: Share = Field(description="of an oracle that leaves at the first exit that is right")
+    oracle_macs_mean: float = Field(
+        description="multiplications of this oracle, on average; if no exit is right, it goes to the last"
+    )
 
 
 def overthinking(table: ExitTable, thetas: Sequence[float], exit_macs: Sequence[int]) -> Overthinking:
-    """Compare the selection scheme with one that always stops in time."""
+    """Compare the selection scheme with an oracle that always stops in time."""
     last_N, any_N = table.correct[:, -1], table.correct.any(axis=1)
     right_N = table.correct_at(table.exit_taken(thetas))
     in_time_N = np.where(any_N, table.correct.argmax(axis=1), table.num_exits - 1)

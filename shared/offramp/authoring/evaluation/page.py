@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing else: figures, plots, and the photos behind them."""
+"""An evaluation as one self-contained HTML file: figures, plots and photos."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PHOTO_SIDE = 56
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """All that a page tells of.
+    """Everything that a page shows.
 
     points: a report for each operating point of the bundle. taken_N: index of the exit at which each image leaves.
     """
@@ -44,7 +44,7 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
     """Write the page.
 
     Raises:
-        ConfigError: the libraries that draw are not installed, or the file cannot be written.
+        ConfigError: the plotting libraries are not installed, or the file cannot be written.
     """
     try:
         from jinja2 import Environment, FileSystemLoader
@@ -72,13 +72,13 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
 
 
 def _easiest(evaluated: Evaluated) -> NDArray[np.int64]:
-    """Of those that leave first, the surest."""
+    """The images that leave earliest, the most confident first."""
     order = np.lexsort((-evaluated.table.confidence[:, 0], evaluated.taken_N))
     return order[:_PHOTOS]
 
 
 def _hardest(evaluated: Evaluated) -> NDArray[np.int64]:
-    """Of those that leave last, the least sure."""
+    """The images that leave last, the least confident first."""
     order = np.lexsort((evaluated.table.confidence[:, -1], -evaluated.taken_N))
     return order[:_PHOTOS]
 

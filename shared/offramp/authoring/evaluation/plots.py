@@ -1,4 +1,4 @@
-"""The plots of an evaluation, as SVG to be put into a page."""
+"""The plots of an evaluation, as SVG for its page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offramp.authoring.evaluation.table import ExitTable
 
 _INK = "#1f2933"
 _COLOURS = ("#2a9d8f", "#e9a03b", "#c8553d", "#577590", "#8d6a9f", "#43617e")
-_STYLE: dict[Any, Any] = {  # the stubs list all of matplotlib's settings, one by one
+_STYLE: dict[Any, Any] = {  # the stubs accept only a literal name of a setting as a key
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -27,7 +27,7 @@ _STYLE: dict[Any, Any] = {  # the stubs list all of matplotlib's settings, one b
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "none",
-    "svg.hashsalt": "offramp",  # the same figures, the same file
+    "svg.hashsalt": "offramp",  # the same figures give the same file
 }
 _BINS = 15
 
@@ -58,17 +58,17 @@ def trade_off(report: Report, points: Sequence[Report]) -> Markup:
             [100 * exit.accuracy for exit in report.exits],
             "s",
             color=_COLOURS[1],
-            label="one exit for all",
+            label="one exit for all images",
         )
         for rival in report.rivals:
             axes.plot([rival.macs / 1e6], [100 * rival.accuracy], "D", color=_COLOURS[2], label=rival.bundle)
-        axes.set(xlabel="million multiplications per image, mean", ylabel="accuracy, %")
+        axes.set(xlabel="million multiplications per image, on average", ylabel="accuracy, %")
         axes.legend(frameon=False)
         return _svg(figure)
 
 
 def reliability(table: ExitTable) -> Markup:
-    """Accuracy over confidence, exit by exit; on the diagonal an exit is as right as it says."""
+    """Accuracy against confidence, exit by exit; on the diagonal they are equal."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(2.4 * table.num_exits, 2.5), layout="constrained")
         for exit, axes in enumerate(np.atleast_1d(figure.subplots(1, table.num_exits, sharey=True))):
@@ -85,14 +85,14 @@ def reliability(table: ExitTable) -> Markup:
             )
             axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1)
             axes.set(title=f"exit {exit + 1}", xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
-        figure.axes[0].set_ylabel("right")
+        figure.axes[0].set_ylabel("accuracy")
         return _svg(figure)
 
 
 def by_class(
     taken_N: NDArray[np.int64], classes_N: NDArray[np.int64], labels: Sequence[str], num_exits: int
 ) -> Markup:
-    """Which classes leave where."""
+    """At which exits the samples of each class leave."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.26 * len(labels)), layout="constrained")
         axes = figure.subplots()
@@ -114,5 +114,5 @@ def _svg(figure: Figure) -> Markup:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue()
-    # Within a page the element alone is wanted, without the prologue of a file. What it holds is our own.
+    # A page needs only the <svg> element, without the prologue of a file. We drew it, so it needs no escaping.
     return Markup(text[text.index("<svg") :])

@@ -18,11 +18,11 @@ from offramp.wire.codec import encode_feature
 
 @dataclass(frozen=True, eq=False)
 class ExitPredictions:
-    """What all exits say of all images.
+    """What every exit answers for every image.
 
-    confidence (N, E) in [0, 1) and probabilities (N, E, K) of every exit, the last one as the bundle has it answer,
-    alone or aggregated; payload_bytes (N,): of the feature at the default operating point's split, encoded as it would
-    be sent, one image at a time.
+    confidence: (N, E), in [0, 1). probabilities: (N, E, K). In both, the last exit answers as it does in the bundle,
+    alone or aggregated. payload_bytes: (N,), size of the feature at the default operating point's split point, encoded
+    as it would be sent, one image at a time.
     """
 
     confidence: NDArray[np.float32]
@@ -36,13 +36,13 @@ class ExitPredictions:
         return classes
 
     def against(self, classes_N: NDArray[np.int64]) -> ExitTable:
-        """The same, told right from wrong."""
+        """These predictions, judged right or wrong by the true classes."""
         return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis])
 
     def harmless(self, risk: RiskName, classes_N: NDArray[np.int64]) -> ExitTable:
-        """The same, told by whether leaving there does what `risk` counts; the last exit never does.
+        """These predictions, judged right wherever leaving avoids what `risk` counts, as the last exit always does.
 
-        Disagreement needs no labels: `classes_N` is not looked at.
+        Disagreement needs no labels, so it ignores `classes_N`.
         """
         if risk == "disagreement":
             return self.against(self.class_index[:, -1])
@@ -59,13 +59,13 @@ def predict_every_exit(
 ) -> ExitPredictions:
     """Run all blocks on all images, one image at a time, as a node does.
 
-    One at a time on purpose: a runtime may add up a batch in another order, and a served decision is to be
-    bit for bit the evaluated one. On a CPU a batch would hardly be faster.
+    One at a time on purpose: a runtime may sum in another order for a batch, and the decisions we evaluate must
+    equal the served ones bit for bit. On a CPU a batch would hardly be faster.
 
     Args:
         bundle: verified.
-        pixels: uint8 (N, H, W, C), as the bundle's preprocessing says.
-        runtime: what runs the blocks; the one of the node whose answers are to be foretold.
+        pixels: uint8 (N, H, W, C), at the size and mode of the bundle's preprocessing.
+        runtime: what runs the blocks; give the one that the node uses.
         advance: called with the number of images done since the last call.
     """
     manifest = bundle.manifest

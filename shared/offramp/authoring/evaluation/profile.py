@@ -1,4 +1,4 @@
-"""How long each block takes on each runtime of this machine: a profile, and its file for calibration and planning."""
+"""A profile: how long each block takes on each runtime of a machine. Calibration and planning read it from a file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from offramp.engine.runtime import Runtime, load_blocks
 from offramp.errors import ConfigError
 from offramp.record import Record
 
-_NOISE = 64  # images; how long a block takes does not depend on what they show
+_NOISE = 64  # images; the time a block takes does not depend on what they show
 
 
 class BlockTime(Record):
-    """What one block takes, its EEC included."""
+    """How long one block takes, including its EEC."""
 
     runtime: Runtime
-    threads: int = Field(ge=1, description="that share one call")
+    threads: int = Field(ge=1, description="threads that share one call")
     batch: int = Field(ge=1, description="samples in one call")
     block: int = Field(ge=1)
-    ms: float = Field(gt=0, description="median of the calls, divided by the batch: per sample")
+    ms: float = Field(gt=0, description="per sample: the median of the calls, divided by the batch")
 
 
 class Profile(Record):
-    """All that was measured of a bundle on one machine."""
+    """All times measured of a bundle on one machine."""
 
     format_version: Literal[1] = 1
     bundle: str = Field(description="bundle_id")
@@ -42,10 +42,10 @@ class Profile(Record):
     blocks: tuple[BlockTime, ...] = Field(min_length=1)
 
     def exit_ms(self, manifest: Manifest, *, runtime: Runtime = "onnx") -> tuple[float, ...]:
-        """Milliseconds of a sample that leaves at each exit, EECs included: one thread, one image at a time.
+        """For each exit, milliseconds of a sample that leaves there, EECs included; one thread, one image at a time.
 
         Raises:
-            ConfigError: the profile is of another bundle, or has no such measurement.
+            ConfigError: the profile is of another bundle, or lacks this measurement.
         """
         if self.bundle != manifest.bundle_id:
             raise ConfigError(
@@ -75,7 +75,7 @@ def profile(
     rounds: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Profile:
-    """Measure every block on noise, on every runtime with every number of threads and every batch size.
+    """Time every block on random images, with every combination of runtime, threads and batch size.
 
     Args:
         bundle: verified.
@@ -83,7 +83,7 @@ def profile(
         batches: numbers of samples in one call.
         threads: numbers of threads that share one call.
         rounds: calls behind each median.
-        advance: called with 1 for every combination that is done.
+        advance: called with 1 after every combination.
 
     Raises:
         ConfigError: a runtime's package is missing.
@@ -115,7 +115,7 @@ def read_profile(path: Path) -> Profile:
     """Read what `offramp profile --json` printed.
 
     Raises:
-        ConfigError: no such file, or not a profile.
+        ConfigError: the file cannot be read, or is not a profile.
     """
     try:
         return Profile.model_validate_json(path.read_bytes())
@@ -125,12 +125,12 @@ def read_profile(path: Path) -> Profile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "file"
         raise ConfigError(
-            f"{path} is no profile: {place}: {first['msg']}; make one with `offramp profile BUNDLE --json`"
+            f"{path} is not a profile: {place}: {first['msg']}; make one with `offramp profile BUNDLE --json`"
         ) from error
 
 
 def _cpu() -> str:
-    """The CPU's own name where Linux tells it, else its architecture."""
+    """The CPU's model name if Linux reports it, otherwise its architecture."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""What an operating point costs and gives on labelled images."""
+"""The cost and accuracy of an operating point on labelled images."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ class ExitReport(Record):
     number: int
     tier: str
     theta: float | None = Field(description="null for the last exit, which always answers")
-    accuracy: Share = Field(description="had every sample left here")
+    accuracy: Share = Field(description="if every sample left here")
     accuracy_interval: Interval = Field(description="95 %, Wilson")
     accuracy_left: Share | None = Field(description="of the samples that did leave here; null if none did")
     rate: Share = Field(description="share of samples that left here")
-    macs: int = Field(description="multiplications of a sample that leaves here, EECs on its way included")
+    macs: int = Field(description="multiplications of a sample that leaves here, EECs included")
     ms: float | None = Field(
-        default=None, description="median time of such a sample, ONNX Runtime, one thread"
+        default=None, description="median time of such a sample with ONNX Runtime and one thread"
     )
     auroc: float | None = Field(
-        description="how well confidence tells right from wrong; null if all are right"
+        description="how well confidence tells right from wrong; null if all are right or all wrong"
     )
-    calibration_error: float = Field(description="how far confidence lies from accuracy, expected, 15 bins")
+    calibration_error: float = Field(description="how far confidence is from accuracy on average, 15 bins")
 
 
 class RivalReport(Record):
-    """Another network on the same images, all of which go to its last exit."""
+    """Another network on the same images; all of them go to its last exit."""
 
     bundle: str
     accuracy: Share
     accuracy_interval: Interval
     macs: int = Field(description="multiplications of its backbone")
     ms: float | None = Field(default=None, description="median time of one sample")
-    only_right_here: int = Field(description="samples that the bundle has right and the rival wrong")
+    only_right_here: int = Field(description="samples that the bundle gets right and the rival wrong")
     only_right_there: int
     mcnemar_p: Share = Field(
-        description="chance of such a difference were both equally good; two-sided, exact"
+        description="chance of such a difference if both were equally good; two-sided, exact"
     )
 
 
@@ -60,26 +60,29 @@ class Report(Record):
     """A bundle on one data set at one operating point."""
 
     bundle: str
-    operating_point: str | None = Field(description="null when θ were given by hand")
+    operating_point: str | None = Field(description="null if θ was given by hand")
     samples: int
     accuracy: Share
     accuracy_interval: Interval = Field(description="95 %, Wilson")
-    full_accuracy: Share = Field(description="had every sample gone to the last exit")
+    full_accuracy: Share = Field(description="if every sample went to the last exit")
     full_accuracy_interval: Interval
     mcnemar_p: Share = Field(description="of the difference between this point and the full network")
     macs_mean: float
     macs_backbone: int
     macs_ratio: float = Field(description="macs_backbone / macs_mean: how many times less work")
-    ms_mean: float | None = Field(default=None, description="of all samples, by where they leave")
+    ms_mean: float | None = Field(
+        default=None, description="average over all samples, by the exit each one takes"
+    )
     offload_rate: Share
     payload_bytes_mean: float | None = Field(
-        default=None, description="of an offloaded sample: its encoded feature"
+        default=None, description="of the encoded feature of an offloaded sample"
     )
     offload_bytes_mean: float | None = Field(
-        default=None, description="of an offloaded sample: all it takes on the socket, sent on its own"
+        default=None,
+        description="of an offloaded sample on the socket, all included, if it is sent on its own",
     )
     request_bytes_mean: float | None = Field(
-        default=None, description="of any request: most are not offloaded and send nothing"
+        default=None, description="average over all requests; those that are not offloaded send nothing"
     )
     exits: tuple[ExitReport, ...]
     overthinking: Overthinking
@@ -99,16 +102,16 @@ def report(
     exit_ms: Sequence[float] | None = None,
     payload_bytes: NDArray[np.int64] | None = None,
 ) -> Report:
-    """Sum up what every exit said (`table`) as the selection scheme with these θ would have answered it.
+    """Report how the selection scheme does with these θ, given what every exit answers (`table`).
 
     Args:
         manifest: of the bundle.
         table: of labelled samples.
         thetas: one for each exit but the last.
         split_point: first block that the cloud runs.
-        name: of the operating point, if θ are those of one.
-        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
-        payload_bytes: (N,) of each sample's encoded feature, if measured.
+        name: of the operating point, if these are its θ.
+        exit_ms: for each exit, milliseconds of a sample that leaves there, if measured.
+        payload_bytes: (N,), size of each sample's encoded feature, if measured.
     """
     taken_N = table.exit_taken(thetas)
     right_N = table.correct_at(taken_N)
@@ -149,7 +152,7 @@ def _exit_report(
     split_point: int,
     exit_ms: Sequence[float] | None,
 ) -> ExitReport:
-    """The exit of that index, from 0, when each sample leaves at the exit of index `taken_N`."""
+    """Report on one exit, counted from 0; `taken_N` says at which exit each sample leaves."""
     confidence_N, correct_N, left_N = table.confidence[:, exit], table.correct[:, exit], taken_N == exit
     return ExitReport(
         number=exit + 1,
@@ -184,13 +187,13 @@ def _sent(
 def rival_report(
     manifest: Manifest, right_N: NDArray[np.bool_], rival_right_N: NDArray[np.bool_], *, ms: float | None
 ) -> RivalReport:
-    """Hold a rival's answers against ours, sample by sample.
+    """Compare a rival's answers with ours, sample by sample.
 
     Args:
         manifest: the rival's.
-        right_N: which samples the judged bundle answers rightly at its operating point.
-        rival_right_N: and which ones the rival's last exit does.
-        ms: milliseconds of the rival, if measured.
+        right_N: which samples the evaluated bundle gets right at its operating point.
+        rival_right_N: which samples the rival's last exit gets right.
+        ms: milliseconds that the rival takes for a sample, if measured.
     """
     compared = mcnemar(right_N, rival_right_N)
     return RivalReport(
@@ -217,7 +220,7 @@ def measured(
     exit_ms: Sequence[float] | None = None,
     payload_bytes: NDArray[np.int64] | None = None,
 ) -> OperatingPoint:
-    """The operating point with what it does on these samples."""
+    """The operating point, with its cost and accuracy on these samples."""
     found = report(
         manifest,
         table,

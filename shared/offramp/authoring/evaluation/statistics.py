@@ -1,4 +1,4 @@
-"""How sure one may be of a share, of a difference, and of a confidence. Shapes: N samples."""
+"""Statistics of an evaluation: how certain a share or a difference is, and how good a confidence. Shapes: N samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
 
     Source: Wilson 1927; unlike the normal interval it never leaves [0, 1] and holds near both ends.
     """
-    from scipy.stats import binomtest  # takes half a second to load: only here
+    from scipy.stats import binomtest  # imported here because it takes half a second
 
     interval = binomtest(hits, samples).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
@@ -23,9 +23,9 @@ def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two classifiers on the same samples: where only one of them is right, and how likely that is by chance.
+    """Two classifiers on the same samples: how often only one of them is right, and how likely that is by chance.
 
-    p_value: of both being right equally often, two-sided, exact. Source: McNemar 1947.
+    p_value: chance of such a difference if both were right equally often; two-sided, exact. Source: McNemar 1947.
     """
 
     only_first: int
@@ -34,7 +34,7 @@ class McNemar:
 
 
 def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
-    """Compare which samples each has right."""
+    """Compare two classifiers by the samples that each gets right."""
     only_first, only_second = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
     discordant = only_first + only_second
     if not discordant:
@@ -45,9 +45,9 @@ def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
 
 
 def auroc(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> float | None:
-    """Chance that a right answer is surer than a wrong one, ties counted half; None if all are right, or wrong.
+    """Chance that a right answer is more confident than a wrong one, ties count half; None if all are right or wrong.
 
-    This is what exiting lives on: a confidence that ranks well has good thresholds, calibrated or not.
+    Early exits depend on it: if confidence ranks answers well, good thresholds exist, calibrated or not.
     """
     right = int(correct_N.sum())
     wrong = len(correct_N) - right
@@ -59,7 +59,7 @@ def auroc(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> fl
 
 
 def calibration_error(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> float:
-    """Expected calibration error over 15 bins of equal width: how far confidence lies from accuracy on average.
+    """Expected calibration error over 15 bins of equal width: how far confidence is from accuracy on average.
 
     Source: Guo et al. 2017, eq. 3.
     """

@@ -1,4 +1,4 @@
-"""What every exit says of every sample: all that choosing and judging thresholds needs.
+"""What every exit answers for every sample: all that is needed to choose and judge thresholds.
 
 Shapes: N samples, E exits.
 """
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class ExitTable:
-    """What every exit would have said of every sample, had all of them been asked.
+    """What every exit answers for every sample, as if no sample ever left early.
 
-    confidence (N, E) in [0, 1); correct (N, E).
+    confidence: (N, E), in [0, 1). correct: (N, E).
     """
 
     confidence: NDArray[np.float32]
@@ -37,13 +37,13 @@ class ExitTable:
         return ExitTable(self.confidence[index], self.correct[index])
 
     def exit_taken(self, thetas: Sequence[float]) -> NDArray[np.int64]:
-        """Index (N,), from 0, of the exit at which each sample leaves: the first that is sure enough."""
+        """Index (N,), from 0, of the exit at which each sample leaves: the first that is confident enough."""
         stops = self.confidence >= np.array([*thetas, 0.0], dtype=np.float32)
         stops[:, -1] = True
         taken: NDArray[np.int64] = stops.argmax(axis=1)
         return taken
 
     def correct_at(self, taken_N: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each sample's answer is right (N,) when it leaves at the exit of that index."""
+        """Whether each sample's answer is right (N,) if it leaves at the exit with that index."""
         right: NDArray[np.bool_] = self.correct[np.arange(self.num_samples), taken_N]
         return right

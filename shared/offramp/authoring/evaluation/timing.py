@@ -1,4 +1,4 @@
-"""Milliseconds of a bundle's blocks on this machine."""
+"""Times a bundle's blocks on this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _WARM_UP = 20
 def exit_ms(
     bundle: Bundle, pixels: NDArray[np.uint8], *, runtime: Runtime = "onnx", images: int = 200
 ) -> tuple[float, ...]:
-    """Median milliseconds of a sample that leaves at each exit, the EECs on its way included; one thread, one image.
+    """For each exit, median milliseconds of a sample that leaves there, EECs included; one thread, one image.
 
     Args:
         bundle: verified.
-        pixels: uint8 (N, H, W, C); the first `images` of them are used, over again if there are fewer.
+        pixels: uint8 (N, H, W, C); used in turn, and again from the start if there are too few.
         runtime: what runs the blocks.
-        images: how many are timed.
+        images: how many to time.
     """
     blocks = load_blocks(bundle, 1, len(bundle.manifest.blocks), runtime=runtime)
     spent_s = block_seconds(blocks, pixels, rounds=images)
@@ -34,13 +34,13 @@ def exit_ms(
 def block_seconds(
     blocks: Sequence[BlockRunner], pixels: NDArray[np.uint8], *, batch_size: int = 1, rounds: int = 200
 ) -> NDArray[np.float64]:
-    """Seconds (rounds, blocks) that each block takes for a batch of which no sample leaves early.
+    """Seconds (rounds, blocks) that each block takes for a batch in which no sample leaves early.
 
     Args:
-        blocks: all of a bundle, in order.
-        pixels: uint8 (N, H, W, C), taken in turn, over again if there are too few.
+        blocks: all blocks of a bundle, in order.
+        pixels: uint8 (N, H, W, C); used in turn, and again from the start if there are too few.
         batch_size: samples in one call.
-        rounds: how often it is timed, after some rounds that are not counted.
+        rounds: how many batches to time, after a few to warm up.
     """
     spent_s = np.empty((rounds + _WARM_UP, len(blocks)))
     samples = np.arange(batch_size)

@@ -1,4 +1,4 @@
-"""From a trained network to a bundle: one ONNX graph per block, and a manifest that says what they are."""
+"""Exports a trained network as a bundle: one ONNX graph per block, and a manifest that describes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def export_bundle(
     aggregates: bool = False,
     provenance: Provenance | None = None,
 ) -> Bundle:
-    """Write a bundle and prove that it computes what the network does.
+    """Write a bundle and prove that it computes the same as the network.
 
     Its one operating point, 'full', never stops early: calibration adds the others.
 
@@ -43,15 +43,15 @@ def export_bundle(
         directory: new or empty.
         name: of the bundle; its id adds a digest of the contents.
         labels: of the classes, in the network's order.
-        preprocessing: from pixels to what the network's first block takes.
+        preprocessing: from pixels to the input of the network's first block.
         split_point: first block that the cloud runs.
         confidences: of every exit, shallow to deep; max softmax unless given.
         aggregates: whether the last exit answers with the geometric mean of all exits.
-        provenance: what made the network.
+        provenance: how the network was made.
 
     Raises:
-        ConfigError: a name that no bundle can have; a network that does not fit preprocessing, labels or split point;
-            an EEC that costs more than the block behind it; or other numbers of confidences and exits.
+        ConfigError: the name is not allowed; the network does not fit preprocessing, labels or split point; an EEC
+            costs more than the block after it; or there is not one confidence for each exit.
         BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
     """
     network = network.eval()
@@ -82,8 +82,8 @@ def export_bundle(
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"a bundle cannot be named '{name}'; expected at most 67 of a-z, 0-9, '.', '_' and '-', the first a letter "
-            "or a digit: rename its directory or give --name"
+            f"a bundle cannot be named '{name}'; expected at most 67 characters of a-z, 0-9, '.', '_' and '-', the "
+            "first a letter or a digit; rename its directory or give --name"
         )
 
 
@@ -138,6 +138,6 @@ def _check_costs(cost: NetworkCost) -> None:
     for number, eec_macs in cost.eecs.items():
         if number < len(cost.blocks) and eec_macs >= cost.blocks[number + 1]:
             raise ConfigError(
-                f"the EEC behind block {number} costs {eec_macs} multiplications, block {number + 1} only "
-                f"{cost.blocks[number + 1]}: leaving early would not pay; make the EEC smaller or move it"
+                f"the EEC after block {number} costs {eec_macs} multiplications, but block {number + 1} only "
+                f"{cost.blocks[number + 1]}, so leaving early would not pay; make the EEC smaller or move it"
             )

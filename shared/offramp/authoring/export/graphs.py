@@ -1,4 +1,4 @@
-"""A network's blocks as ONNX graphs, with all that decides compiled in.
+"""Exports a network's blocks as ONNX graphs that include preprocessing and confidence.
 
 Shapes: B samples, H x W pixels, C channels.
 """
@@ -32,7 +32,7 @@ def export_graphs(
 ) -> Mapping[int, bytes]:
     """The graph of every block, serialised, by the block's number.
 
-    Block 1 takes pixels, the others what the block before them hands on, encoded where a bottleneck lies between.
+    Block 1 takes pixels. Every other block takes the output of the one before, encoded if a bottleneck lies between.
 
     Args:
         network: in inference mode.
@@ -42,7 +42,7 @@ def export_graphs(
     """
     graphs = {}
     behind = dict(zip(network.exit_blocks, confidences, strict=True))
-    # Two samples: with one, the exporter would take the batch for a constant.
+    # Two samples: with one, the exporter would treat the batch size as a constant.
     batch = torch.zeros(2, *preprocessing.pixel_shape, dtype=torch.uint8)
     for number, block in enumerate(network.blocks, start=1):
         arriving, narrowed = network.bottleneck_behind(number - 1), network.bottleneck_behind(number)
@@ -61,7 +61,7 @@ def export_graphs(
 
 
 class _ExportedBlock(nn.Module):
-    """A block as its graph computes it: (feature, probabilities, confidence), or those of the three it has."""
+    """A block as its graph computes it: feature, probabilities and confidence, or those of the three that it has."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class _ExportedBlock(nn.Module):
 
 
 class _Contiguous(nn.Module):
-    """Nothing, in a graph; the exporter makes detours for tensors whose channels torch keeps last."""
+    """Undoes channels-last memory, for which the exporter would add nodes; it leaves nothing in the graph itself."""
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         return image_BCHW.contiguous()
@@ -110,7 +110,7 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
     model = program.model_proto
     del model.metadata_props[:]
     for node in model.graph.node:
-        # The exporter notes the source line of every node, paths of this machine included.
+        # The exporter records the source line of every node, including paths on this machine.
         del node.metadata_props[:]
         node.doc_string = ""
     parts: list[Any] = [
@@ -128,11 +128,11 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
 
 
 def _keep_layout(graph: onnx.GraphProto) -> None:
-    """Let what a residual network adds up first pass a pool over single values, unless a convolution made it.
+    """Put a 1 x 1 max pool before the first residual sum, unless a convolution or a sum feeds it.
 
-    It changes nothing. But ONNX Runtime fuses convolutions and sums in a layout of its own, and only where all that is
-    added comes from an operator that has it; the input of a graph does not, nor what a bottleneck is widened to, and
-    every sum behind it is taken out of that layout and back.
+    The pool changes no value. ONNX Runtime fuses convolutions and sums in a layout of its own, but only if everything
+    it adds comes from an operator in that layout. The input of a graph does not, nor does the output of a bottleneck's
+    decoder. Without the pool, every later sum would be converted out of that layout and back.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     for name in (graph.input[0].name, *made_by):
@@ -154,7 +154,7 @@ def _keep_layout(graph: onnx.GraphProto) -> None:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    # The exporter reports its progress on standard output and warns of its own internals.
+    # The exporter prints its progress on standard output and warns about its own internals.
     log = logging.getLogger("torch.onnx")
     level = log.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

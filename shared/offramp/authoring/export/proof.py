@@ -1,4 +1,4 @@
-"""The proof that a bundle computes what its network does, on the runtime that serves it."""
+"""Proves that a bundle computes the same as its network, on the runtime that serves it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from offramp.engine.runtime import load_blocks
 from offramp.errors import BundleError
 
 _TOLERANCE = 1e-5
-_RARE = 1e-3  # share of a code's values that may be rounded to the other neighbour
+_RARE = 1e-3  # share of a code's values that may be rounded to the neighbouring level
 
 
 def prove_equal(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence[Confidence]) -> None:
-    """Run both on noise, block by block.
+    """Run the bundle and the network on random images and compare them block by block.
 
     Raises:
         BundleError: the graphs differ from the network by more than 1e-5.
@@ -53,13 +53,13 @@ def _compare(number: int, expected: Sequence[Tensor], found: Sequence[NDArray[np
     )
     if not difference <= _TOLERANCE:
         raise BundleError(
-            f"the exported graphs differ from the network by {difference:.2e} behind block {number}, more than "
+            f"the exported graphs differ from the network by {difference:.2e} after block {number}, more than "
             f"{_TOLERANCE:.0e}; do not serve this bundle"
         )
 
 
 def _compare_codes(number: int, expected: NDArray[np.uint8], found: NDArray[Any]) -> None:
-    # A value that lies between two levels may be rounded either way; it must be a rare one, and a neighbour.
+    # A value halfway between two levels may be rounded to either; this must be rare, and never skip a level.
     apart = np.abs(expected.astype(np.int64) - found)
     if apart.max() > 1 or apart.mean() > _RARE:
         raise BundleError(

@@ -1,4 +1,4 @@
-"""Backbones cut into blocks, the EECs behind them, and what each costs."""
+"""Backbones cut into blocks, their EECs, and what each costs."""
 
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 

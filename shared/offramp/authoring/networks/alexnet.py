@@ -1,7 +1,7 @@
-"""B-AlexNet: the CIFAR AlexNet with exits after its first and second convolution; GC-AlexNet: with more of them.
+"""B-AlexNet: the CIFAR AlexNet with exits after its first and second convolution. GC-AlexNet has more exits.
 
 Source: BranchyNet, Teerapittayanon et al. 2016, section IV. Batch norm stands in for local response
-normalisation, and the EECs are separable convolutions, so that each costs less than the block behind it.
+normalisation, and the EECs are separable convolutions, so that each costs less than the block after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from offramp.authoring.networks.layers import conv_norm_relu, pooled_linear, sep
 
 
 def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
-    """AlexNet for 32 x 32 colour images, exits after blocks 1 and 2 and at the end."""
+    """AlexNet for 32 x 32 colour images, with exits after blocks 1 and 2 and at the end."""
     block_1 = nn.Sequential(conv_norm_relu(3, 32, 5), nn.MaxPool2d(3, stride=2, padding=1))
     block_2 = nn.Sequential(conv_norm_relu(32, 64, 5), nn.MaxPool2d(3, stride=2, padding=1))
     block_3 = nn.Sequential(
@@ -35,10 +35,10 @@ def b_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
 
 
 def gc_alexnet(num_classes: int = 10) -> EarlyExitNetwork:
-    """The same AlexNet with a gate behind every convolution but the last, for thresholds found gate by gate.
+    """The same AlexNet with a gate after every convolution but the last, for thresholds found gate by gate.
 
-    Gate-Classification networks put a small classifier behind each convolution. Every EEC here costs less than
-    the convolution behind it, so that asking one more gate never costs more than going on.
+    Gate-Classification networks put a small classifier after each convolution. Here every EEC costs less than
+    the next convolution, so asking one more gate never costs more than going on.
     """
     blocks = [
         nn.Sequential(conv_norm_relu(3, 32, 5), nn.MaxPool2d(3, stride=2, padding=1)),

@@ -1,4 +1,4 @@
-"""From an ordinary torch classifier to an early-exit network: cut it, attach EECs, prove that it is the same.
+"""Turns an ordinary torch classifier into an early-exit network: cut it, attach EECs, check that it answers the same.
 
 Shapes: B samples, C channels, H x W pixels, T tokens, D width, K classes.
 """
@@ -19,38 +19,38 @@ from offramp.authoring.networks.tracing import LogitsOnly, trace_backbone
 from offramp.errors import ConfigError
 
 _TOLERANCE = 1e-5
-_NEAR = 0.02  # of the backbone's cost: cuts this close are taken for the same place
+_NEAR = 0.02  # share of the backbone's cost; cuts this close count as the same place
 _LARGEST_SIDE = 8
-_EEC_SHARE = 0.5  # of the block behind an EEC, at most
+_EEC_SHARE = 0.5  # an EEC costs at most this share of the block after it
 
 
 def attach_exits(
     model: nn.Module, *, image_shape: tuple[int, int, int], exits: Sequence[float] = (0.25, 0.5)
 ) -> EarlyExitNetwork:
-    """Cut an ordinary classifier and attach EECs, which are then to be trained.
+    """Cut an ordinary classifier into blocks and attach EECs, which you then train.
 
-    The places where a single tensor carries everything are found in torch.export's graph, whatever the model
-    is made of. Blocks share the model's weights and learn like any module: batch norm and dropout obey
-    `train()` and `eval()`. The network's `origin` says how it was cut.
+    A model can be cut where a single tensor carries everything. These places are found in torch.export's graph, so it
+    does not matter how the model is written. The blocks share the model's weights and train like any module: batch
+    norm and dropout obey `train()` and `eval()`. The network's `origin` records how it was cut.
 
     Args:
         model: normalised pixels (B, C, H, W) -> logits (B, K): a tensor, the first of a tuple, or `.logits`.
         image_shape: (C, H, W).
-        exits: wished share of the backbone's cost before each early exit, rising, between 0 and 1. The nearest
-            place is taken; of several near ones that with the smallest feature.
+        exits: where to put the early exits, as rising shares of the backbone's cost between 0 and 1. Each goes to the
+            nearest possible cut; if several are about as near, to the one with the smallest feature.
 
     Returns:
-        A network whose last exit says what the model does (at most 1e-5 off), its EECs untrained and each at
-        most half as costly as the block behind it.
+        A network whose last exit gives the model's logits to within 1e-5. Its EECs are untrained, and each costs at
+        most half as much as the block after it.
 
     Raises:
-        ConfigError: the model cannot be traced, or cannot be cut so often: the message says where and why.
+        ConfigError: the model cannot be traced, or has too few places to cut; the message says where and why.
     """
     _check_shares(exits)
     graph = trace_backbone(model, image_shape)
     cuts = graph.cuts()
     if len(cuts) < len(exits):
-        raise ConfigError(f"{len(exits)} exits asked for, but {_where(graph, cuts)}; ask for fewer exits")
+        raise ConfigError(f"you asked for {len(exits)} exits, but {_where(graph, cuts)}; ask for fewer exits")
     chosen = _choose(cuts, exits)
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
@@ -60,8 +60,8 @@ def attach_exits(
     origin = Origin(image_shape, tuple(cuts), tuple(chosen), _difference(model, network, image_shape))
     if not origin.difference <= _TOLERANCE:
         raise ConfigError(
-            f"the blocks in a row differ from the backbone by {origin.difference:.2e}, more than {_TOLERANCE:.0e}; "
-            "is something in it drawn at random, or does it remember the last image?"
+            f"the blocks together differ from the backbone by {origin.difference:.2e}, more than {_TOLERANCE:.0e}; "
+            "check whether the backbone draws random numbers or keeps state between images"
         )
     network.origin = origin
     return network
@@ -70,7 +70,7 @@ def attach_exits(
 def _check_shares(exits: Sequence[float]) -> None:
     if not exits or not all(0 < share < 1 for share in exits) or sorted(set(exits)) != list(exits):
         raise ConfigError(
-            f"exits is {tuple(exits)}; give rising shares of the cost between 0 and 1, as in (0.25, 0.5)"
+            f"exits is {tuple(exits)}; give rising shares of the cost between 0 and 1, such as (0.25, 0.5)"
         )
 
 
@@ -78,7 +78,7 @@ def _where(graph: BackboneGraph, cuts: Sequence[Cut]) -> str:
     places = sorted({f"{cut.share:4.0%}".strip() for cut in cuts}, key=lambda text: float(text[:-1]))
     return (
         f"the backbone can only be cut at {', '.join(places) or 'no place'} of its cost; elsewhere more than one "
-        f"tensor is needed further on, as are {' and '.join(graph.crossing())}"
+        f"tensor is still needed, such as {' and '.join(graph.crossing())}"
     )
 
 
@@ -89,13 +89,13 @@ def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
         left = left[: len(left) - (len(exits) - number - 1)]  # leave one for each exit to come
         nearest = min(abs(cut.share - share) for cut in left)
         alike = [cut for cut in left if abs(cut.share - share) <= nearest + _NEAR]
-        # The smallest feature travels best; of equals the last has its activation behind it.
+        # The smallest feature is the cheapest to send; among equals, the last one includes the activation.
         chosen.append(min(reversed(alike), key=lambda cut: torch.Size(cut.feature_shape).numel()))
     return chosen
 
 
 def _eecs_behind(graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut]) -> dict[int, nn.Module]:
-    """An EEC behind every chosen cut, by the number of the block that ends there."""
+    """An EEC for every chosen cut, by the number of the block that ends there."""
     spent = [cut.macs for cut in chosen]
     eecs: dict[int, nn.Module] = {}
     for number, (cut, until) in enumerate(
@@ -106,7 +106,7 @@ def _eecs_behind(graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut
         if eec is None:
             raise ConfigError(
                 f"an exit at {cut.share:.0%} of the cost would not pay: only {macs} multiplications lie between it and "
-                f"the next; {_where(graph, cuts)}; ask for exits further apart"
+                f"the next exit; {_where(graph, cuts)}; ask for exits further apart"
             )
         eecs[number] = eec
     return eecs

@@ -1,9 +1,9 @@
-"""What a feature becomes before it goes to the next tier: few channels of few levels, and back.
+"""A bottleneck makes a feature small before it goes to the next tier: few channels of few levels, and back.
 
 The encoder and its rounding run at the end of the block before the split, the decoder at the start of the block
-behind it. So they are part of the network: every prediction, threshold and certificate is made behind them, wherever
-the tiers are cut. Training rounds with a straight-through gradient (Bengio et al. 2013); one learned encoder against
-bytes is that of BottleNet++, Shao and Zhang 2020, ours with whole levels instead of noise.
+after it. So they are part of the network: every prediction, threshold and certificate includes their effect, wherever
+the tiers are cut. Training rounds with a straight-through gradient (Bengio et al. 2013). The learned encoder follows
+BottleNet++ (Shao and Zhang 2020), but rounds to whole levels instead of adding noise.
 
 Shapes: B samples, C channels of a feature, M channels of a code, H x W positions, s stride.
 """
@@ -21,37 +21,37 @@ from offramp.errors import ConfigError
 from offramp.record import Record
 
 _POSITIONS = 4  # side of the code's grid that a learned bottleneck aims at
-_OF_PAYLOAD = 4  # bytes that the entropy coder needs beyond its symbols
+_OF_PAYLOAD = 4  # bytes that the entropy coder needs besides its symbols
 _EXTREME = 0.999
-_MEMORY = 0.99  # of what is counted in training, as in a batch norm
-_SEEN_AT_ONCE = 16  # samples of a batch that the range of a plain quantiser is taken from
-_SPREAD = 1.7  # sigmoid(1.7 x) is nearly the normal distribution's: all levels are used alike
+_MEMORY = 0.99  # of the running statistics in training, as in a batch norm
+_SEEN_AT_ONCE = 16  # samples of a batch that set the range of a plain quantiser
+_SPREAD = 1.7  # sigmoid(1.7 x) is close to the normal CDF, so all levels are used about equally
 
 
 class BottleneckSpec(Record):
     """Where a bottleneck sits and how narrow it is.
 
-    channels: M, learned; None leaves every channel as it is and only rounds it.
+    channels: M, of a learned encoder; None keeps the channels and only rounds their values.
     """
 
-    split_point: int = Field(ge=2, description="first block behind it")
+    split_point: int = Field(ge=2, description="first block after it")
     channels: int | None = Field(default=None, ge=1)
     stride: int = Field(default=1, ge=1, description="s, in both directions")
-    levels: int = Field(default=4, ge=2, le=256, description="that a value of the code can have")
+    levels: int = Field(default=4, ge=2, le=256, description="levels that a value of the code can have")
 
 
 def spec_for(
     feature_shape: tuple[int, ...], *, split_point: int, max_bytes: int, levels: int = 4
 ) -> BottleneckSpec:
-    """The learned bottleneck whose code fits into so many bytes, its grid about 4 x 4.
+    """The learned bottleneck whose code fits into `max_bytes`, on a grid of about 4 x 4 positions.
 
     Raises:
-        ConfigError: the feature is no image of channels, or the bytes hold no code.
+        ConfigError: the feature does not have shape (C, H, W), or `max_bytes` is too small for any code.
     """
     if len(feature_shape) != 3:
         raise ConfigError(
             f"the feature before block {split_point} has shape {feature_shape}; a learned bottleneck needs channels, "
-            "height and width: quantise it instead, without --bytes"
+            "height and width; leave out --bytes to quantise the feature instead"
         )
     _, height, width = feature_shape
     stride = max(1, min(height, width) // _POSITIONS)
@@ -60,7 +60,7 @@ def spec_for(
     channels = int((max_bytes - _OF_PAYLOAD) * 8 / bits // positions)
     if channels < 1:
         raise ConfigError(
-            f"{max_bytes} bytes hold no code of {positions} positions at {bits:g} bits; "
+            f"{max_bytes} bytes are too few for a code of {positions} positions at {bits:g} bits; "
             f"give at least {_OF_PAYLOAD + math.ceil(positions * bits / 8)}"
         )
     return BottleneckSpec(split_point=split_point, channels=channels, stride=stride, levels=round(2**bits))
@@ -74,11 +74,11 @@ class Bottleneck(nn.Module):
     high: Tensor
 
     def __init__(self, feature_shape: tuple[int, ...], spec: BottleneckSpec) -> None:
-        """Make an untrained one.
+        """Make an untrained bottleneck.
 
         Args:
-            feature_shape: of one sample; (C, H, W) where channels are learned.
-            spec: how narrow.
+            feature_shape: of one sample; (C, H, W) if channels are learned.
+            spec: how narrow it is.
         """
         super().__init__()
         self.spec = spec
@@ -94,7 +94,7 @@ class Bottleneck(nn.Module):
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """Of one sample's code."""
+        """Shape of one sample's code."""
         if self.spec.channels is None:
             return self.feature_shape
         _, height, width = self.feature_shape
@@ -102,12 +102,12 @@ class Bottleneck(nn.Module):
 
     @property
     def frequencies(self) -> tuple[int, ...]:
-        """How often each level comes, in 65,536ths and at least one, so that none is impossible to send."""
+        """How often each level occurs, in 65,536ths; at least 1, so that every level can be sent."""
         shares = self.counts.double() / self.counts.double().sum()
         return tuple(max(1, round(share)) for share in (shares * 2**16).tolist())
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Feature -> what the next block sees of it, differentiably."""
+        """Feature -> what the next block receives, with a gradient."""
         unit = self._to_unit(feature)
         steps = self.spec.levels - 1
         rounded = (unit * steps).round() / steps
@@ -120,7 +120,7 @@ class Bottleneck(nn.Module):
         return (self._to_unit(feature) * (self.spec.levels - 1)).round().to(torch.uint8)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Code -> what the next block sees of the feature."""
+        """Code -> what the next block receives."""
         return self._from_unit(code.to(torch.float32) / (self.spec.levels - 1))
 
     def _to_unit(self, feature: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Bottleneck(nn.Module):
         return functional.relu(feature[:, :, :height, :width])
 
     def _observe(self, feature: Tensor) -> None:
-        # A few extreme values would stretch the range of all others: they are clipped.
+        # Clip the few extreme values that would stretch the range for all others.
         by_channel = feature[:_SEEN_AT_ONCE].float().transpose(0, 1).flatten(1)
         low = torch.quantile(by_channel, 1 - _EXTREME, dim=1).reshape(self.low.shape)
         high = torch.quantile(by_channel, _EXTREME, dim=1).reshape(self.high.shape)
@@ -188,7 +188,7 @@ class Encode(nn.Module):
 
 
 class Decode(nn.Module):
-    """The half that runs behind it."""
+    """The half of a bottleneck that runs after the split."""
 
     def __init__(self, bottleneck: Bottleneck) -> None:
         super().__init__()

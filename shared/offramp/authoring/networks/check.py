@@ -1,4 +1,4 @@
-"""Whether a network fits its preprocessing, its labels and its split point: asked before training and before export."""
+"""Checks that a network fits its preprocessing, labels and split point, before training and before export."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from offramp.errors import ConfigError
 
 
 def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_labels: int) -> None:
-    """Run the network once on a blank image and look at what every exit says; nothing in it changes.
+    """Run the network once on a blank image and check what every exit returns; the network does not change.
 
     Raises:
-        ConfigError: it was cut for images of another shape, cannot take one of this shape, or has an exit that does not
-            give one logit for each label.
+        ConfigError: the network was cut for images of another shape, fails on one of this shape, or has an exit that
+            does not return one logit for each label.
     """
     shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
     if network.origin is not None and network.origin.image_shape != shape:
@@ -26,20 +26,20 @@ def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_l
         if len(logits_shape) != 2:
             raise ConfigError(
                 f"exit {number} returns a tensor of shape {logits_shape} for one image, expected logits of shape "
-                f"(1, {num_labels}); end its EEC in a layer that gives one number for each class"
+                f"(1, {num_labels}); end its EEC with a layer that gives one number for each class"
             )
         if logits_shape[1] != num_labels:
             raise ConfigError(
-                f"exit {number} tells {logits_shape[1]} classes apart, but there are {num_labels} labels; build the "
+                f"exit {number} has {logits_shape[1]} classes, but there are {num_labels} labels; build the "
                 "network for as many classes as the data has"
             )
 
 
 def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:
-    """Look whether there is a block to start the next tier with; a network of one block is never split.
+    """Check that the next tier has a block to start with; a network of one block is never split.
 
     Raises:
-        ConfigError: there is none of that number.
+        ConfigError: no block of that number can start the next tier.
     """
     last = len(network.blocks)
     if last > 1 and not 2 <= split_point <= last:
@@ -55,10 +55,10 @@ def _logits_shapes(network: EarlyExitNetwork, shape: tuple[int, int, int]) -> li
     try:
         with torch.no_grad():
             return [tuple(logits.shape) for logits in network(torch.zeros(1, *shape))]
-    except Exception as error:  # a network of somebody else raises whatever it likes
+    except Exception as error:  # a user's network may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the network fails on an image of shape {shape}, which the preprocessing makes: {reason}; give the "
+            f"the network fails on an image of shape {shape}, which the preprocessing produces: {reason}; give the "
             "preprocessing the channels, height and width that the network was made for"
         ) from error
     finally:

@@ -1,6 +1,6 @@
-"""Confidence measures: logits -> a number in [0, 1), larger is surer.
+"""Confidence measures: logits -> a number in [0, 1), larger is more confident.
 
-Computed in torch so that the exporter compiles them into a block's graph; serving only reads the result.
+They are computed in torch, so the exporter compiles them into a block's graph; serving only reads the result.
 The upper end is open on purpose: a confidence never reaches 1, so θ = 1 never stops and θ = 0 always does.
 Shapes: B samples, K classes, M plain measures.
 """
@@ -33,10 +33,10 @@ class ConfidenceHead:
 
 @dataclass(frozen=True)
 class Confidence:
-    """How an exit says how sure it is.
+    """How an exit computes its confidence.
 
     measure: a plain one, or `learned`, which needs `head`.
-    temperature: divides the logits; above 1 it makes an overconfident EEC modest (Guo et al. 2017, eq. 9).
+    temperature: divides the logits; above 1 it corrects an overconfident EEC (Guo et al. 2017, eq. 9).
     """
 
     measure: Measure = "max_softmax"
@@ -45,10 +45,10 @@ class Confidence:
 
     def __post_init__(self) -> None:
         if (self.measure == "learned") != (self.head is not None):
-            raise ConfigError("the measure 'learned' needs a confidence head, the others have none")
+            raise ConfigError("the measure 'learned' needs a confidence head, and no other measure takes one")
 
     def of(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Class probabilities and how sure they are.
+        """Class probabilities and their confidence.
 
         Args:
             logits_BK: an EEC's output.
@@ -84,8 +84,8 @@ def _score_margin(probabilities_BK: Tensor, _: Tensor) -> Tensor:
 
 
 def _entropy(probabilities_BK: Tensor, log_probabilities_BK: Tensor) -> Tensor:
-    # BranchyNet (eq. 2) stops below an entropy in nats; 1 - H / ln K turns that into one rule for all.
-    # 0 · ln 0 is 0 here; left at -inf the logarithm would make it NaN.
+    # BranchyNet (eq. 2) stops below an entropy in nats; with 1 - H / ln K all measures stop above θ.
+    # 0 · ln 0 must give 0; with a logarithm of -inf it would be NaN.
     finite_BK = log_probabilities_BK.clamp(min=torch.finfo(log_probabilities_BK.dtype).min)
     entropy_B = -(probabilities_BK * finite_BK).sum(dim=1)
     return 1.0 - entropy_B / math.log(probabilities_BK.shape[1])

@@ -1,7 +1,7 @@
-"""Fit the confidence head of an exit: a logistic regression of "is it right?" on the plain measures.
+"""Fits the confidence head of an exit: a logistic regression of "is it right?" on the plain measures.
 
-Three weights and a bias, so that few samples do and none of them is learnt by heart. Unlike a temperature it may rank
-samples anew. Shapes: N samples, K classes, M plain measures.
+A head has three weights and a bias, so a few samples are enough to fit it, and too little to memorise them. Unlike a
+temperature, it can change the ranking of samples. Shapes: N samples, K classes, M plain measures.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from offramp.authoring.networks.confidence import ConfidenceHead, plain_measures
 
-# The measures say nearly the same: without a little decay their weights would grow large and cancel.
+# The measures are strongly correlated: without a little decay, their weights would grow large and cancel out.
 _DECAY = 1e-3
 _STEPS = 100
 
 
 def fit_confidence_head(logits_NK: NDArray[np.float32], classes_N: NDArray[np.int64]) -> ConfidenceHead:
-    """The head with the least cross-entropy between confidence and being right.
+    """The head with the lowest cross-entropy between its confidence and whether the exit is right.
 
     Args:
         logits_NK: of held-out samples.
@@ -38,7 +38,7 @@ def fit_confidence_head(logits_NK: NDArray[np.float32], classes_N: NDArray[np.in
         value = functional.binary_cross_entropy_with_logits(score_N, right_N)
         value = (
             value + _DECAY * parameters.square().sum()
-        )  # the bias too: it must not run away if all are right
+        )  # decay the bias too, or it would grow without limit if all are right
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

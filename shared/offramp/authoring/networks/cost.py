@@ -16,10 +16,10 @@ from offramp.bundle.manifest import Layer, Part
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Multiplications for one sample, by block number and by the number of the block an EEC sits behind.
+    """Multiplications for one sample, by block number; an EEC has the number of the block it follows.
 
-    blocks: with the halves of a bottleneck that run in them. layers: all of it again, layer by layer.
-    feature_shapes: of what each block hands on.
+    blocks: including the halves of a bottleneck that run in them. layers: the same cost, layer by layer.
+    feature_shapes: shape of what each block passes on, for one sample.
     """
 
     blocks: Mapping[int, int]
@@ -29,7 +29,7 @@ class NetworkCost:
 
     @property
     def backbone(self) -> int:
-        """The network without early exits and bottleneck."""
+        """Multiplications of the network without early exits and bottleneck."""
         last = max(self.blocks)
         return sum(
             layer.macs
@@ -41,8 +41,8 @@ class NetworkCost:
 def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -> NetworkCost:
     """Count the multiplications of one sample of shape (C, H, W), by running it.
 
-    Convolutions and linear layers count; a convolution costs n_in · s² · n_out · m², divided by its groups
-    (s kernel side, m output side). Activations, pooling and batch norm, which fuses, do not.
+    Convolutions and linear layers count. A convolution costs n_in · s² · n_out · m², divided by its groups
+    (s kernel side, m output side). Activations and pooling do not count, nor does batch norm, because it is fused.
     """
     was_training = network.training
     network.eval()
@@ -77,7 +77,7 @@ def network_cost(network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -
 
 
 def count_macs(module: nn.Module, feature: torch.Tensor) -> tuple[int, torch.Tensor]:
-    """Run a module on a feature: its multiplications, and what it returns."""
+    """Run a module on a feature and return its multiplications and its output."""
     total, _, result = _count(module, feature)
     return total, result
 
@@ -85,7 +85,7 @@ def count_macs(module: nn.Module, feature: torch.Tensor) -> tuple[int, torch.Ten
 def _count(module: nn.Module, feature: torch.Tensor) -> tuple[int, dict[str, int], torch.Tensor]:
     with FlopCounterMode(display=False) as counter:
         result = module(feature)
-    # torch counts a multiplication and an addition as two operations, and those of a part under its parents as well.
+    # torch counts a multiplication and an addition as two operations, and a module's also under its parents.
     root = type(module).__name__
     totals = {
         path.removeprefix(root).removeprefix("."): sum(operations.values()) // 2

@@ -1,4 +1,4 @@
-"""A backbone cut into blocks, with an early-exit classifier (EEC) behind any of them.
+"""A backbone cut into blocks, with an early-exit classifier (EEC) after any of them.
 
 Shapes: B samples, C channels, H x W pixels, K classes.
 """
@@ -15,7 +15,7 @@ from offramp.errors import ConfigError
 
 
 class EarlyExitNetwork(nn.Module):
-    """Blocks f_1 … f_N in a row and EECs C_i: exit i's logits are C_i(f_b(… f_1(x))), b being its block.
+    """Blocks f_1 … f_N and EECs C_i: the logits of exit i are C_i(f_b(… f_1(x))), where b is its block.
 
     Every module is an ordinary `nn.Module`. The last block always has an EEC: the backbone's own classifier.
     """
@@ -25,10 +25,10 @@ class EarlyExitNetwork(nn.Module):
 
         Args:
             blocks: feature -> feature, in order; block 1 takes normalised pixels (B, C, H, W).
-            eecs: feature -> logits (B, K), by the number of the block it sits behind, counted from 1.
+            eecs: feature -> logits (B, K), by the number of the block that each one follows, counted from 1.
 
         Raises:
-            ConfigError: no blocks, an EEC behind a block that does not exist, or none behind the last.
+            ConfigError: there are no blocks, an EEC follows a block that does not exist, or the last block has none.
         """
         super().__init__()
         self.origin: Origin | None = None
@@ -37,7 +37,7 @@ class EarlyExitNetwork(nn.Module):
             raise ConfigError("a network needs at least one block, got none")
         beyond = [number for number in eecs if not 1 <= number <= len(blocks)]
         if beyond:
-            raise ConfigError(f"an EEC sits behind block {beyond[0]}, but blocks are 1 to {len(blocks)}")
+            raise ConfigError(f"an EEC follows block {beyond[0]}, but the blocks are 1 to {len(blocks)}")
         if len(blocks) not in eecs:
             raise ConfigError(
                 f"the last block, {len(blocks)}, has no EEC; give it the backbone's own classifier, "
@@ -52,26 +52,26 @@ class EarlyExitNetwork(nn.Module):
         return len(self.eecs)
 
     def eec_behind(self, block_number: int) -> nn.Module | None:
-        """The EEC behind a block, counted from 1, if it has one."""
+        """The EEC after a block, counted from 1, if it has one."""
         key = str(block_number)
         return self.eecs[key] if key in self.eecs else None  # noqa: SIM401 - ModuleDict has no get
 
     @property
     def exit_blocks(self) -> tuple[int, ...]:
-        """Number of the block behind which each exit sits, shallow to deep."""
+        """Number of the block that each exit follows, shallow to deep."""
         return tuple(int(number) for number in self.eecs)
 
     def static(self) -> EarlyExitNetwork:
-        """The backbone alone, as one block with its own classifier: the rival of every early-exit figure."""
+        """The backbone alone, as one block with its own classifier: what every early-exit figure is compared with."""
         return EarlyExitNetwork([nn.Sequential(*self.blocks)], {1: self.eecs[str(len(self.blocks))]})
 
     def bottleneck_behind(self, block_number: int) -> Bottleneck | None:
-        """The bottleneck behind a block, counted from 1, if it has one; its EEC looks at what goes in."""
+        """The bottleneck after a block, counted from 1, if it has one; the block's EEC sees the feature before it."""
         found = self.bottleneck
         return found if found is not None and found.spec.split_point == block_number + 1 else None
 
     def feature_behind(self, block_number: int, image_BCHW: Tensor) -> Tensor:
-        """What a block computes, before any bottleneck behind it."""
+        """What a block computes, before any bottleneck after it."""
         feature = image_BCHW
         for number, block in enumerate(self.blocks[:block_number], start=1):
             feature = block(feature)
@@ -92,7 +92,7 @@ class EarlyExitNetwork(nn.Module):
         return list(self.logits_at(image_BCHW, range(1, self.num_exits + 1)).values())
 
     def logits_at(self, image_BCHW: Tensor, exits: Collection[int]) -> dict[int, Tensor]:
-        """Run the EECs of some exits, and no block behind the last of them.
+        """Run the EECs of some exits, and no block after the last of them.
 
         Args:
             image_BCHW: normalised pixels.

@@ -1,7 +1,7 @@
 """The graph of an ordinary torch classifier: what it computes, what that costs, and where it can be cut.
 
-A cut is a place after which exactly one tensor that depends on the image is still needed: that tensor is all that
-has to travel. It is found in torch.export's graph, not from the names of modules.
+A cut is a place after which exactly one tensor that depends on the image is still needed, so only that tensor has to
+be sent. Cuts are found in torch.export's graph, not by the names of modules.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _ATEN = torch.ops.aten
 class Cut:
     """A place where the backbone can be cut.
 
-    node: of the tensor that travels on. share: of the backbone's cost that lies before, 0 to 1. macs: the same in
-    multiplications. feature_shape: of the tensor, without the batch.
+    node: of the tensor that is sent. share: how much of the backbone's cost lies before the cut, 0 to 1. macs: the same
+    in multiplications. feature_shape: of the tensor, without the batch.
     """
 
     node: fx.Node
@@ -35,9 +35,9 @@ class Cut:
 class Origin:
     """How a backbone was cut.
 
-    image_shape: (C, H, W) it was traced with. cuts: all places where it could be cut. chosen: those that were taken,
-    shallow to deep. difference: largest absolute difference between the logits of the backbone and those of its blocks
-    in a row, on random images.
+    image_shape: (C, H, W) it was traced with. cuts: all places where it could be cut. chosen: the places where it was
+    cut, shallow to deep. difference: largest absolute difference between the logits of the backbone and those of its
+    blocks together, on random images.
     """
 
     image_shape: tuple[int, int, int]
@@ -55,13 +55,13 @@ class BackboneGraph:
 
     @property
     def image(self) -> fx.Node:
-        """What goes in."""
+        """The node of the image."""
         image: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         return image
 
     @property
     def logits(self) -> fx.Node:
-        """What comes out."""
+        """The node of the logits."""
         answer = _first(self.module.graph.output_node().args)
         assert isinstance(answer, fx.Node)
         return answer
@@ -95,7 +95,7 @@ class BackboneGraph:
         return [cut for cut in found if 0 < cut.macs < total and cut.node is not self.logits]
 
     def crossing(self) -> list[str]:
-        """Names of the tensors that are all needed where the graph is widest, at most five."""
+        """Names of the tensors needed at the same time where the graph is widest, at most five."""
         at = {node: number for number, node in enumerate(self.module.graph.nodes)}
         carried = [
             (node, max((at[user] for user in node.users), default=-1)) for node in at if self._carries(node)
@@ -111,7 +111,7 @@ class BackboneGraph:
 
     @cached_property
     def _depends(self) -> dict[fx.Node, bool]:
-        """Whether a value depends on what the image shows; its size alone is known everywhere."""
+        """Whether each value depends on what the image shows; sizes do not count, as every block knows them."""
         depends: dict[fx.Node, bool] = {}
         for node in self.module.graph.nodes:
             is_size = isinstance(node.meta.get("val"), torch.SymInt | int)
@@ -134,7 +134,7 @@ class BackboneGraph:
         samples = str(self.image.meta["val"].shape[0])
         for node in _needed(stop, beyond=start):
             if str(node.meta.get("val")) == samples:
-                # The number of samples is known wherever a feature is.
+                # The block reads the number of samples from its own input.
                 copies[node] = graph.call_function(_ATEN.sym_size.int, (copies[start], 0))
             else:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -143,13 +143,13 @@ class BackboneGraph:
 
 
 def _needed(stop: fx.Node, *, beyond: fx.Node) -> Iterator[fx.Node]:
-    """All nodes on which `stop` depends but not through `beyond`, in the order of the graph."""
+    """All nodes that `stop` depends on other than through `beyond`, in the order of the graph."""
     wanted, waiting = set[fx.Node](), [stop]
     while waiting:
         node = waiting.pop()
         if node is not beyond and node not in wanted:
             wanted.add(node)
-            # Sizes are looked up anew: what they were taken from need not be there.
+            # A block reads sizes from its own input, so it does not need the tensors they came from.
             waiting += [] if isinstance(node.meta.get("val"), torch.SymInt) else node.all_input_nodes
     return (node for node in stop.graph.nodes if node in wanted)
 

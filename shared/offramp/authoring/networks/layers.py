@@ -1,4 +1,4 @@
-"""The few building bricks our networks share.
+"""The few layers that our networks share.
 
 Shapes: B samples, T tokens, D width, K classes.
 """
@@ -18,7 +18,7 @@ def conv_norm_relu(channels_in: int, channels_out: int, kernel: int, *, stride: 
 
 
 def separable_conv(channels_in: int, channels_out: int) -> nn.Sequential:
-    """A 3 x 3 convolution per channel, then a 1 x 1 convolution across them: a fraction of the cost of both at once.
+    """A 3 x 3 convolution per channel, then a 1 x 1 convolution across them: far cheaper than doing both at once.
 
     Source: MobileNets, Howard et al. 2017, section 3.1.
     """

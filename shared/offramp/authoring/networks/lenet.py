@@ -1,7 +1,7 @@
 """B-LeNet: LeNet with one early exit after its first convolution.
 
 Source: BranchyNet, Teerapittayanon et al. 2016, section IV. Their EEC is one convolution and a linear layer
-on the full-size feature; ours looks at a pooled one and costs a fifth, so leaving early is worth more.
+on the full-size feature; ours works on a pooled one and costs a fifth, so leaving early saves more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from offramp.authoring.networks.layers import conv_norm_relu
 
 
 def b_lenet(num_classes: int = 10) -> EarlyExitNetwork:
-    """LeNet for 28 x 28 grey images, exits after block 1 and at the end."""
+    """LeNet for 28 x 28 grey images, with exits after block 1 and at the end."""
     block_1 = nn.Sequential(nn.Conv2d(1, 5, 5, padding=3), nn.ReLU(), nn.MaxPool2d(2))
     block_2 = nn.Sequential(
         nn.Conv2d(5, 10, 5, padding=3),

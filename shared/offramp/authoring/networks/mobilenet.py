@@ -1,6 +1,6 @@
 """B-MobileNet: inverted residuals for small images, with two early exits.
 
-Source: MobileNetV2, Sandler et al. 2018, section 3.3; the strides are those common for 32 x 32 images.
+Source: MobileNetV2, Sandler et al. 2018, section 3.3; the strides are the usual ones for 32 x 32 images.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class InvertedResidual(nn.Module):
 
 
 def b_mobilenet(num_classes: int = 10) -> EarlyExitNetwork:
-    """A MobileNet for 32 x 32 colour images, exits after its first and second stage and at the end."""
+    """A MobileNet for 32 x 32 colour images, with exits after its first and second stage and at the end."""
     channels_in = 16
     stages = []
     for width, count, stride in _STAGES:

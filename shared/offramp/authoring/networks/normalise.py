@@ -1,4 +1,4 @@
-"""From pixels to what the first convolution takes.
+"""Turns pixels into the input of the first convolution.
 
 Shapes: B samples, H x W pixels, C channels.
 """
@@ -25,6 +25,6 @@ class Normalise(nn.Module):
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """Normalise a batch."""
-        # Channels first: a runtime scales whole planes several times as fast as pixels of three values.
+        # Channels first: a runtime scales whole planes several times faster than pixels of three values.
         scaled: Tensor = pixels_BHWC.permute(0, 3, 1, 2).float() * self.scale + self.offset
         return scaled

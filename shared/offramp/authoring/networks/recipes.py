@@ -1,4 +1,4 @@
-"""Named recipes: a network, the images it takes, and how it is trained unless told otherwise."""
+"""Named recipes: a network, the images it takes, and how to train it by default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a recipe does unless a command says otherwise: passes, samples held out, highest learning rate, batch."""
+    """What a recipe does by default: epochs, samples held out, highest learning rate, batch size."""
 
     epochs: int
     validation: int
@@ -39,10 +39,10 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that `offramp train` needs beside the data.
+    """Everything that `offramp train` needs besides the data.
 
-    is_trained: `build` returns a backbone that is trained already, as `attach_exits` does with a model of yours:
-    `--regime distill` needs no other start then.
+    is_trained: whether `build` returns a backbone that is trained already, such as a model of yours after
+    `attach_exits`; if so, `--regime distill` needs no `--start`.
     """
 
     build: Callable[[int], EarlyExitNetwork]
@@ -60,7 +60,7 @@ class Recipe:
 
     @property
     def defaults(self) -> Defaults:
-        """Those that a person wants to see before a training, whatever the regime."""
+        """The defaults to show before a training, whatever the regime."""
         return Defaults(
             epochs=self.epochs,
             validation=self.validation,
@@ -97,8 +97,7 @@ _ALEXNET = Recipe(
     split_point=3,
     validation=5000,
 )
-# Narrow networks: in this many epochs they fit the photos as they are no better than they generalise, so no
-# square is blanked.
+# These networks are narrow and do not overfit in this many epochs, so no square is blanked.
 _RESNET = replace(_ALEXNET, epochs=45, weight_decay=3e-4, augmentation=Augmentation(shift=4, mirror=True))
 
 RECIPES: Mapping[str, Recipe] = {
@@ -120,22 +119,24 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name, or one of yours: `module:NAME`, imported from the current directory or a package.
+    """The recipe of that name, or your own as `module:NAME`, imported from the current directory or a package.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such recipe.
     """
     if ":" in name:
         return _imported(name)
     if name not in RECIPES:
-        raise ConfigError(f"no recipe '{name}'; there are {', '.join(RECIPES)}, and your own as module:NAME")
+        raise ConfigError(
+            f"no recipe '{name}'; choose one of {', '.join(RECIPES)}, or give your own as module:NAME"
+        )
     return RECIPES[name]
 
 
 def _imported(name: str) -> Recipe:
     module, _, attribute = name.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # the current directory, as for `python -m`
+        sys.path.insert(0, "")  # the current directory, as with `python -m`
     try:
         recipe = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

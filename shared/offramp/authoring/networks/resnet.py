@@ -1,8 +1,8 @@
 """ResNets for small images, and B-ResNet: the same with two early exits.
 
 Sources: He et al. 2016, section 4.2 (6n + 2 layers: three stages of n residual blocks with 16, 32 and 64
-channels); exits as in BranchyNet, Teerapittayanon et al. 2016. Unlike theirs, our EECs end in the resolution and
-the width of the last stage: an exit near the input sees too little of the image for a mere pooling.
+channels); exits as in BranchyNet, Teerapittayanon et al. 2016. Unlike theirs, our EECs end with the resolution and
+the width of the last stage: near the input, a feature sees too little of the image to be pooled directly.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class ResidualBlock(nn.Module):
 
 
 def b_resnet(depth: int, num_classes: int = 10) -> EarlyExitNetwork:
-    """ResNet of `depth` layers for 32 x 32 colour images, exits early in stages 1 and 2 and at the end.
+    """ResNet of `depth` layers for 32 x 32 colour images, with exits early in stages 1 and 2 and at the end.
 
     Args:
-        depth: 6n + 2; 20, 32, 56 and 110 are those of the paper.
+        depth: 6n + 2; the paper has 20, 32, 56 and 110.
         num_classes: K.
     """
     layers = _residual_blocks(depth)

@@ -1,4 +1,4 @@
-"""From an ordinary torch classifier to its graph, by torch.export: blocks cut from it learn and answer like any module.
+"""Traces an ordinary torch classifier with torch.export; blocks cut from its graph train and run like any module.
 
 Shapes: B samples, C channels, H x W pixels, K classes.
 """
@@ -22,14 +22,14 @@ _ATEN = torch.ops.aten
 
 
 def trace_backbone(model: nn.Module, image_shape: tuple[int, int, int]) -> BackboneGraph:
-    """Export a classifier with torch.export, whatever it is made of.
+    """Trace a classifier with torch.export, however it is written.
 
     Args:
         model: normalised pixels (B, C, H, W) -> logits (B, K), as a tensor, the first of a tuple, or `.logits`.
         image_shape: (C, H, W).
 
     Raises:
-        ConfigError: its path depends on the values of the image, or on the number of samples; or it returns no
+        ConfigError: its control flow depends on the values of the image or on the number of samples; or it returns no
             logits. The message names the line.
     """
     wrapped = LogitsOnly(model.eval())
@@ -44,8 +44,8 @@ def trace_backbone(model: nn.Module, image_shape: tuple[int, int, int]) -> Backb
             )
     except Exception as error:
         raise ConfigError(
-            f"the backbone cannot be traced{_line_of(error)}: {str(error).strip().splitlines()[0]}; its path must not "
-            "depend on what the image shows or on how many images there are: replace `if` on a tensor by torch.where"
+            f"the backbone cannot be traced{_line_of(error)}: {str(error).strip().splitlines()[0]}; its control flow "
+            "must not depend on the image or on the number of images: replace `if` on a tensor by torch.where"
         ) from error
     module = program.module()
     assert isinstance(module, fx.GraphModule)
@@ -67,7 +67,7 @@ def _check_runs(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
 
 
 class LogitsOnly(nn.Module):
-    """Any classifier, returning a tensor of logits (B, K) and nothing else; ConfigError if it has none."""
+    """Wraps a classifier so that it returns only its logits (B, K); raises ConfigError if it has none."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class LogitsOnly(nn.Module):
 
 
 class _BatchNorm(nn.Module):
-    """Batch norm that counts in training and does not in inference, with the weights of the one it stands for."""
+    """Batch norm with the weights of the one it replaces; it updates its statistics in training, not in inference."""
 
     def __init__(self, parts: Sequence[Tensor | None], momentum: float, eps: float) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _BatchNorm(nn.Module):
 
 
 def _put_back_what_differs_in_training(module: fx.GraphModule) -> None:
-    # A graph has inference compiled in. Modules in these two places let blocks learn and answer, as any module does.
+    # The graph was exported for inference. With modules for batch norm and dropout, its blocks can train as well.
     for node in list(module.graph.nodes):
         if node.target is _ATEN.batch_norm.default:
             parts = [

@@ -1,7 +1,7 @@
 """B-ViT: a small vision transformer with two early exits.
 
 Source: Dosovitskiy et al. 2021, figure 1, without the class token: the EECs and the classifier average over all
-tokens, so a feature is the tokens and nothing else. Shapes: T tokens, D width.
+tokens, so a feature is just the tokens. Shapes: T tokens, D width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from offramp.authoring.networks.layers import TokenMean
 
 
 class PatchTokens(nn.Module):
-    """Image (B, C, H, W) to tokens (B, T, D): one linear layer on each patch, plus where it lies."""
+    """Image (B, C, H, W) to tokens (B, T, D): one linear layer on each patch, plus its position."""
 
     def __init__(self, width: int, *, image_side: int, patch_side: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class EncoderLayer(nn.Module):
         return result_BTD
 
     def _attend(self, tokens_BTD: Tensor) -> Tensor:
-        # Spelt out, not fused: so the products are counted and exported like any other.
+        # Written out, not fused, so that the products are counted and exported like any other.
         batch, count, width = tokens_BTD.shape
         parts = self.queries_keys_values(tokens_BTD).reshape(batch, count, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
@@ -56,7 +56,7 @@ class EncoderLayer(nn.Module):
 
 
 def b_vit(num_classes: int = 10, *, width: int = 128, depth: int = 6) -> EarlyExitNetwork:
-    """A vision transformer for 32 x 32 colour images in 4 x 4 patches, exits after a third, two thirds, and the end."""
+    """A vision transformer for 32 x 32 colour images in 4 x 4 patches, with exits after each third."""
     layers = [EncoderLayer(width) for _ in range(depth)]
     third = depth // 3
     blocks = [

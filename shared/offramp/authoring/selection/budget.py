@@ -1,4 +1,4 @@
-"""What a mean cost may be counted in: multiplications, milliseconds, or bytes to the next tier."""
+"""Limits on the mean cost of a sample: in multiplications, in milliseconds, or in bytes to the next tier."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from offramp.wire.messages import request_bytes
 class Budget:
     """A limit on the mean cost of a sample.
 
-    name: of the operating point that keeps it. unit: as a message says it. exit_costs: of a sample that leaves at
-    each exit, in that unit.
+    name: of the operating point that keeps it. unit: as messages print it. exit_costs: for each exit, the cost of a
+    sample that leaves there, in that unit.
     """
 
     name: str
@@ -30,12 +30,12 @@ def macs_budget(manifest: Manifest, share: float) -> Budget:
 
 
 def ms_budget(limit: float, exit_ms: Sequence[float]) -> Budget:
-    """At most so many milliseconds of computing, as measured where the bundle was calibrated."""
+    """At most this many milliseconds of computing, as measured where the bundle was calibrated."""
     return Budget(_name("ms", limit), limit, "milliseconds", exit_ms)
 
 
 def bytes_budget(manifest: Manifest, limit: float) -> Budget:
-    """At most so many bytes to the next tier, headers and framing included; a sample that leaves before sends none."""
+    """At most this many bytes to the next tier, headers and framing included; a sample that stays sends none."""
     split_point = manifest.operating_point.split_point
     sent = 0
     if manifest.blocks[split_point - 2].feature is not None:
@@ -46,5 +46,5 @@ def bytes_budget(manifest: Manifest, limit: float) -> Budget:
 
 
 def _name(unit: str, limit: float) -> str:
-    # Twelve digits keep a megabyte from being written as 1e+06; a point's name knows no plus sign.
+    # Twelve digits keep a megabyte from being written as 1e+06; a point's name cannot have a plus sign.
     return f"{unit}-{limit:.12g}".replace("+", "")

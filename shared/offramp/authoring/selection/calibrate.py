@@ -41,26 +41,27 @@ def calibrate(
     exit_ms: Sequence[float] | None = None,
     payload_bytes: NDArray[np.int64] | None = None,
 ) -> Manifest:
-    """Choose operating points on held-out samples; the first ones asked for becomes the default.
+    """Choose operating points on held-out samples; the one you ask for becomes the default.
 
-    Always in the list: 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below
-    the full network ('drop-0', 'drop-0.1', …), or, with a bottleneck, below the best its exits reach together, as far
-    as they differ. These lie on the Pareto front, but for 'full' and for 'edge-only', the best that sends nothing.
+    The list always includes 'full', and the cheapest points at most 0, 0.1, … 5 percentage points below the full
+    network ('drop-0', 'drop-0.1', …) unless they repeat another point. With a bottleneck, they are counted from the
+    best accuracy that the exits reach together. All of these lie on the Pareto front, except 'full' and 'edge-only',
+    the most accurate point that sends nothing.
 
     Args:
         manifest: of the bundle that made the predictions.
-        table: what every exit said of every held-out sample.
+        table: what every exit answered for every held-out sample.
         max_drop: the default is the cheapest point at most this many percentage points below the full
             network; 0.5 unless given.
-        max_cost: or the most accurate point that costs at most this share of the backbone, 0 to 1.
-        budget: or the most accurate point within a limit of another kind, milliseconds or bytes.
-        scheme: how the default is found. search: the best there is. gates: each exit by itself spoils at most
+        max_cost: instead, the default is the most accurate point that costs at most this share of the backbone, 0 to 1.
+        budget: instead, the default is the most accurate point within a limit of milliseconds or bytes.
+        scheme: how to find the default. search: the best there is. gates: each exit by itself spoils at most
             `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
-        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
-        payload_bytes: (N,) of each sample's encoded feature, if measured.
+        exit_ms: for each exit, milliseconds of a sample that leaves there, if measured.
+        payload_bytes: (N,), size of each sample's encoded feature, if measured.
 
     Raises:
-        ConfigError: both are given, or no thresholds meet what is asked for.
+        ConfigError: both `max_drop` and `max_cost` are given, or no thresholds meet the request.
     """
     check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
     front = _front(manifest, table)
@@ -108,14 +109,14 @@ def certify(
     Args:
         manifest: of the bundle that made the predictions, calibrated or not.
         predictions: of the held-out samples; one half proposes thresholds, the other tests them.
-        classes_N: the true classes, in the bundle's numbering; the risk 'disagreement' does without.
+        classes_N: the true classes, in the bundle's numbering; the risk 'disagreement' does not need them.
         guarantee: ε, δ and the risk.
         data_fingerprint: of the held-out samples, for the certificate.
-        default: whether the bundle is served at this point from now on.
-        exit_ms: milliseconds of a sample that leaves at each exit, if measured.
+        default: whether this point becomes the bundle's default.
+        exit_ms: for each exit, milliseconds of a sample that leaves there, if measured.
 
     Raises:
-        ConfigError: too few samples for any thresholds to pass.
+        ConfigError: there are too few samples for any thresholds to pass.
     """
     harmless, right = predictions.harmless(guarantee.risk, classes_N), predictions.against(classes_N)
     proposing, testing = (harmless.take(half) for half in halves(harmless.num_samples))
@@ -155,24 +156,24 @@ def check_budget(
     """Refuse a budget that makes no sense, before any work is done for it.
 
     Raises:
-        ConfigError: an unknown scheme, one without its budget, both budgets, or one that is not a number in its range.
+        ConfigError: the scheme is unknown or lacks its budget, several budgets are given, or one is out of its range.
     """
     if scheme not in get_args(Scheme):
         raise ConfigError(f"--scheme is '{scheme}'; expected {', '.join(get_args(Scheme))}")
     if scheme == "gates" and max_cost is not None:
-        raise ConfigError("--scheme gates takes --max-drop, not --max-cost: a gate knows no budget")
+        raise ConfigError("--scheme gates cannot keep a --max-cost; give --max-drop instead")
     if scheme == "quantiles" and max_cost is None:
-        raise ConfigError("--scheme quantiles needs --max-cost, the budget its shares are made for")
+        raise ConfigError("--scheme quantiles has no budget; give one with --max-cost")
     limits = {"--max-drop": max_drop, "--max-cost": max_cost, "--max-ms": max_ms, "--max-bytes": max_bytes}
     given = [name for name, limit in limits.items() if limit is not None]
     if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} exclude each other; give one of them")
+        raise ConfigError(f"{' and '.join(given)} cannot be combined; give one of them")
     if scheme != "search" and given and given[0] in ("--max-ms", "--max-bytes"):
-        raise ConfigError(f"--scheme {scheme} knows no {given[0]}; leave one of the two out")
+        raise ConfigError(f"--scheme {scheme} cannot be combined with {given[0]}; leave out one of them")
     for name in ("--max-ms", "--max-bytes"):
         limit = limits[name]
         if limit is not None and not 0 <= limit < math.inf:
-            raise ConfigError(f"{name} is {limit}; give a number from 0 up")
+            raise ConfigError(f"{name} is {limit}; give a number of 0 or more")
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise ConfigError(f"--max-drop is {max_drop}, but percentage points lie between 0 and 100")
     if max_cost is not None and not 0 < max_cost <= 1:
@@ -182,7 +183,7 @@ def check_budget(
 def _front(manifest: Manifest, table: ExitTable) -> Front:
     front = search_thresholds(table, manifest.exit_macs)
     if any(block.levels for block in manifest.blocks):
-        # Behind a bottleneck the last exit is no longer the best there is: hold the points against what is.
+        # With a bottleneck, the last exit may not be the most accurate: compare with the best of all choices.
         return replace(front, full_accuracy=front.path[0].accuracy)
     return front
 

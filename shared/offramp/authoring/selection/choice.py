@@ -1,4 +1,4 @@
-"""What a search for thresholds finds, however it searches: the Pareto front, and the best of it under a budget."""
+"""What every search for thresholds returns: the Pareto front, and the best choice on it within a budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offramp.errors import ConfigError
 
 @dataclass(frozen=True)
 class Choice:
-    """Thresholds, and what they do on the samples they were searched on.
+    """Thresholds, with their accuracy and cost on the samples of the search.
 
     mean_cost: of a sample, in the unit of the search: multiplications, milliseconds or bytes.
     """
@@ -25,7 +25,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Front:
-    """The Pareto front: from the most accurate choice to the cheapest, each the cheapest of its accuracy.
+    """The Pareto front: from the most accurate choice to the cheapest, each the cheapest with its accuracy.
 
     full_accuracy: of the last exit on the same samples.
     """
@@ -35,7 +35,7 @@ class Front:
 
     @classmethod
     def of(cls, choices: Iterable[Choice], full_accuracy: float) -> Front:
-        """Leave out every choice that another one beats in both."""
+        """Drop every choice that another one beats in both accuracy and cost."""
         best: list[Choice] = []
         for choice in sorted(choices, key=lambda choice: (-choice.accuracy, choice.mean_cost)):
             if not best or choice.mean_cost < best[-1].mean_cost:
@@ -58,10 +58,10 @@ class Front:
         return allowed[-1]
 
     def most_accurate(self, *, max_cost: float, unit: str = "multiplications") -> Choice:
-        """The most accurate choice that costs at most `max_cost` of a unit on average.
+        """The most accurate choice that costs at most `max_cost` on average; `unit` is for the message.
 
         Raises:
-            ConfigError: there is none; the message says what the least is.
+            ConfigError: there is none; the message says how little these exits can cost.
         """
         allowed = [choice for choice in self.path if choice.mean_cost <= max_cost]
         if not allowed:
@@ -73,15 +73,15 @@ class Front:
 
 
 def candidates_of(confidence_N: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
-    """Candidates for one θ: 0, 1, and quantiles of the confidences in between, `steps` in all at most.
+    """Candidates for one θ: 0, 1, and quantiles of the confidences in between; at most `steps` in all.
 
-    Halfway between two neighbouring samples: no confidence lies on a θ, so rounding cannot tip a decision.
+    Each lies halfway between two neighbouring confidences. None equals a confidence, so rounding changes no decision.
     """
     quantiles = np.sort(confidence_N)[
         np.linspace(0, len(confidence_N) - 1, max(steps - 1, 2)).astype(np.int64)[1:]
     ]
     values = np.unique(confidence_N)
     at = np.searchsorted(values, quantiles)
-    at = at[at > 0]  # below the lowest lies 0, which is a candidate anyway
+    at = at[at > 0]  # below the lowest confidence there is only 0, a candidate anyway
     between = (values[at - 1].astype(np.float64) + values[at]) / 2
     return np.unique(np.concatenate([[0.0, 1.0], between]).astype(np.float32))

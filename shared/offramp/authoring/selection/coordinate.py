@@ -1,7 +1,7 @@
 """The search for thresholds of many exits: one θ at a time, on cached held-out confidences.
 
-The exact grid grows with the power of the exits; here each step tries all candidates of one exit while the others
-stay, and takes the best, until none gets better. Not proven to be the best there is, as the grid is for few exits.
+The exact grid grows exponentially with the number of exits. Here each step tries all candidates of one exit, keeps the
+other θ fixed and takes the best candidate, until nothing improves. Unlike the grid, this may miss the best thresholds.
 Shapes: N samples, A candidates of one exit.
 """
 
@@ -20,11 +20,11 @@ _PRICES = 60
 
 
 def descend_all_prices(table: ExitTable, exit_costs: Sequence[float], *, steps: int) -> Front:
-    """Lower mean cost + price · error for many prices, from one that buys accuracy at any cost to one that saves.
+    """Minimise mean cost + price · error for many prices, from accuracy at any cost to the lowest cost.
 
     Args:
         table: of held-out samples.
-        exit_costs: of a sample that leaves at each exit, in any unit.
+        exit_costs: for each exit, the cost of a sample that leaves there, in any unit.
         steps: candidates per exit.
     """
     early = table.num_exits - 1
@@ -32,7 +32,7 @@ def descend_all_prices(table: ExitTable, exit_costs: Sequence[float], *, steps: 
     search = _Search(table, np.array(exit_costs, dtype=np.float64), axes)
     thetas: tuple[float, ...] = (1.0,) * early
     ends = {thetas, (0.0,) * early}
-    # From the dearest price to the cheapest and back, each descent starting where the last one ended.
+    # From the highest price to the lowest and back; each descent starts where the last one ended.
     prices = np.geomspace(1000, 0.01, _PRICES) * max(exit_costs)
     for price in [*prices, *prices[::-1]]:
         thetas = search.descend(thetas, price)
@@ -59,19 +59,19 @@ class _Search:
                 return thetas
 
     def around(self, thetas: tuple[float, ...]) -> Iterator[Choice]:
-        """These θ, and all that differ from them in one."""
+        """These θ, and all combinations that differ from them in a single θ."""
         for exit, axis in enumerate(self.axes):
             for candidate, accuracy, cost in zip(axis, *self._along(thetas, exit), strict=True):
                 changed = (*thetas[:exit], float(candidate), *thetas[exit + 1 :])
                 yield Choice(changed, round(float(accuracy), 12), round(float(cost), 6))
 
     def _along(self, thetas: tuple[float, ...], exit: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Accuracy (A,) and mean cost (A,) for every candidate of one exit, the others' θ given."""
+        """Accuracy (A,) and mean cost (A,) for every candidate of one exit, with the other θ fixed."""
         taken_N = self.table.exit_taken((*thetas[:exit], 1.0, *thetas[exit + 1 :]))
-        here_N = taken_N > exit  # reach this exit, and leave further on if it does not stop them
+        here_N = taken_N > exit  # samples that reach this exit; those it does not stop leave later
         confidence_N = self.table.confidence[here_N, exit]
         order = np.argsort(-confidence_N, kind="stable")
-        # A sample stops here once its confidence reaches the candidate: summed up from the surest down.
+        # A sample stops here if its confidence reaches the candidate, so sum up from the most confident one.
         stopped_A = np.searchsorted(-confidence_N[order], -self.axes[exit], side="right")
         sums = []
         for here, there in (

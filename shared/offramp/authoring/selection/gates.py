@@ -1,7 +1,7 @@
-"""Thresholds gate by gate, found automatically, as Gate-Classification networks have them.
+"""Finds thresholds gate by gate, as in Gate-Classification networks.
 
-The literature does not publish its exact rule; this one is ours. Nothing is searched jointly: a gate looks only at
-the samples that reach it, and takes the smallest θ at which it may be trusted not to spoil what it accepts.
+The literature does not publish its exact rule; this one is ours. There is no joint search: a gate looks only at the
+samples that reach it, and takes the smallest θ at which it can be trusted not to spoil the samples it accepts.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _STEPS = 201
 def gate_thetas(table: ExitTable, *, tolerance: float, delta: float = 0.05) -> tuple[float, ...]:
     """θ of every gate: the smallest at which it spoils at most a share `tolerance` of what it accepts.
 
-    A sample is spoilt that the full network has right and the gate wrong. The share is judged by its upper
-    confidence bound (Clopper and Pearson 1934), so a gate that few samples pass must be surer. The bound holds for
-    one θ, not for the smallest of many: `offramp calibrate --guarantee` is what promises something.
+    A sample is spoilt if the full network gets it right and the gate wrong. The share is judged by its upper
+    confidence bound (Clopper and Pearson 1934), so a gate with few samples has to be stricter. The bound holds for one
+    θ, not for the smallest of many; for a real guarantee, use `offramp calibrate --guarantee`.
 
     Args:
-        table: of held-out samples; `correct` by their classes.
+        table: of held-out samples; `correct` is judged by their classes.
         tolerance: 0 to 1, for each gate.
         delta: 1 - level of the bound.
 
     Returns:
-        θ of all exits but the last; 1, never, where no θ will do.
+        θ of all exits but the last; 1, which never stops, where no other θ will do.
     """
     harmless = table.correct | ~table.correct[:, -1:]
     reaches_N = np.ones(table.num_samples, dtype=bool)

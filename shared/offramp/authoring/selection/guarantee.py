@@ -1,8 +1,8 @@
 """Thresholds with a guarantee: P(risk ≤ ε) ≥ 1 − δ over the draw of the held-out samples.
 
 Fixed-sequence Learn-then-Test (Angelopoulos et al. 2021, section 3): one half of the samples proposes a path of
-thresholds, from the surest to the cheapest; the other half tests them in that order, each at level δ, and stops at
-the first that fails. The order was fixed without the testing half, so no correction for many tests is due.
+thresholds, from the safest to the cheapest; the other half tests them in that order, each at level δ, and stops at
+the first that fails. The order does not depend on the testing half, so no correction for multiple tests is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from offramp.record import Record
 
 
 class Guarantee(Record):
-    """What is asked for: the chance that `risk` exceeds `epsilon` is at most `delta`."""
+    """The guarantee to keep: the chance that `risk` exceeds `epsilon` is at most `delta`."""
 
     risk: RiskName = "disagreement"
     epsilon: float = Field(gt=0, lt=1)
@@ -33,13 +33,13 @@ class Guarantee(Record):
 
     @property
     def samples_needed(self) -> int:
-        """Fewest samples on which even a flawless test can tell that the risk is at most ε."""
+        """Fewest testing samples that can show a risk of at most ε, even if not one of them fails."""
         return math.ceil(math.log(self.delta) / math.log1p(-self.epsilon))
 
 
 @dataclass(frozen=True)
 class Guaranteed:
-    """The cheapest thresholds that passed, and on what evidence."""
+    """The cheapest thresholds that passed, and the evidence."""
 
     thetas: tuple[float, ...]
     samples: int
@@ -48,9 +48,9 @@ class Guaranteed:
 
 
 def halves(num_samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the held-out samples that propose and of those that test.
+    """Positions of the held-out samples that propose thresholds, and of those that test them.
 
-    Whatever is fitted before the test (temperatures, confidence heads, thresholds) must be fitted on the first.
+    Whatever is fitted before the test (temperatures, confidence heads, thresholds) must be fitted on the first half.
     """
     order = hashed_order(num_samples, seed=0)
     middle = num_samples // 2
@@ -65,18 +65,18 @@ def choose_guaranteed(
     Args:
         proposing: one half of the held-out samples; `correct` says where an exit does no harm under the risk.
         testing: the other half; no sample may be in both.
-        exit_macs: multiplications of a sample that leaves at each exit.
+        exit_macs: for each exit, multiplications of a sample that leaves there.
         guarantee: ε, δ and the risk.
 
     Returns:
-        The last point of the path that passed. θ = 1 everywhere, whose risk is 0 by definition, if none did.
+        The last point of the path that passed; if none did, θ = 1 everywhere, whose risk is 0 by definition.
 
     Raises:
-        ConfigError: too few testing samples for any thresholds to pass; the message says how many would do.
+        ConfigError: there are too few testing samples for any thresholds to pass; the message says how many it takes.
     """
     if testing.num_samples < guarantee.samples_needed:
         raise ConfigError(
-            f"{testing.num_samples} samples to test on cannot show a risk of at most {guarantee.epsilon:g} with "
+            f"{testing.num_samples} testing samples cannot show a risk of at most {guarantee.epsilon:g} with "
             f"delta {guarantee.delta:g}; hold out at least {2 * guarantee.samples_needed}, half of them for the test"
         )
     passed = Guaranteed((1.0,) * (testing.num_exits - 1), testing.num_samples, 0, 0.0)
@@ -89,8 +89,8 @@ def choose_guaranteed(
 
 
 def binomial_p_value(failures: int, samples: int, epsilon: float) -> float:
-    """Chance of so few failures, or fewer, were the risk exactly ε: P(Bin(n, ε) ≤ k), exact."""
-    from scipy.special import bdtr  # takes a quarter of a second to load: only here
+    """Chance of at most this many failures if the risk were exactly ε: P(Bin(n, ε) ≤ k), exact."""
+    from scipy.special import bdtr  # imported here because it takes a quarter of a second
 
     return float(bdtr(failures, samples, epsilon))
 

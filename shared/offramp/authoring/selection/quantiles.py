@@ -1,7 +1,7 @@
-"""Thresholds from shares: a geometric share of the samples leaves at each exit, as a budget demands.
+"""Thresholds from shares: a geometric share of the samples leaves at each exit, chosen to fit a budget.
 
 Source: MSDNet, Huang et al. 2018, section 4.2, budgeted batch classification: the chance to leave at exit i is
-proportional to q^i, and q follows from the budget. Accuracy is not looked at.
+proportional to q^i, and q follows from the budget. Accuracy plays no part.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _DOUBLINGS = 60
 
 
 def quantile_thetas(table: ExitTable, exit_macs: Sequence[int], *, max_macs: float) -> tuple[float, ...]:
-    """θ at which the mean cost comes as near to the budget as shares of the form q^i can, from below.
+    """The θ for shares of the form q^i whose mean cost comes closest to the budget without exceeding it.
 
     Args:
         table: of held-out samples.
-        exit_macs: multiplications of a sample that leaves at each exit.
-        max_macs: the budget, on average.
+        exit_macs: for each exit, multiplications of a sample that leaves there.
+        max_macs: the budget, in multiplications per sample on average.
 
     Raises:
-        ConfigError: leaving at exit 1 costs more than that already.
+        ConfigError: leaving at exit 1 already costs more than the budget.
     """
     costs = np.array(exit_macs, dtype=np.float64)
     if costs[0] > max_macs:
         raise ConfigError(
             f"no thresholds cost at most {max_macs:.0f} multiplications; the least these exits cost is {costs[0]:.0f}"
         )
-    low, high = -30.0, 30.0  # of ln q: from all at the first exit to all at the last
+    low, high = -30.0, 30.0  # bounds of ln q: all leave at the first exit, all at the last
     for _ in range(_DOUBLINGS):
         middle = (low + high) / 2
         macs_mean = costs[table.exit_taken(_thetas(table, _shares(middle, table.num_exits)))].mean()
@@ -64,6 +64,6 @@ def _between(descending_N: NDArray[np.float32], wanted: int) -> float:
         return 1.0
     if wanted == len(descending_N):
         return 0.0
-    # Those that tie with the next one stay together, on its side.
+    # Confidences that tie with the first one left out are left out too.
     at = int(np.searchsorted(-descending_N, -descending_N[wanted], side="left"))
     return 1.0 if not at else float(np.float32((float(descending_N[at - 1]) + float(descending_N[at])) / 2))

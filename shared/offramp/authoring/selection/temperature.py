@@ -1,4 +1,4 @@
-"""One temperature for each exit, so that it says as often as it is right how sure it is.
+"""One temperature for each exit, so that its confidence matches how often it is right.
 
 Source: Guo et al. 2017, section 4.2: T divides the logits and minimises the negative log-likelihood of held-out
 samples. It changes no answer. Shapes: N samples, K classes.
@@ -16,13 +16,13 @@ _TOLERANCE = 1e-7  # of ln T
 
 
 def fit_temperature(logits_NK: NDArray[np.float32], classes_N: NDArray[np.int64]) -> float:
-    """T in [0.05, 20] with the least negative log-likelihood.
+    """T in [0.05, 20] with the lowest negative log-likelihood.
 
     Args:
-        logits_NK: of held-out samples; log-probabilities do as well, they differ by a constant for each sample.
+        logits_NK: of held-out samples. Log-probabilities work too; they differ by a constant for each sample.
         classes_N: their true classes.
     """
-    from scipy.optimize import minimize_scalar  # takes a third of a second to load: only here
+    from scipy.optimize import minimize_scalar  # imported here because it takes a third of a second
 
     found = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits_NK, classes_N, math.exp(log_t)),

@@ -1,4 +1,4 @@
-"""The search for thresholds: exact, on cached confidences of held-out samples.
+"""The exact search for thresholds, on cached confidences of held-out samples.
 
 Every combination of candidate θ is tried at once: samples fall into the cells of a grid, one axis per early
 exit, and sums over the cells give accuracy and cost of all combinations. Shapes: N samples, E exits.
@@ -33,7 +33,7 @@ class ThresholdGrid:
 
     def front(self) -> Front:
         """The Pareto front of all combinations."""
-        # Sums in another order differ in the last bit: rounding keeps equals equal.
+        # Sums in another order differ in the last bit; rounding keeps equal values equal.
         accuracy, cost = self.accuracy.ravel().round(12), self.mean_cost.ravel().round(6)
         order = np.lexsort((cost, -accuracy))
         cheapest_so_far = np.minimum.accumulate(cost[order])
@@ -50,15 +50,15 @@ def search_thresholds(table: ExitTable, exit_costs: Sequence[float], *, steps: i
     """Find the Pareto front of thresholds: exactly for up to two early exits, by coordinate descent for more.
 
     Args:
-        table: of held-out samples, never of the ones a result is reported on.
-        exit_costs: of a sample that leaves at each exit, EECs on its way included, in any unit.
+        table: of held-out samples, never the ones that a result is reported on.
+        exit_costs: for each exit, the cost of a sample that leaves there, EECs included, in any unit.
         steps: candidates per exit: 0, 1, and the quantiles of its confidences in between.
 
     Raises:
-        ConfigError: no samples.
+        ConfigError: there are no samples.
     """
     if not table.num_samples:
-        raise ConfigError("thresholds are searched on samples, got none")
+        raise ConfigError("a search for thresholds needs samples, got none")
     if table.num_exits - 1 > _GRID_EXITS:
         return descend_all_prices(table, exit_costs, steps=steps)
     return search_grid(table, exit_costs, steps=steps).front()
@@ -68,22 +68,22 @@ def search_grid(table: ExitTable, exit_costs: Sequence[float], *, steps: int = 2
     """Try every combination of `steps` candidates per early exit.
 
     Args:
-        table: of held-out samples, never of the ones a result is reported on.
-        exit_costs: of a sample that leaves at each exit, EECs on its way included, in any unit.
+        table: of held-out samples, never the ones that a result is reported on.
+        exit_costs: for each exit, the cost of a sample that leaves there, EECs included, in any unit.
         steps: candidates per exit: 0, 1, and the quantiles of its confidences in between.
 
     Raises:
-        ConfigError: no samples, or more combinations than fit into memory.
+        ConfigError: there are no samples, or more combinations than fit into memory.
     """
     early = table.num_exits - 1
     if not table.num_samples:
-        raise ConfigError("thresholds are searched on samples, got none")
+        raise ConfigError("a search for thresholds needs samples, got none")
     if steps**early > _MAX_CELLS:
         raise ConfigError(
             f"{steps} steps for each of {early} exits are too many combinations; take fewer steps"
         )
     candidates = [candidates_of(table.confidence[:, exit], steps) for exit in range(early)]
-    # A sample leaves at exit i when candidate j ≤ its confidence, so when j lies before its position there.
+    # A sample stops at exit i if candidate j ≤ its confidence, that is, if j comes before its position on that axis.
     positions = [
         np.searchsorted(axis, table.confidence[:, exit], side="right") for exit, axis in enumerate(candidates)
     ]
@@ -102,7 +102,7 @@ def _leaving(
 ) -> NDArray[np.float64]:
     """Sums of the weights (2, N) of the samples that leave at one exit, for every combination (2, *sizes).
 
-    They leave there when no earlier exit stops them (position ≤ its candidate) and this one does
+    A sample leaves there if no earlier exit stops it (position ≤ that exit's candidate) and this one does
     (position > its candidate); the candidates of later exits do not matter.
     """
     early = len(sizes)

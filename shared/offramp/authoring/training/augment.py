@@ -13,7 +13,7 @@ from offramp.authoring.networks.recipes import Augmentation
 
 
 def augment(image_BCHW: Tensor, augmentation: Augmentation) -> Tensor:
-    """Change every image of the batch on its own, drawing from torch's seeded generator."""
+    """Change every image of the batch independently, using torch's seeded generator."""
     if augmentation.mirror:
         flipped = torch.rand(len(image_BCHW), 1, 1, 1, device=image_BCHW.device) < 0.5
         image_BCHW = torch.where(flipped, image_BCHW.flip(3), image_BCHW)
@@ -35,7 +35,7 @@ def _shift(image_BCHW: Tensor, reach: int) -> Tensor:
 
 
 def _blank(image_BCHW: Tensor, side: int) -> Tensor:
-    # Cutout, DeVries and Taylor 2017: the square may hang over the border.
+    # Cutout, DeVries and Taylor 2017: the square may extend past the border.
     batch, _, height, width = image_BCHW.shape
     device = image_BCHW.device
     middle_y = torch.rand(batch, 1, device=device) * height

@@ -1,4 +1,4 @@
-"""Batches from images in memory, in an order that only the seed and the epoch decide.
+"""Batches from images in memory, in an order that depends only on the seed and the epoch.
 
 Shapes: B samples, H x W pixels, C channels.
 """
@@ -21,13 +21,13 @@ _VALIDATION_BATCH = 1000
 def training_batches(
     images: LabelledImages, batch_size: int, seed: int, processes: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Pixels, uint8 (B, H, W, C), and classes (B,), in another order in each epoch; what fills no batch is left out.
+    """Pixels, uint8 (B, H, W, C), and classes (B,), in a new order in each epoch; an incomplete batch is dropped.
 
     Args:
         images: to train on.
-        batch_size: B of all processes together.
+        batch_size: B, over all processes together.
         seed: of the order.
-        processes: that share each batch between them.
+        processes: how many share each batch.
     """
     return DataLoader(
         _Images(images),
@@ -35,14 +35,14 @@ def training_batches(
         sampler=_Shuffled(len(images), seed, processes),
         drop_last=True,
         collate_fn=_as_it_is,
-        # Each new iterator draws a seed for its workers. From torch's own generator that would come before the draws of
-        # augmentation and dropout in all epochs but the first one of a process, so a resumed run would draw others.
+        # Each new iterator draws a seed for its workers. With torch's own generator, that extra draw would change what
+        # augmentation and dropout draw in all epochs but a process's first, so a resumed run would differ.
         generator=torch.Generator(),
     )
 
 
 def validation_batches(images: LabelledImages) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The same of all images, in their own order."""
+    """The same for all images, in their own order."""
     return DataLoader(_Images(images), batch_size=_VALIDATION_BATCH, collate_fn=_as_it_is)
 
 
@@ -58,14 +58,14 @@ class _Images(Dataset[tuple[Tensor, Tensor]]):
         return self._pixels[index], self._classes[index]
 
     def __getitems__(self, index: list[int]) -> tuple[Tensor, Tensor]:
-        # One indexing operation for the whole batch: the images lie in memory already.
+        # One indexing operation for the whole batch, as the images are in memory.
         return self._pixels[index], self._classes[index]
 
 
 class _Shuffled(Sampler[int]):
-    """Another order in each epoch, the same one whether the run was interrupted before or not.
+    """A new order in each epoch, the same whether or not the run was interrupted.
 
-    Of several processes each takes its share of the order.
+    If there are several processes, each takes its share of the order.
     """
 
     def __init__(self, count: int, seed: int, processes: int) -> None:

@@ -1,4 +1,4 @@
-"""One check where a run, its network and its data meet, before anything costs time or is written."""
+"""Checks that a run, its network and its data fit together, before training takes time or writes anything."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from offramp.errors import ConfigError, DataError
 
 
 def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, processes: int = 1) -> None:
-    """Refuse what would fail later, or train something other than what was meant.
+    """Refuse a run that would fail later, or would train something other than what was meant.
 
     Args:
-        run: what to train; its recipe says the most.
-        network: which that recipe built.
+        run: what to train.
+        network: the one that the run's recipe built.
         images: the whole training part.
-        processes: that share the training images.
+        processes: how many share the training images.
 
     Raises:
-        ConfigError: the network fits neither preprocessing nor labels, has no such block to split before, or another
-            number of exits than there are weights; or no image is left to train on.
-        DataError: no images, a class beyond the labels, or images of another shape than the preprocessing's.
+        ConfigError: the network does not fit the preprocessing, the labels, the split point or the number of exit
+            weights; or too few images are left to train on.
+        DataError: there are no images, a class has no label, or the images do not have the preprocessing's shape.
     """
     _check_images(run, images)
     check_split(len(images), run.provenance.data.split)
@@ -67,6 +67,6 @@ def _check_weights(name: str, weights: Sequence[float], exits: int) -> None:
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
         raise ConfigError(
-            f"{name} is {tuple(weights)}; expected numbers from 0 up, and at least one above 0, in the recipe or as "
+            f"{name} is {tuple(weights)}; expected numbers of 0 or more, at least one above 0, in the recipe or as "
             f"{option} {','.join(['1'] * exits)}"
         )

@@ -1,4 +1,4 @@
-"""Who may write into a run's directory: one training at a time, and none over another run's checkpoints."""
+"""Reserves a run's directory for one training at a time, and protects the checkpoints of another run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NOT_COMPARED = {"provenance": {"commands", "versions"}}
 
 @contextmanager
 def claimed(directory: Path, run: Run, *, resume: bool) -> Iterator[None]:
-    """Keep a run's directory for this training; what was claimed without getting to a checkpoint is claimed anew.
+    """Reserve a run's directory for this training; a run that never wrote a checkpoint is replaced.
 
     Raises:
-        ConfigError: another training is at work there; or it has a checkpoint, and `resume` is not set or the settings
-            are others. The directory is left as it was then.
+        ConfigError: another training is using the directory; or it has a checkpoint, and `resume` is not set or the
+            settings differ. The directory stays as it was.
     """
     if getattr(rank_zero_only, "rank", 0):
-        # Lightning starts the command once more for each further process: only the first one claims.
+        # Lightning runs the command again for each further process; only the first one claims the directory.
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def claimed(directory: Path, run: Run, *, resume: bool) -> Iterator[None]:
 
 
 def _lock(file: TextIO, directory: Path) -> None:
-    # The lock goes with the process, however it ends.
+    # The lock is released when the process ends, however it ends.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
-            f"another training is at work in {directory}; wait for it or choose another directory"
+            f"another training is using {directory}; wait for it or choose another directory"
         ) from error
     except OSError:
         _log.info("event=unlocked directory=%r", str(directory))  # a file system without locks
@@ -56,9 +56,11 @@ def _lock(file: TextIO, directory: Path) -> None:
 
 def _check_same(directory: Path, run: Run, *, resume: bool) -> None:
     if not resume:
-        raise ConfigError(f"{directory} already holds a run; go on with --resume or choose another directory")
+        raise ConfigError(
+            f"{directory} already has a run; continue it with --resume or choose another directory"
+        )
     if load_run(directory).model_dump(exclude=_NOT_COMPARED) != run.model_dump(exclude=_NOT_COMPARED):
         raise ConfigError(
-            f"{directory} holds a run with other settings; resume it with its own, to be read in "
+            f"{directory} has a run with other settings; resume it with its own settings, which are in "
             f"{directory / RUN_FILE}"
         )

@@ -1,4 +1,4 @@
-"""One phase of training on Lightning: what learns is trained, everything else is frozen.
+"""One phase of training on Lightning: it trains the parts of the network that the phase names and freezes the rest.
 
 Shapes: B samples, C channels, H x W pixels, K classes.
 """
@@ -28,9 +28,9 @@ _FEWEST_STEPS = 3
 
 @dataclass(frozen=True)
 class Teacher:
-    """Who the exits learn from, and how closely they follow.
+    """The network that the exits learn from, and how closely they follow it.
 
-    network: its last exit teaches; None for the last exit of the network in training itself, which must be frozen.
+    network: its last exit teaches; None means the last exit of the network being trained, which must be frozen.
     alpha: share of the teacher in the loss, 0 to 1. temperature: T > 0 of both softmaxes.
     """
 
@@ -56,13 +56,13 @@ class PhaseTraining(lightning.LightningModule):
         """Prepare a phase.
 
         Args:
-            network: all of it; what the phase leaves out is frozen.
-            phase: what learns.
+            network: the whole network; parts that the phase does not train are frozen.
+            phase: which parts to train.
             recipe: optimizer, augmentation, preprocessing.
             num_classes: K.
-            seed: of what is drawn at random in every epoch.
-            teacher: distillation; without one, cross-entropy with the labels.
-            final_weights: weights of the losses in the last epoch, if they are to move there from the phase's own.
+            seed: of everything random in every epoch.
+            teacher: for distillation; without one, the loss is cross-entropy with the labels.
+            final_weights: weights of the losses in the last epoch; the weights move there from the phase's own.
         """
         super().__init__()
         # Convolutions on a CPU run faster with the channels last; the stubs lack this overload.
@@ -73,19 +73,19 @@ class PhaseTraining(lightning.LightningModule):
         self._teacher = teacher
         self._final_weights = final_weights or phase.weights
         self._normalise = Normalise(recipe.preprocessing)
-        # In a list, so that the teacher is no part of the checkpoint.
+        # In a list, so that the teacher stays out of the checkpoint.
         self._frozen = [teacher.network.eval().requires_grad_(False)] if teacher and teacher.network else []
         self._accuracies = {n: MulticlassAccuracy(num_classes, average="micro") for n in sorted(phase.exits)}
-        # So that Lightning finds and moves them.
+        # Registered, so that Lightning moves them to the device.
         self._registered = torch.nn.ModuleList(self._accuracies.values())
         network.requires_grad_(False)
         for module in phase.learning(network):
             module.requires_grad_(True)
 
     def on_train_epoch_start(self) -> None:
-        """Augmentation and dropout draw the same in this epoch, whether the run was interrupted before or not."""
+        """Seed augmentation and dropout, so that the epoch is the same whether or not the run was interrupted."""
         torch.manual_seed(epoch_seed(self._seed, self.current_epoch))
-        # A frozen batch norm must not go on counting, nor a frozen dropout drop.
+        # A frozen batch norm must not update its statistics, and a frozen dropout must not drop anything.
         self.network.eval()
         for module in self._phase.learning(self.network):
             module.train()
@@ -129,7 +129,7 @@ class PhaseTraining(lightning.LightningModule):
         return reconstruction_loss(bottleneck(feature), feature)
 
     def _weights(self) -> dict[int, float]:
-        """Today's weights: from the phase's own in the first epoch to the final ones in the last, evenly."""
+        """This epoch's weights: they move evenly from the phase's own, in epoch 1, to the final ones, in the last."""
         epochs = max((self.trainer.max_epochs or 1) - 1, 1)
         progress = min(self.current_epoch / epochs, 1.0)
         return {
@@ -138,7 +138,7 @@ class PhaseTraining(lightning.LightningModule):
         }
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Accuracy of the exits that learn, on all validation samples: a sign of progress only."""
+        """Log the accuracy of the exits that learn, on all validation samples; it only shows progress."""
         pixels_BHWC, class_B = batch
         image_BCHW = self._normalise(pixels_BHWC)
         if not self._phase.exits:
@@ -150,11 +150,11 @@ class PhaseTraining(lightning.LightningModule):
             accuracy(logits_BK, class_B)
             self.log(f"exit_{number}", accuracy, prog_bar=True, on_epoch=True)
 
-    # Lightning takes this dictionary, but its annotation spells out a typed one.
+    # Lightning accepts this dictionary, but its annotation asks for a typed one.
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         """SGD with momentum; the learning rate rises for a fifth of the steps and falls to zero.
 
-        In fewer than three steps there is no room to rise and fall: it stays.
+        With fewer than three steps there is no room to rise and fall, so it stays constant.
         """
         learning = [p for p in self.network.parameters() if p.requires_grad]
         decayed = [p for p in learning if p.ndim > 1]
@@ -176,12 +176,12 @@ class PhaseTraining(lightning.LightningModule):
             optimizer,
             max_lr=self._recipe.learning_rate,
             total_steps=steps,
-            # torch counts steps from 0 and divides by those of the rise, which must be one at least.
+            # torch counts steps from 0 and divides by the number of rising steps, which must be at least one.
             pct_start=max(_RISE, 2 / steps),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of everything that is drawn at random in one epoch of a run."""
+    """Seed of everything random in one epoch of a run."""
     return seed * 100_003 + epoch

@@ -1,4 +1,4 @@
-"""What a trained network says of held-out images, before it is exported."""
+"""The logits of a trained network for held-out images, before it is exported."""
 
 from __future__ import annotations
 

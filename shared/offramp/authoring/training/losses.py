@@ -1,4 +1,4 @@
-"""What an exit is trained to minimise.
+"""The losses that train the exits.
 
 Shapes: B samples, K classes.
 """
@@ -33,7 +33,7 @@ def joint_loss(
         Scalar loss in nats, averaged over the batch.
 
     Raises:
-        ConfigError: not one weight for each exit.
+        ConfigError: there is not one weight for each exit.
 
     Source: L = Σ w_i · CE(ȳ_i, y), BranchyNet, Teerapittayanon et al. 2016, eq. 1.
     """
@@ -54,12 +54,12 @@ def distillation_loss(
     alpha: float,
     temperature: float,
 ) -> Tensor:
-    """Draw every exit towards the teacher's softened answer.
+    """Pull every exit towards the teacher's softened answer.
 
     Args:
         logits_by_exit: logits (B, K) by exit number.
         teacher_BK: the teacher's logits; no gradient flows into them.
-        class_B: class index of each sample; not looked at if `alpha` is 1, so photos without labels do.
+        class_B: class index of each sample; ignored if `alpha` is 1, so photos without labels will do.
         weights: weight of each exit.
         alpha: share of the teacher, 0 to 1; the rest is cross-entropy with the labels.
         temperature: T > 0 of the softmax on both sides.
@@ -68,10 +68,10 @@ def distillation_loss(
         Scalar loss in nats, averaged over the batch.
 
     Raises:
-        ConfigError: not one weight for each exit.
+        ConfigError: there is not one weight for each exit.
 
-    Source: (1 - α) · CE + α · T² · KL(teacher ‖ student), Hinton et al. 2015, section 2; T² keeps the gradients'
-    size whatever T is.
+    Source: (1 - α) · CE + α · T² · KL(teacher ‖ student), Hinton et al. 2015, section 2. Because of T², the size of the
+    gradients does not depend on T.
     """
     _check_weights(logits_by_exit, weights)
     target_BK = torch.log_softmax(teacher_BK.detach().float() / temperature, dim=1)
@@ -89,10 +89,10 @@ def distillation_loss(
 def _check_weights(logits_by_exit: Mapping[int, Tensor], weights: Mapping[int, float]) -> None:
     if set(weights) != set(logits_by_exit):
         raise ConfigError(
-            f"weights for the exits {sorted(weights)}, logits of the exits {sorted(logits_by_exit)}; give one for each"
+            f"weights are for exits {sorted(weights)}, logits for exits {sorted(logits_by_exit)}; give one for each"
         )
 
 
 def reconstruction_loss(found: Tensor, feature: Tensor) -> Tensor:
-    """Mean squared error of a feature behind a bottleneck, as a share of the feature's variance: 0 is perfect."""
+    """Mean squared error of a feature after a bottleneck, as a share of the feature's variance: 0 is perfect."""
     return functional.mse_loss(found.float(), feature.float()) / feature.float().var().clamp(min=1e-8)

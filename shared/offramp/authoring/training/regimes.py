@@ -1,12 +1,12 @@
-"""The families of training: which blocks and EECs learn in which phase, and from whom.
+"""The training regimes: which blocks and EECs learn in which phase, and from what.
 
 - joint: all at once, one weighted sum of losses (BranchyNet, Teerapittayanon et al. 2016).
-- backbone: the backbone and its own classifier alone; the early exits stay as they are. Start `joint` from such a
+- backbone: only the backbone and its own classifier; the early exits stay as they are. Start `joint` from such a
   run for what the literature calls mixed training.
-- layer-wise: the blocks up to exit 1 with its EEC, then those up to exit 2, …; what is done is frozen.
+- layer-wise: the blocks up to exit 1 with its EEC, then those up to exit 2, and so on; finished parts are frozen.
 - distill: the EECs learn from a trained backbone, which is frozen or learns with them.
-- bottleneck: an encoder and a decoder at the split learn to hand on what they were given, the rest frozen; then they
-  and all behind them learn from the network as it was.
+- bottleneck: an encoder and a decoder at the split learn to reproduce their input, while the rest is frozen. Then they
+  and everything after them learn from the network as it was.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 
 @dataclass(frozen=True)
 class Phase:
-    """Blocks and exits, by number, that learn; everything else is frozen, batch-norm statistics included.
+    """The numbers of the blocks and exits that learn; everything else is frozen, batch-norm statistics included.
 
-    weights: of the loss of every exit that learns, by exit number. narrows: whether the bottleneck learns too; without
-    exits it learns to give back the feature it was given.
+    weights: of the loss of every exit that learns, by exit number. narrows: whether the bottleneck learns too; if no
+    exit does, it learns to reproduce its input.
     """
 
     blocks: frozenset[int]
@@ -52,17 +52,17 @@ def phases(
     frozen: bool,
     bottleneck: BottleneckSpec | None = None,
 ) -> tuple[Phase, ...]:
-    """What a regime does, one phase after the other.
+    """The phases of a regime, in order.
 
     Args:
         regime: its name.
-        exit_blocks: number of the block behind which each exit sits; the last one is the last block.
+        exit_blocks: number of the block that each exit follows; the last one is the last block.
         weights: w_i of the loss of every exit, for the phases that train several of them.
         frozen: whether `distill` leaves the backbone as it is.
-        bottleneck: which one `bottleneck` trains.
+        bottleneck: the one that the regime `bottleneck` trains.
     """
     if regime == "distill" and frozen:
-        # EECs on a frozen backbone do not touch one another: a weight would only change the learning rate.
+        # EECs on a frozen backbone do not affect each other: a weight would only change the learning rate.
         early = range(1, len(exit_blocks))
         return (Phase(frozenset(), frozenset(early), dict.fromkeys(early, 1.0)),)
     if regime == "bottleneck":
@@ -82,7 +82,7 @@ def _bottleneck(
     }
     blocks = frozenset(range(spec.split_point, exit_blocks[-1] + 1))
     tuned = Phase(blocks, frozenset(behind), behind, narrows=True)
-    # Rounding alone has nothing to learn by itself.
+    # Plain rounding has no weights to train on its own.
     return (tuned,) if spec.channels is None else (Phase(none, none, {}, narrows=True), tuned)
 
 

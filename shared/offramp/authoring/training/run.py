@@ -1,4 +1,4 @@
-"""A training run on disk: what was asked for (`run.json`) and one checkpoint for each phase."""
+"""A training run on disk: its settings (`run.json`) and one checkpoint for each phase."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Run(Record):
-    """What a run directory was made for; a resumed run must be asked for the same."""
+    """The settings of a run; to resume it, they must be the same."""
 
     labels: tuple[str, ...] = Field(min_length=2)
     provenance: Provenance
@@ -33,19 +33,21 @@ class Run(Record):
         default=None, description="w_i of the joint loss; the recipe's unless given"
     )
     final_exit_weights: tuple[Weight, ...] | None = Field(
-        default=None, description="w_i of the last epoch; they move there evenly"
+        default=None, description="w_i of the last epoch; the weights move there evenly"
     )
     learning_rate: float | None = Field(default=None, gt=0, description="the recipe's unless given")
-    start: str | None = Field(default=None, description="run whose weights are the first ones")
+    start: str | None = Field(default=None, description="run whose weights this one starts from")
     teacher: str | None = Field(default=None, description="run whose last exit teaches; `start` unless given")
     alpha: float = Field(default=0.5, ge=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(default=4.0, gt=0, description="T of distillation")
     frozen: bool = Field(default=True, description="whether distillation leaves the backbone as it is")
-    bottleneck: BottleneckSpec | None = Field(default=None, description="at the split, for that regime")
+    bottleneck: BottleneckSpec | None = Field(
+        default=None, description="at the split, for the regime 'bottleneck'"
+    )
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as this version knows it, with what this run changes."""
+        """The recipe as this version has it, with this run's changes."""
         changes: dict[str, Any] = {
             "exit_weights": self.exit_weights,
             "learning_rate": self.learning_rate,
@@ -54,7 +56,7 @@ class Run(Record):
         return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
     def phases(self, network: EarlyExitNetwork) -> tuple[Phase, ...]:
-        """What is trained, one phase after the other."""
+        """The phases of this run, in order."""
         return phases(
             self.regime,
             network.exit_blocks,
@@ -67,13 +69,13 @@ class Run(Record):
         """The recipe's network, untrained, with this run's bottleneck.
 
         Raises:
-            ConfigError: the recipe builds something else, or the bottleneck sits where no block is.
+            ConfigError: the recipe builds something else, or the bottleneck's split point has no block.
         """
         network = self.recipe.build(len(self.labels))
         if not isinstance(network, EarlyExitNetwork):
             raise ConfigError(
                 f"recipe '{self.provenance.recipe}' builds a {type(network).__name__}, expected an EarlyExitNetwork; "
-                "make one of your model with attach_exits"
+                "make one from your model with attach_exits"
             )
         if self.bottleneck is not None:
             shape = feature_shape(network, self.recipe, self.bottleneck.split_point)
@@ -82,14 +84,14 @@ class Run(Record):
 
 
 def feature_shape(network: EarlyExitNetwork, recipe: Recipe, split_point: int) -> tuple[int, ...]:
-    """Shape of one sample's feature before the block of that number.
+    """Shape of one sample's feature before the block at the split point.
 
     Raises:
-        ConfigError: no block of that number has another before it.
+        ConfigError: there is no such block, or it is the first.
     """
     if not 2 <= split_point <= len(network.blocks):
         raise ConfigError(
-            f"split point {split_point}, but blocks 2 to {len(network.blocks)} have another before them"
+            f"split_point is {split_point}; give a block with another before it, 2 to {len(network.blocks)}"
         )
     image = recipe.preprocessing
     cost = network_cost(network, (image.channels, image.height, image.width))
@@ -97,7 +99,7 @@ def feature_shape(network: EarlyExitNetwork, recipe: Recipe, split_point: int) -
 
 
 def checkpoint_name(phase_number: int) -> str:
-    """File of a phase's last checkpoint, counted from 1."""
+    """File name of a phase's last checkpoint; phases count from 1."""
     return f"phase-{phase_number}.ckpt"
 
 
@@ -119,7 +121,7 @@ def load_network(directory: Path) -> EarlyExitNetwork:
     """The network of a run with the weights of its last checkpoint, ready for inference.
 
     Raises:
-        ConfigError: no run there, or a phase without a checkpoint.
+        ConfigError: there is no run, or one of its phases has no checkpoint.
     """
     run = load_run(directory)
     network = run.build()
@@ -135,10 +137,10 @@ def load_weights(network: EarlyExitNetwork, checkpoint: Path) -> None:
 
 
 def training_s(directory: Path) -> float | None:
-    """Seconds that training took, interruptions left out; None where a checkpoint does not say.
+    """Seconds that training took, without interruptions; None if a checkpoint does not say.
 
     Raises:
-        ConfigError: no run there, or a phase without a checkpoint.
+        ConfigError: there is no run, or one of its phases has no checkpoint.
     """
     run = load_run(directory)
     count = len(run.phases(run.build()))
@@ -154,7 +156,7 @@ def training_s(directory: Path) -> float | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a training's outcome depends on."""
+    """Versions of the libraries that the result of a training depends on."""
     return {name: version(name) for name in ("offramp", "torch", "lightning", "numpy")}
 
 

@@ -1,4 +1,4 @@
-"""The training loop around the regimes: Lightning's, with checkpoints from which a run resumes."""
+"""The training loop for all regimes: Lightning's, with checkpoints that a run can resume from."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _EPOCHS_PER_PHASE = 10_000
 
 @dataclass(frozen=True)
 class Machines:
-    """How many processes train: `devices` on each of `nodes` machines. They share one batch between them."""
+    """How many processes train: `devices` on each of `nodes` machines. They share each batch."""
 
     devices: int = 1
     nodes: int = 1
 
     @property
     def processes(self) -> int:
-        """All of them."""
+        """How many processes there are in all."""
         return self.devices * self.nodes
 
 
@@ -50,17 +50,17 @@ def train(
     """Train and leave the last checkpoint of each phase in `directory`; a bar shows the progress.
 
     Args:
-        images: the whole training part; the run's split holds its validation samples out.
+        images: the whole training part; the run's split holds out its validation samples.
         run: what to train.
         directory: where checkpoints and the log of accuracies go.
-        resume: go on from the last checkpoint, if there is one.
-        machines: several processes, with Lightning's data parallelism.
+        resume: continue from the last checkpoint, if there is one.
+        machines: how many processes train, with Lightning's data parallelism; one unless given.
 
     Raises:
-        ConfigError: recipe, network and data do not fit together; a start or a teacher whose network does not fit; or
-            the directory holds a run that has a checkpoint and other settings, or is not to be resumed, or is being
-            trained. Nothing was written then.
-        DataError: images or classes that do not fit the run.
+        ConfigError: recipe, network and data do not fit together; the network of the start or of the teacher does not
+            fit; the directory has a run with a checkpoint, and its settings differ or `resume` is not set; or another
+            training is using the directory. Nothing is written in these cases.
+        DataError: the images or classes do not fit the run.
     """
     machines = machines or Machines()
     lightning.seed_everything(run.provenance.seed, workers=True, verbose=False)
@@ -127,18 +127,18 @@ def _trainer(run: Run, directory: Path, checkpoint: Path, machines: Machines) ->
 
 
 def _start(run: Run, network: EarlyExitNetwork) -> None:
-    """Give the network its first weights, where they come from another run."""
+    """Give the network its first weights, if they come from another run."""
     if run.start is None:
         if run.bottleneck:
-            raise ConfigError("a bottleneck is put into a trained network: give the run it was trained in")
+            raise ConfigError("a bottleneck needs a trained network; give the run that trained it")
         if run.recipe.is_trained:
             return
         if run.regime == "distill" and run.teacher is None:
             raise ConfigError(
-                "distillation needs a trained backbone: --start RUN, made with --regime backbone; or --teacher RUN"
+                "distillation needs a trained backbone; give --start RUN, made with --regime backbone, or --teacher RUN"
             )
         if run.regime == "distill" and run.frozen:
-            raise ConfigError("a frozen backbone must be a trained one; give --start RUN, or --unfrozen")
+            raise ConfigError("a frozen backbone must be trained already; give --start RUN or --unfrozen")
         return
     start = load_network(Path(run.start))
     try:
@@ -148,8 +148,8 @@ def _start(run: Run, network: EarlyExitNetwork) -> None:
             raise RuntimeError(f"{left[0]} fits nothing")
     except RuntimeError as error:
         raise ConfigError(
-            f"{run.start} was trained as '{load_run(Path(run.start)).provenance.recipe}', whose network is not that "
-            f"of '{run.provenance.recipe}'; start from a run of the same recipe"
+            f"{run.start} was trained as '{load_run(Path(run.start)).provenance.recipe}', which has another network "
+            f"than '{run.provenance.recipe}'; start from a run of the same recipe"
         ) from error
 
 
@@ -160,22 +160,22 @@ def _teacher(run: Run, network: EarlyExitNetwork) -> Teacher | None:
         assert run.start is not None, "checked when the network was made"
         return Teacher(load_network(Path(run.start)), run.alpha, run.temperature)
     if run.teacher is None:
-        # A frozen backbone teaches its own EECs: its last exit is computed on the way anyway.
+        # A frozen backbone teaches its own EECs, as its last exit is computed anyway.
         return Teacher(None if run.frozen else deepcopy(network), run.alpha, run.temperature)
     labels = load_run(Path(run.teacher)).labels
     if labels != run.labels:
         raise ConfigError(
-            f"{run.teacher} knows the classes {', '.join(labels)}, this run {', '.join(run.labels)}; "
-            "a teacher needs the same"
+            f"{run.teacher} has the classes {', '.join(labels)}, but this run has {', '.join(run.labels)}; "
+            "choose a teacher with the same classes"
         )
     return Teacher(load_network(Path(run.teacher)), run.alpha, run.temperature)
 
 
 def _quiet() -> None:
-    # Lightning's advice on loader workers and its adverts do not fit data that lies in memory.
+    # Data is in memory, so Lightning's advice on loader workers does not apply; its adverts are hidden too.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # What a regime leaves frozen is in eval mode on purpose.
+    # Frozen parts are in eval mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start of training.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
