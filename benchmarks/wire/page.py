@@ -97,17 +97,17 @@ def _against_photos(found: Findings) -> str:
 
 def _on_the_socket(count: SocketCount) -> str:
     return (
-        f"{count.samples} photos were sent one by one, and none left early. Each took {count.up_bytes:.1f} bytes up "
-        f"and {count.down_bytes:.1f} down. The edge counts {count.accounted_bytes:.1f} bytes up ({count.off_by:.1%} off)."
+        f"{count.samples} photos were sent one by one, and none left early. Each took "
+        f"{count.up_bytes:.1f} bytes up and {count.down_bytes:.1f} down. The edge counts {count.accounted_bytes:.1f} bytes up ({count.off_by:.1%} off)."
     )
 
 
 def _cost_of_encoding(coding: CodingTime) -> str:
     return (
-        f"The edge computes for {coding.edge:.1f} µs. The bottleneck changes that by {coding.narrowing:+.1f} µs before "
-        f"and {coding.widening:+.1f} µs after the split. The entropy coder takes {coding.encoding:.1f} µs to encode "
-        f"and {coding.decoding:.1f} µs to decode. Together this is {coding.share:.1%} of the edge's computing. One thread, "
-        "medians."
+        f"The edge computes for {coding.edge:.1f} µs. The bottleneck changes that by {coding.narrowing:+.1f} µs "
+        f"before and {coding.widening:+.1f} µs after the split. The entropy coder takes {coding.encoding:.1f} µs "
+        f"to encode and {coding.decoding:.1f} µs to decode. Together this is {coding.share:.1%} of the edge's "
+        "computing. One thread, medians."
     )
 
 
