@@ -98,7 +98,8 @@ def _against_photos(found: Findings) -> str:
 def _on_the_socket(count: SocketCount) -> str:
     return (
         f"{count.samples} photos were sent one by one, and none left early. Each took "
-        f"{count.up_bytes:.1f} bytes up and {count.down_bytes:.1f} down. The edge counts {count.accounted_bytes:.1f} bytes up ({count.off_by:.1%} off)."
+        f"{count.up_bytes:.1f} bytes up and {count.down_bytes:.1f} down. The edge counts "
+        f"{count.accounted_bytes:.1f} bytes up ({count.off_by:.1%} off)."
     )
 
 
