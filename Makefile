@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROTO := protos/offramp/wire/v1/wire.proto
 LOCKED := requirements
-# What the tests need of the project's own extras: all but Ray, which has an environment of its own.
+# The extras that the tests need: all but Ray, which has its own environment.
 EXTRAS := edge cloud dashboard evaluate train report otel openvino torch
 PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build --no-config \
 	--excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
@@ -18,7 +18,7 @@ help: ## show this list
 demo: $(VENV)/serving ## run both nodes and the live page, classify the shipped photos, serve until Ctrl-C
 	$(BIN)/offramp up $(DEMO)
 
-test: $(VENV)/everything ## run the tests, and say how much of the serving half they cover
+test: $(VENV)/everything ## run the tests and report how much of the serving half they cover
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
@@ -33,13 +33,13 @@ lint: $(VENV)/everything ## linter and formatter
 types: $(VENV)/everything ## type checker
 	$(BIN)/mypy
 
-imports: $(VENV)/everything ## who may import whom
+imports: $(VENV)/everything ## check who may import whom
 	$(BIN)/lint-imports
 
 docs: $(VENV)/everything ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-protos: $(VENV)/everything ## generate the messages from protos/
+protos: $(VENV)/everything ## regenerate the wire messages from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=shared --pyi_out=shared --grpc_python_out=shared $(PROTO)
 
 format: $(VENV)/everything ## format the code and sort its imports
@@ -56,7 +56,7 @@ lock: $(VENV)/everything ## pin every dependency in requirements/; newer version
 	$(PIN) pyproject.toml --extra dashboard -c $(LOCKED)/dev.txt -o $(LOCKED)/dashboard.txt
 	$(PIN) --group build -c $(LOCKED)/dev.txt -o $(LOCKED)/build.txt
 
-clean: ## remove what make made
+clean: ## remove everything that make created
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .hypothesis dist site
 
 # An edge device and the demo need no torch; the tests do.

@@ -18,8 +18,8 @@ from offramp.serving.running import block_range, running_node
 class Cloud(CloudSettings):
     """Serve the deeper blocks of a bundle over gRPC.
 
-    All blocks unless told otherwise; a node that runs block 1 also takes images. With an upstream it is a middle tier.
-    Every option is also a variable, CLOUD_PORT=50051, and a key of the file that --config names, port = 50051.
+    By default it runs all blocks; a node that runs block 1 also takes images. With an upstream it is a middle tier.
+    Every option can also be an environment variable (CLOUD_PORT=50051) or a key in the --config file (port = 50051).
 
     Example: offramp cloud models/b-lenet-fashion --port 50051
     """
@@ -36,7 +36,7 @@ async def _serve(settings: CloudSettings) -> None:
 
     bundle = load_bundle(settings.bundle)
     manifest = bundle.manifest
-    # All of them: whatever the edges split at, and images, if those are smaller than features.
+    # By default all blocks, so that edges can split anywhere, and can send images that are smaller than their features.
     blocks = block_range(settings, manifest, default=(1, len(manifest.blocks)))
     async with running_node(settings, bundle, blocks) as node:
         server = CloudServer(node, settings)

@@ -1,7 +1,7 @@
-"""The cloud node as a Ray Serve application: the same servicer, replicas and autoscaling by Ray.
+"""The cloud node as a Ray Serve application: the same servicer, with replicas and autoscaling by Ray.
 
-`serve run deploy/ray/offramp.yaml`. Ray's own gRPC proxy listens and picks a replica; what a replica does with a call
-is what `offramp cloud` does. Needs the extra `ray`.
+Start it with `serve run deploy/ray/offramp.yaml`. Ray's own gRPC proxy listens and picks a replica; a replica treats a
+call just as `offramp cloud` does. Needs the extra `ray`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from offramp.logs import start_logging
 from offramp.serving.running import block_range, running_node
 from offramp.wire.v1 import wire_pb2 as pb
 
-# Who listens, and how replicas leave, is Ray's business. With an upstream, two event loops of one process would run
-# grpc.aio, which wants one.
+# Ray decides where to listen and how replicas stop. With an upstream, two event loops of one process would use
+# grpc.aio, which supports only one.
 _NOT_UNDER_RAY = {
-    "host": "grpc_options of the Serve config has the port, on all interfaces",
+    "host": "Ray listens on all interfaces, at grpc_options.port of the Serve config",
     "port": "set grpc_options.port in the Serve config",
-    "metrics_port": "Ray exports metrics of its own",
+    "metrics_port": "Ray exports its own metrics",
     "drain_s": "set graceful_shutdown_wait_loop_s of the deployment",
     "grace_s": "set graceful_shutdown_timeout_s of the deployment",
     "upstream": "a middle tier runs as `offramp cloud`",
@@ -35,7 +35,7 @@ _NOT_UNDER_RAY = {
 
 
 class Tier:
-    """One replica: a node of all its blocks, behind the methods Ray's proxy calls by the RPC's name."""
+    """One replica: a node with all its blocks, behind methods that Ray's proxy calls by the name of the RPC."""
 
     async def __init__(self, arguments: dict[str, Any]) -> None:  # type: ignore[misc] # Ray awaits it
         """Load the bundle; Ray sends calls once this is done."""
@@ -58,7 +58,7 @@ class Tier:
         return await self._servicer.Describe(request, RayContext(grpc_context))
 
     async def __del__(self) -> None:
-        """Let what has begun finish; Ray awaits this once no call is left."""
+        """Close the node; Ray awaits this once no call is left."""
         await self._stack.aclose()
 
 
@@ -73,7 +73,7 @@ class RayContext:
         return
 
     def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """What the caller sent beside the message."""
+        """The metadata that the caller sent with the message."""
         found: Sequence[tuple[str, str | bytes]] = self._context.invocation_metadata()
         return found
 
@@ -92,10 +92,10 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     """Build the application, as `import_path: cloud_node.ray_app:app` asks for.
 
     Args:
-        arguments: settings of a cloud node by name, over `CLOUD_*`, as in {"bundle": "/bundle"}.
+        arguments: settings of a cloud node by name, such as {"bundle": "/bundle"}; they win over `CLOUD_*`.
 
     Raises:
-        ConfigError: a setting does not fit, or is Ray's to make.
+        ConfigError: a setting is not valid, or is one that Ray makes itself.
     """
     _settings(arguments)
     return serve.deployment(Tier).bind(arguments)
@@ -104,5 +104,5 @@ def app(arguments: dict[str, Any]) -> serve.Application:
 def _settings(arguments: dict[str, Any]) -> CloudSettings:
     for name, instead in _NOT_UNDER_RAY.items():
         if name in arguments:
-            raise ConfigError(f"'{name}' means nothing under Ray Serve; {instead}")
+            raise ConfigError(f"'{name}' has no effect under Ray Serve; {instead}")
     return CloudSettings.read(given=arguments)

@@ -1,4 +1,4 @@
-"""The gRPC server around the servicer: health, reflection, and leaving without losing a call."""
+"""Runs the servicer in a gRPC server: with health checks and reflection, and stops without losing a call."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from offramp.serving.node import Node
 from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 
-# Health checks and descriptions that may be open beside the calls that run blocks.
+# Health checks and Describe calls that may be open besides the calls that run blocks.
 _SPARE_CALLS = 256
 _BYTES_BESIDE_A_FEATURE = 256  # of one sample in a call: its id and framing
 
 _OPTIONS = (
-    # Without this two nodes would share a port and answer each other's calls.
+    # Without this, two nodes could share a port and would answer each other's calls.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.bdp_probe", 0),
 )
@@ -56,7 +56,7 @@ class CloudServer:
         reflection.enable_server_reflection(
             (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME), self._server
         )
-        # gRPC does not say why it cannot bind, and logs lines of its own about it: ask first.
+        # gRPC does not say why it cannot bind, and logs its own lines about it, so try the port first.
         listening_socket(settings.host, settings.port).close()
         try:
             self.port: int = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
@@ -64,7 +64,7 @@ class CloudServer:
             raise cannot_listen(settings.host, settings.port, error) from error
 
     async def start(self) -> None:
-        """Begin to answer, and say so to health checks.
+        """Start to answer, and report that to health checks.
 
         Raises:
             ConfigError: the port for metrics is taken.
@@ -87,7 +87,7 @@ class CloudServer:
         self.metrics_port = self._metrics.server_port
 
     async def drain(self) -> None:
-        """Leave: tell health checks first, so that callers turn away, then finish what is under way."""
+        """Stop: report it to health checks first, so that callers go elsewhere, then finish the calls in progress."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_s)
         await self._server.stop(self._settings.grace_s)

@@ -1,4 +1,4 @@
-"""The gRPC front door: checks a call, gives it to the node, translates answers and errors."""
+"""The gRPC front door: checks a call, passes it to the node, and translates answers and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer
 
 _log = logging.getLogger("cloud_node")
 
-# The first row that fits decides. Anything that is not here is a bug: INTERNAL.
+# The first row that matches decides. Any other exception is a bug: INTERNAL.
 _STATUS: tuple[tuple[type[OfframpError], grpc.StatusCode], ...] = (
     (BundleMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
     (OverloadError, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -52,14 +52,14 @@ _LONGEST_ID = 100
 
 
 class Context(Protocol):
-    """What the servicer asks of a call: `grpc.aio`'s own context has it, and other servers' can be given it."""
+    """What the servicer needs from the context of a call; `grpc.aio` provides it, and other servers can be adapted."""
 
     def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline; None without one."""
+        """Seconds until the caller's deadline; None if there is no deadline."""
         ...
 
     def invocation_metadata(self) -> Any:
-        """Pairs of name and value that came beside the message."""
+        """Pairs of name and value that came with the message."""
         ...
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
@@ -71,7 +71,7 @@ class TierServicer(TierServiceServicer):
     """Serves one node's tier."""
 
     def __init__(self, node: Node, *, max_samples: int, max_pixels: int) -> None:
-        """Serve `node`; a call may carry so many samples, and images of so many pixels in sum."""
+        """Serve `node`; a call may have at most `max_samples` samples, and `max_pixels` pixels in all its images."""
         self._node = node
         self._max_samples = max_samples
         self._limits = ImageLimits(max_pixels=max_pixels)
@@ -95,7 +95,7 @@ class TierServicer(TierServiceServicer):
             self._check(request)
             answers = await self._node.classify(self._call(request, context))
             _check_finite(answers)
-        # Written once the answer is on its way.
+        # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
         return _response(request, answers)
 
@@ -166,7 +166,7 @@ def _traceparent(context: Context) -> str | None:
 def _check_finite(answers: Answers) -> None:
     if not all(math.isfinite(sample.answer.confidence) for sample in answers.samples):
         raise FeatureError(
-            "feature leads to an answer that is no number: its values are beyond any block's output"
+            "feature leads to an answer that is not a number; no block's output has such values"
         )
 
 
@@ -181,10 +181,10 @@ async def _translated(context: Context, metrics: NodeMetrics) -> AsyncIterator[N
                 _log.warning(line("refused", status=status.name, detail=error))
                 await context.abort(status, str(error))
         raise
-    except Exception:  # noqa: BLE001 - whatever happens, the caller gets a status and nothing of our insides
+    except Exception:  # noqa: BLE001 - whatever happens, the caller gets a status, and no internals
         metrics.refused("internal")
-        _log.exception("a call failed for a reason this node does not know")
-        await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says how")
+        _log.exception("a call failed with an unexpected error")
+        await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says why")
 
 
 def _response(request: pb.InferRequest, answers: Answers) -> pb.InferResponse:

@@ -1,4 +1,4 @@
-"""What a cloud node can be told: on the command line, by `CLOUD_*` variables, in a TOML file."""
+"""The settings of a cloud node, from the command line, `CLOUD_*` variables or a TOML file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class CloudSettings(NodeSettings):
         description="name of this tier in answers and logs",
     )
     metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="port of /metrics over HTTP; none unless given"
+        default=None, ge=0, le=65535, description="HTTP port that serves /metrics (default: no metrics)"
     )
     max_samples: int = Field(default=1024, ge=1, description="most samples in one call")
     drain_s: float = Field(
         default=0.5,
         ge=0,
-        description="how long a stopping node reports NOT_SERVING before it takes no more calls",
+        description="how long a stopping node reports NOT_SERVING before it refuses new calls",
     )

@@ -19,7 +19,7 @@ from offramp.serving.running import block_range, running_node
 class Edge(EdgeSettings):
     """Serve the first blocks of a bundle over REST.
 
-    Every option is also a variable, EDGE_PORT=8000, and a key of the file that --config names, port = 8000.
+    Every option can also be an environment variable (EDGE_PORT=8000) or a key in the --config file (port = 8000).
 
     Example: offramp edge models/b-lenet-fashion --upstream localhost:50051 --port 8000
     """
@@ -27,7 +27,7 @@ class Edge(EdgeSettings):
     def execute(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         start_logging(self.log_level)
-        # Here, so that `offramp` lists this command where the extra `edge` is missing.
+        # Imported here, so that `offramp` can list this command without the extra `edge`.
         from edge_node.server import bound_socket
 
         loaded = load_bundle(self.bundle)

@@ -1,4 +1,4 @@
-"""From an HTTP request to the bytes of its images: raw body, multipart, or JSON with base64."""
+"""Reads the images out of an HTTP request: a raw body, multipart, or JSON with base64."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edge_node.errors import SlowBodyError
 from edge_node.settings import EdgeSettings
 from offramp.errors import OverloadError, RequestError, TooLargeError, UnsupportedMediaError
 
-# What curl, requests and browsers say of a body of which nobody told them the type.
+# Content types that curl, requests and browsers send if nobody sets one.
 _RAW_TYPES = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
 
-# As much of a refused body is read and thrown away, so that its sender gets to see the refusal.
+# This much of a refused body is read and thrown away, so that its sender gets to see the refusal.
 _DRAINED_BYTES = 100_000_000
 
 
@@ -37,17 +37,17 @@ class ImagesAsJson(BaseModel):
 
 
 class BodyBudget:
-    """How many bytes of bodies are held at the same time, over all requests."""
+    """Limits how many bytes of request bodies are held at the same time, over all requests."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
 
     @contextmanager
     def reserved(self, body: LimitedBody) -> Iterator[None]:
-        """Hold as much as a body may become, before any of it is read.
+        """Reserve the largest size that a body may have, before any of it is read.
 
         Raises:
-            OverloadError: other bodies hold it all.
+            OverloadError: other bodies leave too little room.
         """
         wanted = body.expected_bytes
         if wanted > self._left:
@@ -60,7 +60,7 @@ class BodyBudget:
 
 
 class LimitedBody:
-    """A request's body as it arrives, never more of it than the node accepts."""
+    """A request's body as it arrives, cut off at the size the node accepts."""
 
     def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> None:
         self.headers = Headers(scope=scope)
@@ -72,7 +72,7 @@ class LimitedBody:
 
     @property
     def expected_bytes(self) -> int:
-        """What the body says it is long, or the most it may be where it says nothing."""
+        """The length that the request declares, or the largest allowed length if it declares none."""
         length = self.headers.get("content-length", "")
         return min(int(length), self._max_bytes) if length.isdecimal() else self._max_bytes
 
@@ -80,7 +80,7 @@ class LimitedBody:
         """The whole body.
 
         Raises:
-            TooLargeError: it is more than this path takes.
+            TooLargeError: it is larger than this path takes.
             SlowBodyError: it did not arrive in time.
             RequestError: the client went away.
         """
@@ -99,26 +99,26 @@ class LimitedBody:
     async def _limited(self) -> Message:
         message = await self._next()
         if self._received > self._max_bytes:
-            # A chunked body tells no length beforehand.
+            # A chunked body does not declare its length.
             raise TooLargeError(
-                f"body of more than {self._max_bytes} bytes, the most this path takes; send less"
+                f"body of more than {self._max_bytes} bytes, which is the most this path takes; send less"
             )
         return message
 
     def _check_length(self) -> None:
-        """Refuse a body that says beforehand that it is too large.
+        """Refuse a body whose declared length is too large.
 
         Raises:
-            TooLargeError: it does.
+            TooLargeError: it is.
         """
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise TooLargeError(
-                f"body of {length} bytes, the most this path takes is {self._max_bytes}; send less"
+                f"body of {length} bytes, but this path takes at most {self._max_bytes}; send less"
             )
 
     async def drain(self) -> bool:
-        """Throw the rest away, within reason; True if nothing of it is left.
+        """Throw the rest of the body away, within limits; True if all of it was read.
 
         A client that is still sending when its connection closes sees a reset instead of its answer.
         """
@@ -145,14 +145,14 @@ async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -
 
     Raises:
         TooLargeError: more bytes or images than the node accepts.
-        UnsupportedMediaError: a content type that carries no images.
+        UnsupportedMediaError: the content type carries no images.
         SlowBodyError: the body did not arrive in time.
         RequestError: the client went away, or the body is not what its content type says.
     """
     if upgrade := body.headers.get("upgrade"):
-        # The server's parser drops the body of a request that offers to change the protocol.
+        # The server's parser drops the body of a request that asks to upgrade the protocol.
         raise RequestError(
-            f"request offers 'upgrade: {upgrade}', which this node does not do; send it as plain HTTP/1.1"
+            f"request asks for 'upgrade: {upgrade}', which this node does not support; send it as plain HTTP/1.1"
         )
     content_type = body.headers.get("content-type", "").partition(";")[0].strip().lower()
     data = await body.read()
@@ -197,7 +197,7 @@ def _from_json(body: bytes) -> Sequence[bytes]:
 
 def _from_base64(text: str, number: int) -> bytes:
     encoded = text.partition(",")[2] if text.startswith("data:") else text
-    # Line breaks as mail has them, and the alphabet that URLs use, are base64 too.
+    # The line breaks of MIME and the URL-safe alphabet are base64 too.
     plain = "".join(encoded.split()).replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(plain, validate=True)
@@ -206,7 +206,7 @@ def _from_base64(text: str, number: int) -> bytes:
 
 
 def replayed(data: bytes) -> Receive:
-    """A body that was read already, for whoever wants to read it the ASGI way."""
+    """An ASGI `receive` that returns a body that has already been read."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": data, "more_body": False}
@@ -219,8 +219,8 @@ async def _from_multipart(
 ) -> Sequence[bytes]:
     _, options = parse_options_header(content_type)
     if not data.rstrip().endswith(b"--" + options.get(b"boundary", b"") + b"--"):
-        # The parser would leave the last part out and say nothing.
-        raise RequestError("multipart: the body ends before its last boundary; send it again, whole")
+        # The parser would silently drop the last part.
+        raise RequestError("multipart: the body ends before its last boundary; send the whole body again")
 
     try:
         async with Request(scope, replayed(data)).form(max_files=settings.max_images, max_fields=0) as form:

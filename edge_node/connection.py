@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 with one call to the system for an answer, not one for its head and one for its body.
+"""uvicorn's HTTP/1.1, but each answer takes one system call instead of one for the head and one for the body.
 
-Each call wakes whoever reads the other end, and costs about as much as a small block. uvicorn writes a head as soon as
-it has it; here it waits for what follows, at most until the loop's next round.
+Each call wakes the reader at the other end, and costs about as much as a small block. uvicorn writes the head as soon
+as it has it. Here the head waits for the body, at most until the event loop's next round.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's own protocol, on a transport that keeps a head and its body together."""
+    """uvicorn's own protocol, on a transport that writes a head together with its body."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin a connection."""
-        super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type] # it does all that one does
+        super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type] # it passes everything on
 
 
 class _OneWrite:

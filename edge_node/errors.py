@@ -1,4 +1,4 @@
-"""From a named error to an HTTP status and a body that helps whoever sent the request."""
+"""Turns an error into an HTTP status and a body that helps the sender of the request."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _log = logging.getLogger("edge_node")
 
 
 class MethodError(RequestError):
-    """A path was asked with a method it does not have."""
+    """A request used a method that its path does not support."""
 
 
 class NotKeptError(OfframpError):
-    """A change of policy could not be written where it is kept."""
+    """A change of policy could not be saved to its file."""
 
 
 class SlowBodyError(RequestError):
@@ -55,7 +55,7 @@ class Refusal:
                 return {}
 
 
-# The first row that fits decides. Anything that is not here is a bug: 500, and logged.
+# The first row that matches decides. Any other exception is a bug: it is logged and answered with 500.
 _STATUS: tuple[tuple[type[OfframpError], int, str], ...] = (
     (TooLargeError, 413, "too_large"),
     (UnsupportedMediaError, 415, "unsupported_media"),
@@ -70,9 +70,9 @@ _STATUS: tuple[tuple[type[OfframpError], int, str], ...] = (
 
 
 def refusal_for(error: Exception) -> Refusal:
-    """How an error is answered; one that has no name is logged with its traceback and answered 500."""
+    """The answer to an error; one that is not in the table is logged with its traceback and answered with 500."""
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
             return Refusal(status, code, str(error))
-    _log.error("a request failed for a reason this node does not know", exc_info=error)
-    return Refusal(500, "internal", "this node failed; its log says how")
+    _log.error("a request failed with an unexpected error", exc_info=error)
+    return Refusal(500, "internal", "this node failed; its log says why")

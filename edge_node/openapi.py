@@ -1,4 +1,4 @@
-"""The OpenAPI entry of `POST /v1/predict`: a route that is described and never asked; the hot path answers first."""
+"""The OpenAPI entry of `POST /v1/predict`: this route is only documentation, since the hot path answers first."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 
 _REFUSALS: dict[int | str, str] = {
-    400: "not an image, truncated, malformed JSON or multipart, or an unknown query",
+    400: "not an image, a truncated image, malformed JSON or multipart, or an unknown query parameter",
     408: "the body did not arrive in time",
     413: "too many bytes, images or pixels",
     415: "a content type or an image format this node does not read",
-    503: "overloaded, or no exit at hand and the upstream gone; Retry-After says when to come again",
+    503: "overloaded, or the upstream is gone and no local exit can answer; Retry-After says when to try again",
 }
 
-# What a request may hold. FastAPI would derive it from a signature, but then promise a 422 that is never sent.
+# FastAPI would derive this from a signature, but it would then document a 422 that is never sent.
 _REQUEST: dict[str, Any] = {
     "parameters": [
         {
@@ -32,7 +32,7 @@ _REQUEST: dict[str, Any] = {
         {
             "name": "X-Request-ID",
             "in": "header",
-            "description": "taken through all tiers and their logs; made up if absent",
+            "description": "passed through all tiers and their logs; generated if absent",
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
         },
     ],
@@ -56,12 +56,12 @@ _REQUEST: dict[str, Any] = {
 
 
 def describe_predict(app: FastAPI, path: str) -> None:
-    """Have `app` describe the path that `Predict` answers."""
+    """Add the path that `Predict` answers to the OpenAPI page of `app`."""
 
     @app.post(
         path,
         summary="Classify one image or several",
-        response_description="the answer, from the first exit that was sure enough",
+        response_description="the answer, from the first exit that was confident enough",
         responses={status: {"model": Problem, "description": text} for status, text in _REFUSALS.items()},
         openapi_extra=_REQUEST,
     )
@@ -70,4 +70,4 @@ def describe_predict(app: FastAPI, path: str) -> None:
 
         One image is answered by one object, several by `predictions`.
         """
-        raise AssertionError(f"{path} is answered before FastAPI is asked")
+        raise AssertionError(f"{path} is answered before FastAPI sees it")

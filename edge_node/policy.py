@@ -1,8 +1,8 @@
-"""The run-time policy: which θ the node decides by, changeable between two requests.
+"""The run-time policy: the θ in force, which can change between two requests.
 
-A node that is to remember it, or that runs as several processes, keeps it in a file that each change replaces whole.
-Each process looks at that file at most once a millisecond, and a change is answered once all have had to look again: so
-it holds from the next request on, in all of them, and a busy node hardly pays for it.
+A node that remembers its policy, or that runs as several processes, keeps it in a file. Each change replaces the whole
+file. Each process checks the file at most once a millisecond, which costs a busy node next to nothing. A change is
+confirmed only after every process has had to check again, so it applies to the next request in all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from offramp.logs import line
 
 _log = logging.getLogger("edge_node")
 
-_MAX_BYTES = 65_536  # of a file that is read
+_MAX_BYTES = 65_536  # of the file; the rest is not read
 _LOOK_EVERY_S = 0.001
 
 
@@ -39,12 +39,12 @@ class PolicyState:
     operating_point: str | None
 
 
-# Tells one version of the file from all others: inode, nanoseconds of its last change, bytes.
+# Identifies one version of the file: inode, time of the last change in nanoseconds, size in bytes.
 _Version = tuple[int, int, int]
 
 
 class _Kept(BaseModel):
-    """What the file holds: the bundle that the change was for, and either θ or the name of an operating point."""
+    """The contents of the file: the bundle that the change was for, and either θ or the name of an operating point."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -54,19 +54,19 @@ class _Kept(BaseModel):
 
 
 class Policy:
-    """Holds the one state every request reads once, so that no request sees half a change.
+    """Holds the policy. Each request reads it once, so no request sees half a change.
 
-    It can be sent to another process, and then both follow the same file.
+    It can be pickled and sent to another process; then both follow the same file.
     """
 
     def __init__(
         self, manifest: Manifest, file: Path | None = None, *, outlives_restart: bool = True
     ) -> None:
-        """Take up the policy that `file` keeps, or the bundle's default where it keeps none that fits.
+        """Load the policy from `file`, or take the bundle's default if the file has none that fits.
 
         Args:
             manifest: of the bundle that is served.
-            file: where changes are kept; in memory if None. Its folder exists.
+            file: where changes are saved, in a folder that exists; None keeps them in memory only.
             outlives_restart: whether the file stays when the node ends.
         """
         self.outlives_restart = file is not None and outlives_restart
@@ -80,14 +80,14 @@ class Policy:
 
     @property
     def state(self) -> PolicyState:
-        """What is in force now; to be asked from one thread."""
+        """The policy in force; read it from one thread only."""
         if self._file is not None and (now := monotonic()) >= self._look_at:
             self._follow(self._file)
             self._look_at = now + _LOOK_EVERY_S
         return self._state
 
     def set_thetas(self, thetas: Sequence[float]) -> None:
-        """Decide by these θ from the next request on; waits for the disk.
+        """Use these θ from the next request on; waits for the disk.
 
         Raises:
             ConfigError: they do not fit the bundle; nothing is changed.
@@ -96,10 +96,10 @@ class Policy:
         self._change(_Kept(bundle=self._manifest.bundle_id, thetas=list(thetas)))
 
     def choose(self, name: str) -> None:
-        """Decide by the θ of an operating point of the bundle; waits for the disk.
+        """Use the θ of an operating point of the bundle from the next request on; waits for the disk.
 
         Raises:
-            ConfigError: there is none of that name; nothing is changed.
+            ConfigError: there is no point of that name; nothing is changed.
             NotKeptError: the file cannot be written; nothing is changed.
         """
         self._change(_Kept(bundle=self._manifest.bundle_id, operating_point=name))
@@ -129,9 +129,9 @@ class Policy:
 
     def _follow(self, file: str) -> None:
         try:
-            found = os.stat(file)  # noqa: PTH116 - on the way of requests, and a Path costs as much again
+            found = os.stat(file)  # noqa: PTH116 - on the hot path, where a Path would double the cost
         except OSError:
-            return  # nothing was changed yet; or the file was taken away, and what it said still holds
+            return  # no change was made yet, or the file was removed: the policy stays as it is
         if _version(found) == self._seen:
             return
         try:
@@ -142,7 +142,7 @@ class Policy:
             self._ignore(str(error.strerror))
 
     def _read(self, opened: BinaryIO) -> None:
-        # Of what is read, not of what was looked at: it may have been replaced meanwhile.
+        # The version of the file that is open: the path may lead to a newer one by now.
         version = _version(os.fstat(opened.fileno()))
         try:
             state = self._checked(_Kept.model_validate_json(opened.read(_MAX_BYTES)))
@@ -156,7 +156,7 @@ class Policy:
         self._seen = version
 
     def _ignore(self, reason: str) -> None:
-        # At the start, the bundle's default; later, what was in force before.
+        # The policy stays as it was: at the start, the bundle's default.
         _log.warning(line("policy_ignored", file=self._file, detail=reason, thetas=self._state.thetas))
 
 
@@ -171,12 +171,12 @@ def _replace(file: Path, data: bytes) -> None:
             written.write(data)
             written.flush()
             os.fsync(written.fileno())
-            # Of two changes within one tick of the file system's clock, one may get the inode of the other.
+            # Within one tick of the file system's clock, two versions could share both inode and time.
             os.utime(written.fileno(), ns=(time_ns(), time_ns()))
         beside.replace(file)
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
         raise NotKeptError(
-            f"the change cannot be kept in {file}: {error.strerror}; θ stay as they were"
+            f"the change cannot be saved in {file}: {error.strerror}; θ stays as it was"
         ) from error

@@ -1,4 +1,4 @@
-"""`POST /v1/predict`, the hot path: plain ASGI, since a model may cost less than a framework's route."""
+"""`POST /v1/predict`, the hot path: plain ASGI, because a framework's route can cost more than the model."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Predict:
             prediction["probabilities"] = dict(
                 zip(manifest.labels, answer.probabilities.tolist(), strict=True)
             )
-        # Written once the answer is on its way.
+        # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, answers, offload_ms, total_ms)
         return prediction
 
@@ -177,7 +177,7 @@ def _request_ids(scope: Scope, count: int) -> list[str]:
     given = _header(scope, "x-request-id") or ""
     if given and not _REQUEST_ID.fullmatch(given):
         raise RequestError(
-            f"x-request-id of {len(given)} characters does not fit; use up to 64 of letters, digits, '.', '_' and '-'"
+            f"x-request-id of {len(given)} characters is not valid; use up to 64 letters, digits, '.', '_' and '-'"
         )
     base = given or f"{random.getrandbits(64):016x}"
     return [base] if count == 1 else [f"{base}-{number}" for number in range(1, count + 1)]

@@ -1,6 +1,7 @@
-"""One edge node as several processes behind one port, for as many cores: uvicorn starts, watches and replaces them.
+"""Runs one edge node as several processes behind one port, to use several cores.
 
-They share the port, the policy and the figures, and nothing else: each has blocks and an upstream of its own.
+uvicorn starts, watches and replaces the processes. They share only the port, the policy and the metrics: each loads its
+own blocks and connects to the upstream itself.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _REFRESH_S = 1.0
 def serve_in_processes(
     settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], listening: socket.socket
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT, then let every process finish those under way.
+    """Answer requests until SIGTERM or SIGINT, then let every process finish the ones in progress.
 
     Raises:
         ConfigError: a process did not start; its log line says why.
@@ -55,15 +56,15 @@ def serve_in_processes(
 
 
 class _Port(socket.socket):
-    """In each process that it is handed to, a socket of its own on the port of `listening`.
+    """A placeholder that becomes a separate socket on the port of `listening` in each process it is sent to.
 
-    Of one socket, whoever wakes first takes all connections that wait; among sockets of their own the kernel deals them
-    out. The common one stays: what comes while no process listens waits there.
+    With one shared socket, the process that wakes first takes all waiting connections; with separate sockets, the
+    kernel distributes them. The shared socket stays open, so that connections can wait there while no process listens.
     """
 
     def __init__(self, listening: socket.socket) -> None:
         super().__init__(listening.family, listening.type)
-        # Only now: before, the port must not be one that another program shares.
+        # Set only after binding: before, it would let us take a port that another program shares.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._address = listening.getsockname()
 
@@ -72,7 +73,7 @@ class _Port(socket.socket):
 
 
 def _own_socket(address: tuple[str, int]) -> socket.socket:
-    # Bound, not listening: uvicorn does that once the process can answer.
+    # Only bound: uvicorn makes it listen once the process can answer.
     own = socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -96,11 +97,11 @@ class EdgeProcess:
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or begin and end."""
+        """Answer a request, or handle start-up and shutdown."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            assert self._app is not None, "no request comes before the start"
+            assert self._app is not None, "requests come only after start-up"
             await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -126,7 +127,7 @@ class EdgeProcess:
 
 
 async def _refresh(metrics: NodeMetrics) -> None:
-    # Another process of this node may be the one that is asked for the figures.
+    # Prometheus may ask another process of this node, which reports the values that this one wrote last.
     while True:
         await asyncio.sleep(_REFRESH_S)
         metrics.refresh()

@@ -1,4 +1,4 @@
-"""What the REST interface takes and gives, as the OpenAPI page shows it."""
+"""The requests and responses of the REST interface, as the OpenAPI page shows them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ExitTaken(BaseModel):
-    """Where the sample left."""
+    """The exit where the sample left."""
 
     number: int = Field(ge=1, description="exits count from 1, shallow to deep")
     name: str
-    tier: str = Field(description="the tier that exit sits on")
+    tier: str = Field(description="the tier that has this exit")
 
 
 class Timings(BaseModel):
-    """Milliseconds of the whole request this sample came in."""
+    """Milliseconds for the whole request that the sample came in."""
 
     decode: float = Field(ge=0)
     edge_compute: float = Field(ge=0)
@@ -25,7 +25,7 @@ class Timings(BaseModel):
 
 
 class UpstreamTime(BaseModel):
-    """Milliseconds that an upstream tier reports of itself."""
+    """Milliseconds that an upstream tier reports for itself."""
 
     tier: str
     queue: float = Field(ge=0)
@@ -61,11 +61,13 @@ class Prediction(BaseModel):
     class_index: int = Field(ge=0)
     confidence: float = Field(ge=0, le=1)
     exit: ExitTaken
-    degraded: bool = Field(description="answered by the surest exit at hand because the upstream did not")
+    degraded: bool = Field(
+        description="answered by the most confident exit available because the upstream did not answer"
+    )
     degraded_reason: str | None
     timings_ms: Timings
     sent: Literal["nothing", "feature", "image"] = Field(
-        description="what the next tier answered from: the feature, or the photo as it came where that is smaller"
+        description="what the next tier answered from: the feature, or the original photo if that is smaller"
     )
     uplink_bytes: int = Field(ge=0, description="this sample's share of the message sent upstream")
     bundle: str
@@ -74,7 +76,7 @@ class Prediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    """The answers for several images, in their order."""
+    """The answers for several images, in the order of the request."""
 
     predictions: list[Prediction]
 
@@ -83,7 +85,7 @@ class Problem(BaseModel):
     """Why a request was refused."""
 
     error: str = Field(description="what was found, what was expected, what to do")
-    code: str = Field(description="the same in a word, for programs", examples=["too_large"])
+    code: str = Field(description="the same as a fixed code, for programs", examples=["too_large"])
 
 
 class PolicyIn(BaseModel):
@@ -100,9 +102,9 @@ class PolicyOut(BaseModel):
 
     thetas: list[float] = Field(description="θ of every exit but the last, which always answers")
     operating_point: str | None = Field(description="null when θ were set by hand")
-    operating_points: list[str] = Field(description="those of the bundle")
+    operating_points: list[str] = Field(description="names of the bundle's operating points")
     outlives_restart: bool = Field(
-        description="whether a change is kept when the node restarts: with EDGE_POLICY_FILE it is"
+        description="whether a change survives a restart of the node; it does with EDGE_POLICY_FILE"
     )
 
 

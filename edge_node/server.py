@@ -1,4 +1,4 @@
-"""uvicorn around the REST interface: the port, and leaving without losing a request."""
+"""Runs the REST interface on uvicorn: takes the port, and stops without losing a request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offramp.bundle import Manifest
 from offramp.logs import line
 from offramp.serving.listening import listening_socket
 
-# The loop takes one connection from a socket in each of its rounds, and a busy node has few rounds.
+# The event loop accepts one connection per socket in each round, and a busy node has few rounds.
 LISTENERS = 8
 
 _log = logging.getLogger("edge_node")
@@ -33,17 +33,17 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
 
 
 def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
-    """uvicorn around an app that is ready."""
+    """A uvicorn server for an app that is ready."""
     return uvicorn.Server(http_config(app, settings, lifespan="off"))
 
 
 def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **more: Any) -> uvicorn.Config:
-    """uvicorn's settings, as this node wants them."""
+    """uvicorn's settings for this node."""
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
-        log_level="warning",  # its greetings and farewells; ours say the same and more
+        log_level="warning",  # our own log lines replace those for start and stop
         http=OneWriteProtocol,
         ws="none",
         proxy_headers=False,
@@ -56,7 +56,7 @@ def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **
 
 
 def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], address: str) -> None:
-    """Say that requests are answered, and where."""
+    """Log that this node answers requests, and where."""
     _log.info(
         line(
             "ready",
@@ -70,8 +70,8 @@ def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int
 
 
 async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:
-    """Answer requests until SIGTERM or SIGINT, then finish those under way."""
-    # When it is done, uvicorn sends itself the signal again; the node still has an upstream to take leave of.
+    """Answer requests until SIGTERM or SIGINT, then finish the ones in progress."""
+    # When uvicorn has stopped, it raises the signal again, but the node still has to close its upstream.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     listeners = [listening, *(listening.dup() for _ in range(LISTENERS - 1))]

@@ -1,4 +1,4 @@
-"""What an edge node can be told: on the command line, by `EDGE_*` variables, in a TOML file."""
+"""The settings of an edge node, from the command line, `EDGE_*` variables or a TOML file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def _replaceable(file: Path) -> Path:
     folder = file.absolute().parent
     if not folder.is_dir() or (file.exists() and not file.is_file()):
         raise ValueError(
-            f"'{file}' is no file in a folder that exists; make the folder first, or name another file"
+            f"'{file}' is not a file in a folder that exists; make the folder first, or name another file"
         )
     if not os.access(folder, os.W_OK):
         raise ValueError(
-            f"this user may not write in '{folder}', where each change replaces the file; name another"
+            f"this user may not write in '{folder}', but each change replaces the file there; name another file"
         )
     return file
 
@@ -42,20 +42,19 @@ class EdgeSettings(NodeSettings):
     max_body_bytes: int = Field(default=10_000_000, ge=1, description="largest request body")
     max_images: int = Field(default=64, ge=1, description="most images in one request")
     max_buffered_bytes: int = Field(
-        default=256_000_000, ge=1, description="bodies held at the same time; more are refused at once (503)"
+        default=256_000_000,
+        ge=1,
+        description="bytes of bodies held at the same time; more are refused at once (503)",
     )
     body_timeout_s: float = Field(default=30.0, gt=0, description="how long a body may take to arrive")
     policy_file: Annotated[Path, AfterValidator(_replaceable)] | None = Field(
         default=None,
-        description="file that keeps θ set over REST, so that a change outlives a restart; "
-        "without it, a change ends with the node",
+        description="file that keeps θ set over REST, so that a change survives a restart; "
+        "without it, a restart discards the change",
     )
 
     def share(self) -> EdgeSettings:
-        """What one of its processes may use of what the whole node may.
-
-        A plain record of settings, whatever command it came from: it is sent to another process.
-        """
+        """The settings of one process, with its share of the whole node's limits."""
         shared = ("workers", "max_pending", "max_buffered_bytes")
         parts = {name: max(1, getattr(self, name) // self.processes) for name in shared}
         return EdgeSettings(**{**self.model_dump(include=set(EdgeSettings.model_fields)), **parts})

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field
 from offramp.bundle import Manifest
 
 _LINKS = {
-    "/docs": "every path, what it takes and what it answers; try them there",
+    "/docs": "every path with its requests and responses; try them there",
     "/v1/bundle": "what this node serves: blocks, exits, labels, operating points",
     "/v1/policy": "the thresholds θ in force; PUT changes them",
     "/readyz": "whether this node can answer, and whether it reaches the next tier",
-    "/metrics": "figures for Prometheus",
+    "/metrics": "metrics for Prometheus",
 }
 _SHOWN_LABELS = 12
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
@@ -38,7 +38,7 @@ class Welcome(BaseModel):
 
 
 def add_welcome(app: FastAPI, manifest: Manifest) -> None:
-    """Have `app` answer `GET /`."""
+    """Add `GET /` to `app`."""
     page = Template((files("edge_node") / "welcome.html").read_text(encoding="utf-8"))
 
     @app.get(
@@ -60,7 +60,7 @@ def add_welcome(app: FastAPI, manifest: Manifest) -> None:
 
 
 def _address(request: Request) -> str:
-    # As the client sees this node; a header with anything else in it would end up in somebody's shell.
+    # The address that the client used. Checked, because people paste the command into a shell.
     asked = request.headers.get("host", "")
     host, port = request.scope["server"]
     return asked if _HOST.fullmatch(asked) else f"{host}:{port}"

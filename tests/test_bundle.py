@@ -60,7 +60,7 @@ def test_an_altered_file(copy: Path) -> None:
 
 def test_a_foreign_file(copy: Path) -> None:
     (copy / "weights.pkl").write_bytes(b"")
-    check_refused(copy, "weights.pkl", "does not name")
+    check_refused(copy, "weights.pkl", "does not list")
 
 
 def test_a_hidden_file_of_the_desktop_does_no_harm(copy: Path) -> None:

@@ -107,7 +107,7 @@ INVALID: dict[str, tuple[Callable[[Bundle], pb.InferRequest], str]] = {
     "NaN": (lambda b: request(b, feature=tensor(payload=b"\xff" * 1024)), "NaN"),
     "beyond any output": (
         lambda b: request(b, feature=tensor(payload=np.full(256, 3e38, "<f4").tobytes())),
-        "no number",
+        "not a number",
     ),
     "endless id": (lambda b: request(b, request_ids=["a" * 5000, "b"]), "5000 characters"),
     "no feature": (lambda b: request(b, feature=pb.FeatureTensor()), "codec 0"),

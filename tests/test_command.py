@@ -71,7 +71,7 @@ class TestWhatDoesNotFit:
         [
             (["b", "--max-batch", "0"], "--max-batch is '0': should be greater than or equal to 1"),
             (["b", "--port", "x"], "--port is 'x': should be a valid integer"),
-            (["b", "--blocks", "2-1"], "--blocks is '2-1': no range of blocks; write FIRST-LAST"),
+            (["b", "--blocks", "2-1"], "--blocks is '2-1': not a range of blocks; write FIRST-LAST"),
             (["b", "--upstrem", "x:1"], "unrecognized arguments: --upstrem"),
             (["b", "c"], "unrecognized arguments: c"),
             (["b", "--port"], "argument --port: expected one argument"),
@@ -103,8 +103,8 @@ class TestWhatDoesNotFit:
         ("text", "says"),
         [
             ("port = 'x'", "port in {} is 'x': should be a valid integer"),
-            ("prot = 1", "{} sets 'prot', which is no setting; did you mean port?"),
-            ("[edge]\nport = 1", "{} sets 'edge', which is no setting"),
+            ("prot = 1", "{} sets 'prot', which is not a setting; did you mean port?"),
+            ("[edge]\nport = 1", "{} sets 'edge', which is not a setting"),
             ("port", "{} is not TOML"),
         ],
     )
@@ -159,10 +159,10 @@ def test_no_command_answers_wrong_input_with_a_traceback(name: str, tmp_path: Pa
         (["export", "nowhere", "--out", "here"], "is not a training run"),
         (["predict", "nowhere", str(SAMPLES)], "no bundle in nowhere"),
         (["predict", str(FASHION_BUNDLE), str(ROOT / "docs" / "decisions")], "has no photos"),
-        (["predict", "http://127.0.0.1:9", str(SAMPLES / "bag")], "did not answer as an edge node does"),
+        (["predict", "http://127.0.0.1:9", str(SAMPLES / "bag")], "did not answer like an edge node"),
         (["predict", str(FASHION_BUNDLE), str(SAMPLES / "bag"), "--json", "--csv"], "exclude each other"),
         (["evalute"], "did you mean evaluate?"),
-        (["frobnicate"], "there are train, compress"),
+        (["frobnicate"], "the commands are train, compress"),
     ],
 )
 def test_each_says_what_to_do(arguments: list[str], says: str) -> None:

@@ -86,7 +86,7 @@ class TestWhatItRefuses:
     async def test_a_truncated_image(self, client: httpx.AsyncClient, kind: str) -> None:
         whole = encoded(Image.effect_noise((64, 64), 60).convert("RGB"), kind)
         response = await client.post("/v1/predict", content=whole[: len(whole) // 2])
-        check_refused(response, 400, "cannot be decoded", "send it again")
+        check_refused(response, 400, "cannot be decoded", "send the whole file again")
 
     @pytest.mark.parametrize(("side", "says"), [(8_000, "8000 x 8000"), (60_000, "3600000000 pixels")])
     async def test_a_decompression_bomb_before_it_is_decoded(

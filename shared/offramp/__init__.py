@@ -1,7 +1,7 @@
 """Early-exit neural networks, trained, bundled and served across edge and cloud.
 
-What a notebook needs is here by name. Each name is loaded once it is asked for, so that none of them costs what another
-one needs: only `attach_exits` and the recipes load torch.
+These are the names that a notebook needs. Each one is imported when it is first used, so only the names from
+`offramp.authoring` load torch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load(bundle: str | Path) -> Classifier:
     Example: offramp.load("models/b-lenet-fashion").classify(Path("bag.png").read_bytes()).label
 
     Raises:
-        BundleError: no bundle there, or one that is damaged or altered.
+        BundleError: there is no bundle, or it is damaged or altered.
     """
     from offramp.bundle import load_bundle
     from offramp.engine.classifier import Classifier

@@ -1,7 +1,8 @@
 """A command: a settings class whose fields are its options, and an `execute` that uses them.
 
-A command with a prefix, as a node has, also reads environment variables and a TOML file. The command line comes first,
-then the environment, then the file, then the default; pydantic checks all of them by the same rules.
+A command with a prefix, such as a node's, also reads environment variables and a TOML file. The command line wins over
+the environment, the environment over the file, and the file over the default. pydantic checks all of them by the same
+rules.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _log = logging.getLogger("offramp.command")
 
 
 class Command(BaseSettings):
-    """What a command is told. Read once, never changed."""
+    """The settings of a command. Read once, never changed."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -55,12 +56,12 @@ class Command(BaseSettings):
 
     @property
     def as_typed(self) -> str:
-        """The command as it was typed, for the record of what made a run or a bundle."""
+        """The command as it was typed; runs and bundles keep it in their provenance."""
         return self._typed
 
     def execute(self) -> None:
-        """Do what the command is for; errors are those of `offramp.errors`."""
-        raise NotImplementedError(f"{type(self).__name__} is told things, but does nothing")
+        """Run the command; it raises the errors of `offramp.errors`."""
+        raise NotImplementedError(f"{type(self).__name__} has settings but no execute method")
 
     @classmethod
     def settings_customise_sources(
@@ -70,7 +71,7 @@ class Command(BaseSettings):
         *_: Any,
         **others: Any,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Made in code, a command is what the code says; only `read` asks the outside."""
+        """Use only the arguments when a command is created in code; `read` adds the other sources."""
         return (init_settings,)
 
     @classmethod
@@ -81,16 +82,16 @@ class Command(BaseSettings):
         program: str = "offramp",
         given: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Read a command's settings from wherever it can be told them.
+        """Read a command's settings from all their sources.
 
         Args:
             arguments: of the command line, without the program's name.
-            program: what was typed to get here, for the help.
-            given: settings by name, which come before all others.
+            program: the words that were typed before them, for the help.
+            given: settings by name; they win over all other sources.
 
         Raises:
-            ConfigError: a value that does not fit, one that is missing, an option, a variable or a key that does not
-                exist, or a file that cannot be read.
+            ConfigError: a value is missing or not allowed, an option, a variable or a key does not exist, or the file
+                cannot be read.
         """
         sources = [_Source("argument", dict(given or {})), _command_line(cls, arguments, program)]
         if prefix := prefix_of(cls):
@@ -108,7 +109,7 @@ class Command(BaseSettings):
 
 
 def run_command(command: type[Command], arguments: Sequence[str], *, program: str) -> None:
-    """Read a command and run it; what goes wrong and has a name ends in one line and exit status 2."""
+    """Read a command and run it; an `OfframpError` is printed on one line, and the exit status is 2."""
     try:
         command.read(arguments, program=program).execute()
     except OfframpError as error:
@@ -122,7 +123,7 @@ def run_command(command: type[Command], arguments: Sequence[str], *, program: st
 
 
 def end_with(error: OfframpError) -> NoReturn:
-    """Say on standard error what went wrong, and leave with status 2."""
+    """Print an error to standard error, and exit with status 2."""
     from rich.console import Console
     from rich.text import Text
 
@@ -131,14 +132,14 @@ def end_with(error: OfframpError) -> NoReturn:
 
 
 def prefix_of(command: type[Command]) -> str:
-    """What the variables of a command begin with; empty if it has none."""
+    """The prefix of a command's environment variables; empty if it reads none."""
     return str(command.model_config.get("env_prefix", ""))
 
 
 def option_of(name: str, field: FieldInfo) -> str:
-    """How a setting is given on the command line: `--max-batch`, or `BUNDLE` for what stands by itself.
+    """How a setting is written on the command line: `--max-batch`, or `BUNDLE` for a positional argument.
 
-    A switch that is on unless told otherwise is `--no-NAME`.
+    A switch that is on by default is `--no-NAME`.
     """
     shown = (field.alias or name).replace("_", "-")
     if _is_positional(field):
@@ -148,14 +149,14 @@ def option_of(name: str, field: FieldInfo) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where settings came from, and what they are, as they were written."""
+    """One source of settings, and the values it gave, as they were written."""
 
     name: str
     values: Mapping[str, Any]
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, but what it does not understand is an error like any other."""
+    """argparse's parser, but a wrong command line raises `ConfigError`."""
 
     def __init__(self, command: type[Command], program: str) -> None:
         places = [
@@ -212,8 +213,8 @@ def _environment(command: type[Command], prefix: str) -> _Source:
             continue
         if meant := get_close_matches(name, known, n=1, cutoff=0.8):
             raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
-        # Other programs use such names too (CLOUD_SDK_VERSION): say so, but start.
-        _log.warning(line("ignored", variable=name, detail="no setting of this node"))
+        # Other programs use these prefixes too (CLOUD_SDK_VERSION), so only warn.
+        _log.warning(line("ignored", variable=name, detail="not a setting of this node"))
     return _Source("environment", _by_field(command, EnvSettingsSource(command)()))
 
 
@@ -228,7 +229,7 @@ def _file(command: type[Command], path: Path) -> _Source:
         if name not in command.model_fields:
             close = get_close_matches(name, command.model_fields, n=1)
             hint = f"did you mean {close[0]}?" if close else "the settings reference lists them all"
-            raise ConfigError(f"{path} sets '{name}', which is no setting; {hint}")
+            raise ConfigError(f"{path} sets '{name}', which is not a setting; {hint}")
     return _Source(str(path), found)
 
 
@@ -238,7 +239,7 @@ def _by_field(command: type[Command], values: Mapping[str, Any]) -> dict[str, An
 
 
 def _explained(command: type[Command], error: ErrorDetails, sources: Sequence[_Source]) -> str:
-    """One sentence about a value that does not fit, under the name by which it was given."""
+    """One sentence about a wrong value, with the name by which it was given."""
     name = str(error["loc"][0]) if error["loc"] else ""
     name = _by_field(command, {name: None}).popitem()[0]
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -1,7 +1,7 @@
 """Every error that Offramp raises on purpose, in one family.
 
-A message says what was found, what was expected and what to do. Each node maps these types to a status in
-one table of its own; anything else is a bug and is answered with INTERNAL / 500.
+A message says what was found, what was expected and what to do. Each node has one table that maps these types to a
+status. Any other exception is a bug and is answered with INTERNAL / 500.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ _LONGEST = 600
 
 
 class OfframpError(Exception):
-    """Base of every fault that Offramp names; its text is meant for a person.
+    """Base class of every error that Offramp raises; the text is meant for people.
 
-    It may quote what a stranger sent, so it is kept short and free of what cannot be encoded.
+    The text may quote untrusted input, so long texts are shortened and characters that cannot be encoded are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -31,19 +31,19 @@ class ConfigError(OfframpError):
 
 
 class DataError(OfframpError):
-    """A data set on disk is missing, damaged, or does not fit what it is used for."""
+    """A data set on disk is missing or damaged, or does not suit its purpose."""
 
 
 class BundleError(OfframpError):
-    """A bundle on disk is missing, altered, incomplete, or of a format this version does not read."""
+    """A bundle on disk is missing, altered or incomplete, or this version cannot read its format."""
 
 
 class BundleMismatchError(OfframpError):
-    """A peer serves another bundle than this node."""
+    """A peer serves a different bundle from this node."""
 
 
 class RequestError(OfframpError):
-    """A request is malformed: it can be repaired only by the one who sent it."""
+    """A request is malformed; only its sender can fix it."""
 
 
 class TooLargeError(RequestError):
@@ -51,7 +51,7 @@ class TooLargeError(RequestError):
 
 
 class UnsupportedMediaError(RequestError):
-    """A request carries a kind of content that this node does not read."""
+    """A request has a content type or an image format that this node does not read."""
 
 
 class FeatureError(RequestError):
@@ -59,15 +59,15 @@ class FeatureError(RequestError):
 
 
 class OverloadError(OfframpError):
-    """A node has as much to do as it takes on; the same request is welcome later."""
+    """A node already has as much work as it accepts; the same request may succeed later."""
 
 
 class ExpiredError(OfframpError):
-    """A call's deadline passed before its turn came: nobody waits for its answer any more."""
+    """A call's deadline passed while the call was queued, so nobody is waiting for its answer."""
 
 
 class OffloadReason(StrEnum):
-    """Why an upstream did not answer: a small, fixed vocabulary, fit for a metric's label."""
+    """Why an upstream did not answer: a small, fixed set of words that can label a metric."""
 
     UNREACHABLE = "unreachable"
     LATE = "late"
@@ -78,8 +78,8 @@ class OffloadReason(StrEnum):
 class OffloadError(OfframpError):
     """The upstream did not answer.
 
-    uplink_bytes: each sample's share of what was sent to it in vain. blames_request: it finds fault with what it was
-    sent, so that a part of that, sent again by itself, may fare better.
+    uplink_bytes: each sample's share of the bytes that were sent without getting an answer. blames_request: the
+    upstream found a fault in the request itself, so parts of the request may succeed if they are sent separately.
     """
 
     def __init__(

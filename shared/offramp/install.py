@@ -1,4 +1,4 @@
-"""How this Offramp was installed, and so the command that adds a part of it."""
+"""Finds out how this Offramp was installed, and which command adds one of its extras."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NAME = "offramp"
 
 
 def how_to_install(extra: str) -> str:
-    """The command that adds an extra to this installation, from where it came from, quoted for a shell.
+    """The command that adds an extra to this installation from the same origin, quoted for a shell.
 
-    Source: PEP 610, `direct_url.json`; an installation from an index has none.
+    Source: PEP 610, `direct_url.json`; an installation from a package index has no such file.
     """
     return f"{_pip()} install {_requirement(_direct_url(), extra)}"
 
@@ -32,7 +32,7 @@ def _direct_url() -> dict[str, Any] | None:
 
 
 def _pip() -> str:
-    """The `pip` that a shell finds, or this interpreter's own where that is another one."""
+    """`pip` if a shell finds the one of this interpreter, otherwise `PYTHON -m pip`."""
     found = shutil.which("pip")
     if found and Path(found).absolute().parent == Path(sys.executable).parent:
         return "pip"

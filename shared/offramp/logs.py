@@ -7,22 +7,22 @@ import logging
 import re
 import sys
 
-# What most values look like; all else is looked at more closely.
+# Most values match this; only the others need a closer look.
 _PLAIN = re.compile(r"[!#-<>-~]+")
 
 
 def start_logging(level: str = "INFO") -> None:
     """Send every log line of this process to standard error. Called once, by an entry point."""
-    # What no line shows need not be found out for each: thread, process, and place in the source.
+    # Our lines do not show the thread, the process or the source location, so logging need not look them up.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001 - as the logging HOWTO has it
+    logging._srcfile = None  # noqa: SLF001 - the logging HOWTO recommends it
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def line(event: str, **values: object) -> str:
-    """One log line; text with spaces or quotes is quoted, so that a line can be taken apart again."""
+    """One log line; text with spaces or quotes is quoted, so that the line can be parsed."""
     return " ".join([f"event={event}", *(f"{key}={_shown(value)}" for key, value in values.items())])
 
 

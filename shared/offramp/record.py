@@ -1,4 +1,4 @@
-"""What every record that Offramp reads from a file or a setting has in common."""
+"""The base class of every record that Offramp reads from a file or a setting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Immutable, and without fields that this version does not know."""
+    """Immutable; refuses fields that this version does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

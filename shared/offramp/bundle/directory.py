@@ -1,4 +1,4 @@
-"""A bundle as a directory: `bundle.json` and one ONNX file per block, every byte accounted for."""
+"""A bundle as a directory: `bundle.json`, and one ONNX file per block, each checked against its hash."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Bundle:
 
     directory: Path
     manifest: Manifest
-    graphs: Mapping[int, bytes]  # ONNX of each block, by its number: what was hashed is what is run
+    graphs: Mapping[int, bytes]  # ONNX of each block, by block number: the very bytes that were hashed
 
 
 def load_bundle(directory: Path) -> Bundle:
     """Read and verify a bundle.
 
     Raises:
-        BundleError: no bundle there, a manifest this version cannot read, or a file that is missing,
-            altered or foreign; the message names it.
+        BundleError: there is no bundle, this version cannot read its manifest, or a file is missing, altered or not
+            listed; the message names the file.
     """
     manifest = _read_manifest(directory)
     graphs = {block.number: _read_graph(directory, block) for block in manifest.blocks}
@@ -41,7 +41,7 @@ def load_bundle(directory: Path) -> Bundle:
     )
     if foreign:
         raise BundleError(
-            f"{directory} holds {foreign[0]}, which its {MANIFEST_FILE} does not name; remove it"
+            f"{directory} holds {foreign[0]}, which its {MANIFEST_FILE} does not list; remove it"
         )
     return Bundle(directory, manifest, graphs)
 
@@ -62,7 +62,7 @@ def write_bundle(directory: Path, manifest: Manifest, graphs: Mapping[int, bytes
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Replace `bundle.json` at once: a reader sees the old one or the new one, never half of one."""
+    """Replace `bundle.json` atomically: a reader sees the old file or the new one, never half of one."""
     partial = directory / f".{MANIFEST_FILE}.partial"
     partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     partial.replace(directory / MANIFEST_FILE)

@@ -1,4 +1,4 @@
-"""What `bundle.json` says: the network cut into blocks, its exits, its operating points, and its origin."""
+"""What `bundle.json` holds: the network cut into blocks, its exits, its operating points, and its origin."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from offramp.record import Record
 FORMAT_VERSION: Literal[1] = 1
 
 Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
-# ans: whole levels, entropy-coded; the others: numbers as they are.
+# ans: integer levels, entropy-coded. The others: plain floating-point numbers.
 Codec = Literal["float32", "float16", "ans"]
-# disagreement: the early answer is not the full network's. harm: the full network was right, the early answer is not.
+# disagreement: the early answer differs from the full network's. harm: it is wrong where the full network is right.
 RiskName = Literal["disagreement", "harm"]
 Theta = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,9 +24,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 
 
 class Preprocessing(Record):
-    """What block 1 takes: uint8 pixels (B, height, width, channels), 0 to 255.
+    """The input of block 1: uint8 pixels (B, height, width, channels), 0 to 255.
 
-    The nodes bring every image to this size and mode; block 1's graph scales pixels to [0, 1], then
+    The nodes convert every image to this size and mode. Block 1's graph scales pixels to [0, 1], then
     subtracts `mean` and divides by `std`, per channel.
     """
 
@@ -61,16 +61,16 @@ class Tensor(Record):
 
 
 class Levels(Record):
-    """What an encoded feature holds: whole numbers from 0 on, and how often each of them comes.
+    """The values of an encoded feature: integers from 0 up, and how often each one occurs.
 
-    frequencies: of each level, as the entropy coder weighs them; both tiers must have the same.
+    frequencies: one for each level; the entropy coder uses them as weights, so both tiers must have the same ones.
     """
 
     frequencies: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] = Field(min_length=2, max_length=256)
 
 
 class Exit(Record):
-    """An EEC and how sure it says it is; the last exit of a network is the backbone's own classifier."""
+    """An EEC and its confidence measure; the last exit of a network is the backbone's own classifier."""
 
     number: int = Field(ge=1)
     measure: Measure
@@ -79,30 +79,30 @@ class Exit(Record):
 
 
 class Block(Record):
-    """One block of the backbone as an ONNX graph, with the EEC behind it, if it has one."""
+    """One block of the backbone as an ONNX graph, with its EEC if it has one."""
 
     number: int = Field(ge=1)
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     sha256: Sha256
     input: Tensor
-    feature: Tensor | None = Field(description="what the block hands on; the last block hands on nothing")
-    levels: Levels | None = Field(default=None, description="of a feature of uint8, a bottleneck's code")
-    macs: int = Field(ge=0, description="multiplications of the block for one sample, its EEC not included")
+    feature: Tensor | None = Field(description="output of the block; null for the last block")
+    levels: Levels | None = Field(default=None, description="only for a uint8 feature, a bottleneck's code")
+    macs: int = Field(ge=0, description="multiplications of the block for one sample, without its EEC")
     exit: Exit | None
 
 
 class Measured(Record):
-    """What an operating point cost and gave on held-out samples."""
+    """Cost and accuracy of an operating point on held-out samples."""
 
     samples: int = Field(ge=1)
     accuracy: Share
     exit_rates: tuple[Share, ...] = Field(description="share of samples that left at each exit")
     macs_mean: float = Field(ge=0)
     ms_mean: float | None = Field(
-        default=None, ge=0, description="computing, all tiers, where it was calibrated; one thread"
+        default=None, ge=0, description="compute time of all tiers with one thread, where it was calibrated"
     )
     request_bytes_mean: float | None = Field(
-        default=None, ge=0, description="to the next tier, on the socket; most requests send nothing"
+        default=None, ge=0, description="bytes on the socket to the next tier; most requests send none"
     )
     offload_rate: Share
 
@@ -113,14 +113,14 @@ class Certificate(Record):
     risk: RiskName
     epsilon: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
-    samples: int = Field(ge=1, description="on which it was tested; others proposed the thresholds")
+    samples: int = Field(ge=1, description="tested samples; the thresholds were proposed on others")
     failures: int = Field(ge=0)
     p_value: Share
     data_fingerprint: Sha256
 
 
 class OperatingPoint(Record):
-    """θ of every exit but the last, the split point and the codec, with what they were measured to do."""
+    """θ of every exit but the last, the split point and the codec, with their measured cost and accuracy."""
 
     name: Name
     thetas: tuple[Theta, ...]
@@ -134,16 +134,16 @@ Part = Literal["backbone", "eec", "bottleneck"]
 
 
 class Layer(Record):
-    """What one convolution or linear layer costs."""
+    """The cost of one convolution or linear layer."""
 
     block: int = Field(ge=1)
     part: Part
-    name: str = Field(description="of the module within its block or EEC")
+    name: str = Field(description="name of the module within its block or EEC")
     macs: int = Field(ge=0, description="multiplications for one sample")
 
 
 class Manifest(Record):
-    """All of `bundle.json`."""
+    """The whole of `bundle.json`."""
 
     format_version: Literal[1]
     bundle_id: Name
@@ -182,7 +182,7 @@ class Manifest(Record):
 
     @property
     def exit_macs(self) -> tuple[int, ...]:
-        """Multiplications of a sample that leaves at each exit, all EECs on its way included."""
+        """Multiplications for a sample that leaves at each exit, including all EECs it passes."""
         totals, total = [], 0
         for block in self.blocks:
             total += block.macs
@@ -193,16 +193,16 @@ class Manifest(Record):
 
     @property
     def exit_blocks(self) -> tuple[int, ...]:
-        """Number of the block behind which each exit sits."""
+        """Number of the block that each exit follows."""
         return tuple(block.number for block in self.blocks if block.exit)
 
     @property
     def operating_point(self) -> OperatingPoint:
-        """The point on which serving starts."""
+        """The operating point that serving starts with."""
         return self.point_named(self.default_operating_point)
 
     def codec_at(self, split_point: int) -> Codec:
-        """How what is handed over to that block travels: levels as ans, else as the operating point says."""
+        """Codec of the feature that goes to that block: ans for levels, otherwise the operating point's."""
         if self.blocks[split_point - 2].levels is not None:
             return "ans"
         codec = self.operating_point.codec
@@ -236,8 +236,8 @@ class Manifest(Record):
             )
             if handed_over and (point.codec == "ans") != (handed_over.levels is not None):
                 raise ValueError(
-                    f"operating point '{point.name}' sends what block {handed_over.number} hands on as {point.codec}; "
-                    "a bottleneck's levels travel as ans, and nothing else does"
+                    f"operating point '{point.name}' sends the feature of block {handed_over.number} as {point.codec}; "
+                    "use ans for a bottleneck's levels, and only for them"
                 )
             if len(self.blocks) > 1 and point.split_point > len(self.blocks):
                 raise ValueError(
@@ -251,13 +251,13 @@ class Manifest(Record):
 
 
 def bundle_id_for(manifest: Manifest) -> str:
-    """Name plus a digest of all that decides an answer: blocks, exits, labels and preprocessing.
+    """Name plus a digest of everything that decides an answer: blocks, exits, labels and preprocessing.
 
-    Operating points are left out: θ travels with each request, so two nodes may differ in them.
+    Operating points are left out: each request carries its θ, so two nodes may have different ones.
     """
     decisive = manifest.model_dump(mode="json", include={"labels", "preprocessing", "blocks"})
     for block in decisive["blocks"]:
-        if block["levels"] is None:  # absent, so that a bundle without a bottleneck keeps the id it had
+        if block["levels"] is None:  # left out, so that a bundle without a bottleneck keeps its id
             del block["levels"]
     if manifest.aggregates:
         decisive["aggregates"] = True
@@ -266,7 +266,7 @@ def bundle_id_for(manifest: Manifest) -> str:
 
 
 def manifest_of(**parts: Any) -> Manifest:
-    """Build a manifest of this format from its parts and give it the id that its contents make."""
+    """Build a manifest of this format from its parts, with the id of its contents."""
     draft = Manifest.model_construct(format_version=FORMAT_VERSION, bundle_id="draft", **parts)
     return Manifest(format_version=FORMAT_VERSION, bundle_id=bundle_id_for(draft), **parts)
 
@@ -285,8 +285,10 @@ def _check_chain(blocks: tuple[Block, ...], preprocessing: Preprocessing) -> Non
                 raise ValueError(f"exit {exit_number} is numbered {block.exit.number}; exits count from 1")
         expected = block.feature
         if (block.levels is not None) != (block.feature is not None and block.feature.dtype == "uint8"):
-            raise ValueError(f"block {number}: a feature of uint8 has levels, and no other has")
+            raise ValueError(f"block {number}: a uint8 feature needs levels, and no other may have them")
         if (block.feature is None) != (number == len(blocks)):
-            raise ValueError(f"block {number} of {len(blocks)}: all blocks but the last hand on a feature")
+            raise ValueError(
+                f"block {number} of {len(blocks)}: every block but the last has a feature, and the last has none"
+            )
     if blocks[-1].exit is None:
         raise ValueError("the last block has no exit, so a hard sample would never be answered")

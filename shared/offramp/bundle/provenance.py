@@ -19,14 +19,14 @@ class Split(Record):
 
 
 class Data(Record):
-    """Which data a bundle was made from, so that calibration can tell whether it has the same."""
+    """The data a bundle was made from, so that calibration can check that it got the same."""
 
     name: str
-    samples: int = Field(ge=1, description="of the training part, validation included")
+    samples: int = Field(ge=1, description="samples in the training part, including validation")
     fingerprint: Sha256
     split: Split
     labelled: bool = Field(
-        default=True, description="false: photos without classes, taught by a trained backbone"
+        default=True, description="false: photos without classes, labelled by a trained backbone"
     )
 
 

@@ -1,1 +1,1 @@
-"""The `offramp` command. A command's module is loaded once the command is asked for, not before."""
+"""The `offramp` command. A subcommand's module is imported only when the subcommand is used."""

@@ -1,4 +1,4 @@
-"""`calibrate`: thresholds, chosen on samples that training never saw."""
+"""`calibrate`: chooses thresholds on samples that training never saw."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Calibrate(Command):
     """
 
     bundle: BundleArgument
-    data: Path = Field(description="the data it was trained on; its validation part is used")
+    data: Path = Field(description="the data the network was trained on; its validation part is used")
     max_drop: float | None = Field(
         default=None,
-        description="cheapest point that is at most so many percentage points less accurate than the full network "
+        description="cheapest point that is at most this many percentage points less accurate than the full network "
         "(default: 0.5)",
     )
     max_cost: float | None = Field(
@@ -43,17 +43,18 @@ class Calibrate(Command):
     )
     max_ms: float | None = Field(
         default=None,
-        description="most accurate point that computes so many milliseconds on average, on one thread; measured here, "
-        "or taken from --profile",
+        description="most accurate point that computes at most this many milliseconds per sample on average, on one "
+        "thread; measured here, or taken from --profile",
     )
     max_bytes: float | None = Field(
         default=None,
-        description="most accurate point that sends so many bytes per request on average, everything included",
+        description="most accurate point that sends at most this many bytes per request on average, framing included",
     )
     scheme: Literal["search", "gates", "quantiles"] = Field(
         default="search",
-        description="search: the best thresholds. gates: each exit by itself spoils at most --max-drop percent of what "
-        "it accepts. quantiles: geometric exit shares within --max-cost",
+        description="search: the best thresholds. gates: each exit separately; at most --max-drop percent of the "
+        "samples it accepts may be wrong where the full network is right. quantiles: geometric exit shares within "
+        "--max-cost",
     )
     guarantee: float | None = Field(
         default=None,
@@ -62,11 +63,11 @@ class Calibrate(Command):
         description="also certify the cheapest point whose risk is at most this share; it becomes the default if no "
         "other limit is given",
     )
-    delta: float = Field(default=0.1, gt=0, lt=1, description="chance that the guarantee may fail")
+    delta: float = Field(default=0.1, gt=0, lt=1, description="probability that the guarantee does not hold")
     risk: RiskName = Field(
         default="disagreement",
-        description="disagreement: the early answer is not the full network's. harm: the full network was right, the "
-        "early answer is not",
+        description="disagreement: the early answer differs from the full network's. harm: the early answer is wrong "
+        "where the full network is right",
     )
     profile: Path | None = Field(
         default=None,
@@ -149,13 +150,13 @@ class Calibrate(Command):
 
 
 def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:
-    """Their classes; where nobody knows them, what the full network says: accuracy is agreement with it then."""
+    """The classes of the images; if unknown, the full network's answers, so that accuracy means agreement with it."""
     if manifest.provenance and not manifest.provenance.data.labelled:
         return predictions.class_index[:, -1]
     return images.classes_as(manifest.labels)
 
 
 def _calibrated_by(command: str, provenance: Provenance) -> Provenance:
-    # Calibrating again replaces the earlier thresholds, and so their command.
+    # Calibrating again replaces the earlier thresholds, so the earlier command goes too.
     kept = (each for each in provenance.commands if not each.startswith("offramp calibrate "))
     return provenance.model_copy(update={"commands": (*kept, command)})

@@ -1,4 +1,4 @@
-"""`compress`: a bottleneck at the split of a trained network."""
+"""`compress`: puts a bottleneck at the split of a trained network."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 class Compress(Command):
     """Make the feature between two tiers small: round it, or learn a bottleneck.
 
-    Needs the extra `train`. What lies before the split stays as it is. The blocks behind it are first left alone, while
-    the bottleneck learns to give back what it is given; then they learn with it, from the network as it was or from a
+    Needs the extra `train`. The blocks before the split stay as they are. First only the bottleneck learns, to
+    reproduce its input. Then the blocks after the split learn together with it, taught by the original network or by a
     better one.
 
     Example: offramp compress runs/b-alexnet --data data/cifar10.zip --bytes 128 --out runs/narrow
     """
 
     run: RunArgument
-    data: Path = Field(description="the data it was trained on")
+    data: Path = Field(description="the data the network was trained on")
     out: Path = Field(description="directory of the new run")
     max_bytes: int | None = Field(
         default=None,
         alias="bytes",
         ge=1,
-        description="learn an encoder and a decoder whose code takes at most so many bytes; without this option every "
-        "value of the feature is kept and only rounded",
+        description="learn an encoder and a decoder whose code takes at most this many bytes; without this option "
+        "every value of the feature is kept and only rounded",
     )
     bits: float = Field(
         default=2,
         ge=1,
         le=8,
-        description="bits of a value of the code; it has 2 to the power of that many levels",
+        description="bits per value of the code, which then has 2 to the power of this many levels",
     )
     split_point: int | None = Field(
         default=None, ge=2, description="first block of the next tier (default: the recipe's)"
@@ -53,15 +53,17 @@ class Compress(Command):
     learning_rate: float = Field(default=0.03, gt=0, description="highest learning rate")
     teacher: Path | None = Field(
         default=None,
-        description="run whose last exit teaches, of any recipe (default: the network as it was)",
+        description="run of any recipe, whose last exit teaches (default: the original network)",
     )
     alpha: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss")
-    temperature: float = Field(default=4.0, gt=0, description="T, which softens both sides")
+    temperature: float = Field(
+        default=4.0, gt=0, description="temperature T that softens both the teacher and the student"
+    )
     skip_unreadable: SkipOption = False
-    resume: bool = Field(default=False, description="go on from the run's last checkpoint")
+    resume: bool = Field(default=False, description="continue from the run's last checkpoint")
 
     def execute(self) -> None:
-        """Train the bottleneck, and say what to do next."""
+        """Train the bottleneck, and print what to do next."""
         from offramp.authoring.training.run import load_run
         from offramp.authoring.training.train import train
 

@@ -1,4 +1,4 @@
-"""`data`: the original data sets, from where their authors, or the projects that keep them, put them."""
+"""`data`: downloads the original data sets, from their authors or from the projects that host them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _address(text: str) -> str:
 class FetchData(Command):
     """Fetch an original data set, and check its hashes.
 
-    What is there already and whole is not fetched again. MNIST and Fashion-MNIST are left as their IDX files,
-    CIFAR-10 as a folder of PNG images.
+    Files that are already there and complete are not fetched again. MNIST and Fashion-MNIST stay IDX files; CIFAR-10
+    becomes a folder of PNG images.
 
     Example: offramp data mnist --out data/mnist
     """
@@ -41,13 +41,13 @@ class FetchData(Command):
     name: CliPositionalArg[Literal["mnist", "fashion-mnist", "cifar10"]] = Field(
         description="mnist, fashion-mnist or cifar10"
     )
-    out: Path = Field(description="directory for it, which --data of other commands then takes")
+    out: Path = Field(description="directory to write to; give it to other commands as --data")
     mirror: Annotated[str, AfterValidator(_address)] | None = Field(
-        default=None, description="address of a directory that has the same files, to fetch them from there"
+        default=None, description="address of a directory with the same files, to fetch them from instead"
     )
 
     def execute(self) -> None:
-        """Fetch what is missing, and say what to do next."""
+        """Fetch what is missing, and print what to do next."""
         wanted = DATA_SETS[self.name]
         leave_in(self.out, wanted, self.mirror or wanted.address)
         data = shlex.quote(str(self.out))
@@ -62,7 +62,7 @@ class FetchData(Command):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Files, where they are, and a recipe that trains on them; `images` is how many to unpack, if they are packed."""
+    """Files, their address, and a recipe that trains on them; `images` is how many to unpack from an archive."""
 
     address: str
     files: tuple[Original, ...]
@@ -71,11 +71,11 @@ class DataSet:
 
 
 def leave_in(directory: Path, wanted: DataSet, address: str) -> None:
-    """Fetch the files that are not in a directory yet, and unpack them if they are packed.
+    """Fetch the files that are not in a directory yet, and unpack them if they are in an archive.
 
     Raises:
-        DataError: a file cannot be reached, is not there, breaks off, or is not the original, or the directory holds
-            something else.
+        DataError: a file cannot be reached, does not exist, breaks off, or is not the original, or the directory
+            contains something else.
         ConfigError: the directory cannot be written.
     """
     if wanted.images and has_cifar10(directory):
@@ -112,10 +112,10 @@ def _idx_files(*sizes_and_hashes: tuple[int, str]) -> tuple[Original, ...]:
     return tuple(Original(f"{name}-ubyte.gz", size, sha256) for name, (size, sha256) in pairs)
 
 
-# Hashes are those of TensorFlow Datasets; torchvision has the same for MNIST and Fashion-MNIST.
+# The hashes are those of TensorFlow Datasets; torchvision has the same ones for MNIST and Fashion-MNIST.
 DATA_SETS: Mapping[str, DataSet] = {
     "mnist": DataSet(
-        # PyTorch's copy: the page of its author no longer hands the files out.
+        # PyTorch's copy, because the author's page no longer serves the files.
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         _idx_files(
             (9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),

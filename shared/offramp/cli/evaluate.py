@@ -1,4 +1,4 @@
-"""`evaluate`: what a bundle says of a data set, computed by the graphs that serve."""
+"""`evaluate`: measures a bundle on a data set, with the graphs that serve."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ class Evaluate(Command):
     )
     skip_unreadable: SkipOption = False
     limit: int | None = Field(
-        default=None, ge=1, description="only so many images, drawn evenly over the part"
+        default=None, ge=1, description="use only this many images, spaced evenly over the part"
     )
     point: PointOption = None
     thetas: ThetasOption = None
     rival: list[Path] = Field(
         default=[],
-        description="bundle to compare with, all its samples to its last exit; may be given several times",
+        description="bundle to compare with, which runs every sample to its last exit; may be given several times",
     )
     runtime: RuntimeOption = "onnx"
     as_json: bool = Field(default=False, alias="json", description="print one JSON object instead of tables")
     page: Path | None = Field(
-        default=None, description="also write all of it, with plots and photos, to this HTML file"
+        default=None, description="also write everything, with plots and photos, to this HTML file"
     )
     predictions: Path | None = Field(
         default=None, description="also write each image's prediction to this CSV file"
     )
 
     def execute(self) -> None:
-        """Predict with every exit, and show what that comes to."""
+        """Predict with every exit, and show the results."""
         from offramp.authoring.evaluation.predictions import predict_every_exit
 
         loaded = load_bundle(self.bundle)
@@ -73,7 +73,7 @@ class Evaluate(Command):
         name, thetas = chosen_thetas(manifest, self.point, self.thetas)
         if self.predictions and not self.predictions.parent.is_dir():
             raise ConfigError(
-                f"{self.predictions} cannot be written: {self.predictions.parent} is no directory"
+                f"{self.predictions} cannot be written: {self.predictions.parent} is not a directory"
             )
         rivals = [_rival(directory, manifest) for directory in self.rival]
         with progress("images", len(images)) as advance:
@@ -85,7 +85,7 @@ class Evaluate(Command):
         if self.predictions:
             _write_predictions(self.predictions, manifest, images, found, taken_N)
         if self.as_json:
-            print(summary.model_dump_json())  # noqa: T201 - what it was asked for
+            print(summary.model_dump_json())  # noqa: T201 - the output of the command
         else:
             for sheet in (report_table(summary), *quality_tables(summary)):
                 Console().print(sheet)
@@ -183,7 +183,7 @@ def _rival(directory: Path, manifest: Manifest) -> Bundle:
     rival = load_bundle(directory)
     if set(rival.manifest.labels) != set(manifest.labels):
         raise ConfigError(
-            f"{directory} knows other classes than {manifest.bundle_id}; only networks of one task can be compared"
+            f"{directory} has other classes than {manifest.bundle_id}; compare only networks for the same task"
         )
     if rival.manifest.preprocessing.pixel_shape != manifest.preprocessing.pixel_shape:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Files from the network: checked while they come in, and under their names only when they are whole."""
+"""Downloads files: they are checked as they arrive, and get their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 
 from offramp.errors import ConfigError, DataError
 
-_TIMEOUT_S = 30.0  # without a byte
+_TIMEOUT_S = 30.0  # longest wait for the next byte
 _ELSEWHERE = "give --mirror an address that has it"
 
 
@@ -27,7 +27,7 @@ class Original:
     sha256: str
 
     def is_in(self, directory: Path) -> bool:
-        """Whether it is there, whole and unaltered."""
+        """Whether the file is there, complete and unaltered."""
         path = directory / self.name
         if not path.is_file() or path.stat().st_size != self.size:
             return False
@@ -40,10 +40,10 @@ def fetcher() -> Iterator[httpx.Client]:
     """A client that goes through the proxy of HTTPS_PROXY or HTTP_PROXY, if there is one.
 
     Raises:
-        ConfigError: that proxy makes no sense.
+        ConfigError: the address of that proxy is not valid.
     """
     try:
-        # Bytes as they are stored: a server may otherwise say that a .gz file is only packed for the way.
+        # Ask for the bytes as stored: otherwise a server may declare a .gz file to be compressed only for transfer.
         client = httpx.Client(
             timeout=_TIMEOUT_S, follow_redirects=True, headers={"accept-encoding": "identity"}
         )
@@ -59,14 +59,14 @@ def fetch(
     """Fetch one file, and leave it in `directory` if it is the original.
 
     Args:
-        client: of `fetcher`.
+        client: made by `fetcher`.
         address: of the directory that has the file.
-        file: what is wanted.
-        directory: where it goes; what has its name there is replaced.
-        advance: called with how many bytes have come since.
+        file: the file to fetch.
+        directory: where to put it; a file of the same name is replaced.
+        advance: called with the number of bytes that have arrived since the last call.
 
     Raises:
-        DataError: it cannot be reached, is not there, breaks off, or is not the original.
+        DataError: the file cannot be reached, does not exist, breaks off, or is not the original.
         OSError: `directory` cannot be written.
     """
     url = f"{address.rstrip('/')}/{file.name}"
@@ -74,7 +74,7 @@ def fetch(
         found = _download(client, url, file, partial, advance)
         if found != file.sha256:
             raise DataError(
-                f"{url} has SHA-256 {found}, but the original {file.sha256}: it is damaged, or another file; "
+                f"{url} has SHA-256 {found}, but the original has {file.sha256}: it is damaged or a different file; "
                 f"try again, or {_ELSEWHERE}"
             )
 
@@ -82,7 +82,7 @@ def fetch(
 def _download(
     client: httpx.Client, url: str, file: Original, to: BinaryIO, advance: Callable[[int], None]
 ) -> str:
-    """The SHA-256 of what came."""
+    """Write the file to `to`, and return the SHA-256 of what arrived."""
     digest, received = hashlib.sha256(), 0
     try:
         with client.stream("GET", url) as response:
@@ -112,7 +112,7 @@ def _download(
 
 @contextmanager
 def _whole_or_nothing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name only at the end, and is gone if something comes between."""
+    """A file to write to. It gets its name only at the end, and is removed if anything fails."""
     partial = path.with_name(f".fetching-{secrets.token_hex(4)}")
     try:
         with partial.open("xb") as file:

@@ -1,4 +1,4 @@
-"""The samples a bundle's training never saw, found again in the data it was trained on."""
+"""Finds the samples that a bundle's training never saw, in the data it was trained on."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def held_out(
 
 
 def same_held_out(images: LabelledImages, origin: Data, path: Path) -> LabelledImages:
-    """The validation part of a training part, once it is known to be the one that was trained on.
+    """The validation part of `images`, after a check that the network was trained on these images.
 
     Raises:
-        DataError: it is another one.
+        DataError: it was trained on other images.
     """
     if images.fingerprint() != origin.fingerprint:
         raise DataError(

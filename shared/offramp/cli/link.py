@@ -1,4 +1,4 @@
-"""`link`: a bad line between two nodes, for demonstrations."""
+"""`link`: puts a slow line between two nodes, for demonstrations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _place(text: str) -> str:
 
 
 class SlowLink(Command):
-    """Put a slow line between two nodes: the edge's --upstream is this port, --target the cloud.
+    """Put a slow line between two nodes: the edge's --upstream is this port, and --target is the cloud.
 
     Example: offramp link --target 127.0.0.1:50051 --port 50052 --delay 40ms --rate 2mbit
     """
@@ -53,13 +53,13 @@ class SlowLink(Command):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=50052, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     delay: Annotated[str, AfterValidator(_time)] = Field(
-        default="0ms", description="one way, as in 40ms or 0.1s"
+        default="0ms", description="delay in each direction, such as 40ms or 0.1s"
     )
     jitter: Annotated[str, AfterValidator(_time)] = Field(
-        default="0ms", description="added to the delay at random, up to this"
+        default="0ms", description="random extra delay, up to this"
     )
     rate: Annotated[str, AfterValidator(_speed)] | None = Field(
-        default=None, description="in each direction, as in 2mbit or 500kbit"
+        default=None, description="bandwidth in each direction, such as 2mbit or 500kbit"
     )
 
     def execute(self) -> None:

@@ -1,4 +1,4 @@
-"""Which commands there are, and the way to them."""
+"""The list of commands, and how to run one by its name."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ _GROUP = "offramp.commands"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name, those of the process unless given.
+    """Run the command that the arguments name; by default the arguments of the process.
 
     Raises:
-        SystemExit: it failed, or it was asked for help.
+        SystemExit: the command failed, or was asked for help.
     """
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if name in ("--help", "-h"):
-        print(overview())  # noqa: T201 - what it was asked for
+        print(overview())  # noqa: T201 - the output of the command
     elif name == "--version":
-        print(f"offramp {version('offramp')}")  # noqa: T201 - what it was asked for
+        print(f"offramp {version('offramp')}")  # noqa: T201 - the output of the command
     elif name in (found := commands()):
         run_command(load(found[name]), rest, program=f"offramp {name}")
     else:
         close = get_close_matches(name, found, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(found)}"
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(found)}"
         end_with(ConfigError(f"no command '{name}'; {hint}"))
 
 
 def commands() -> Mapping[str, EntryPoint]:
-    """Where each command is, by name: the library's own, then those of the nodes that are installed."""
+    """The entry point of each command, by name: the library's own, then those of the installed nodes."""
     own = {name: EntryPoint(name, f"offramp.cli.{place}", _GROUP) for name, place in _OWN.items()}
     return own | {entry.name: entry for entry in sorted(entry_points(group=_GROUP))}
 
 
 def load(entry: EntryPoint) -> type[Command]:
-    """The command behind a name."""
+    """Import the command of an entry point."""
     command: type[Command] = entry.load()
     return command
 
 
 def overview() -> str:
-    """The help of `offramp` itself: every command with the first line of what it says about itself."""
+    """The help of `offramp` itself: every command with the first line of its docstring."""
     rows = [f"  {name:<10}  {_summary(load(entry))}" for name, entry in commands().items()]
     return "\n".join(
         [
@@ -68,7 +68,7 @@ def overview() -> str:
             "",
             *rows,
             "",
-            "`offramp COMMAND --help` shows what a command takes, with an example.",
+            "`offramp COMMAND --help` shows the options of a command, with an example.",
             "`offramp --version` shows the version.",
         ]
     )

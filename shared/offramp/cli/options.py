@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they have in common."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ BundleArgument = Annotated[CliPositionalArg[Path], Field(description="directory 
 RunArgument = Annotated[
     CliPositionalArg[Path], Field(description="directory of a run made by `offramp train`")
 ]
-RuntimeOption = Annotated[Runtime, Field(description="what runs the blocks")]
-SkipOption = Annotated[bool, Field(description="go on without files that cannot be read")]
+RuntimeOption = Annotated[Runtime, Field(description="library that runs the blocks")]
+SkipOption = Annotated[bool, Field(description="skip files that cannot be read")]
 PointOption = Annotated[str | None, Field(description="operating point (default: the bundle's own)")]
 ThetasOption = Annotated[
-    str | None, Field(description="θ by hand instead, one per exit but the last, as in 0.9,0.8")
+    str | None, Field(description="θ by hand instead: one for each exit but the last, such as 0.9,0.8")
 ]
 
 
 def chosen_thetas(
     manifest: Manifest, point: str | None, thetas: str | None
 ) -> tuple[str | None, tuple[float, ...]]:
-    """The operating point's name, None if θ were given by hand, and its θ.
+    """The operating point's name (None if θ were given by hand) and its θ.
 
     Raises:
-        ConfigError: both are given, or the bundle has no such point, or no use for such θ.
+        ConfigError: both are given, the bundle has no such point, or the θ do not fit the bundle.
     """
     if thetas is not None and point is not None:
         raise ConfigError("--point and --thetas exclude each other; give one of them")
@@ -39,7 +39,9 @@ def chosen_thetas(
         try:
             values = [float(text) for text in thetas.split(",") if text.strip()]
         except ValueError as error:
-            raise ConfigError(f"--thetas is '{thetas}'; write numbers from 0 to 1, as in 0.9,0.8") from error
+            raise ConfigError(
+                f"--thetas is '{thetas}'; write numbers from 0 to 1, such as 0.9,0.8"
+            ) from error
         return None, checked_thetas(values, manifest)
     name = point or manifest.default_operating_point
     try:

@@ -1,4 +1,4 @@
-"""Photos on a disk, as commands are given them."""
+"""Finds the photos among the files and folders that a command is given."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def photos_in(paths: Iterable[Path]) -> Sequence[Path]:
-    """The files that are named, and those below the folders that are named, in the order of their names.
+    """The given files, and the photos below the given folders, sorted by name within each folder.
 
     Raises:
-        DataError: a folder without a JPEG, PNG or WebP file in it.
+        DataError: a folder has no JPEG, PNG or WebP file in it.
     """
     files: list[Path] = []
     for path in paths:
@@ -29,5 +29,5 @@ def photos_in(paths: Iterable[Path]) -> Sequence[Path]:
 
 
 def photos_below(folder: Path) -> Sequence[Path]:
-    """Every JPEG, PNG and WebP file in a folder and its sub-folders, by its suffix, in the order of their names."""
+    """Every JPEG, PNG and WebP file in a folder and its sub-folders, recognised by its suffix, sorted by name."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)

@@ -1,4 +1,4 @@
-"""`predict`: photos or folders of them, classified in this process or by nodes."""
+"""`predict`: classifies photos, or folders of them, in this process or by nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Classify = Callable[[bytes], Mapping[str, Any]]
 class Predict(Command):
     """Classify photos and show where each one leaves.
 
-    In this process with a bundle, or by nodes at the address of an edge node. Folders are searched for photos.
+    Runs a bundle in this process, or sends the photos to an edge node. Folders are searched for photos.
 
     Example: offramp predict models/b-lenet-fashion samples/fashion-mnist/bag
     """
@@ -50,7 +50,7 @@ class Predict(Command):
     as_csv: bool = Field(default=False, alias="csv", description="print comma-separated values")
 
     def execute(self) -> None:
-        """Classify every photo that can be read, then say which ones could not."""
+        """Classify every photo that can be read, then report the ones that cannot."""
         if self.as_json and self.as_csv:
             raise ConfigError("--json and --csv exclude each other; give one of them")
         files = photos_in(self.photos)
@@ -97,7 +97,7 @@ class Predict(Command):
     def _show(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.as_json:
             for row in rows:
-                print(json.dumps(row, ensure_ascii=False))  # noqa: T201 - what it was asked for
+                print(json.dumps(row, ensure_ascii=False))  # noqa: T201 - the output of the command
         elif self.as_csv:
             writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -119,7 +119,7 @@ def _asked(client: httpx.Client, image: bytes) -> Mapping[str, Any]:
         body = response.json()
     except (httpx.HTTPError, ValueError) as error:
         raise UnansweredError(
-            f"{client.base_url} did not answer as an edge node does: {error or type(error).__name__}"
+            f"{client.base_url} did not answer like an edge node: {error or type(error).__name__}"
         ) from error
     if response.status_code != httpx.codes.OK:
         kind = RequestError if response.is_client_error else UnansweredError
@@ -129,7 +129,7 @@ def _asked(client: httpx.Client, image: bytes) -> Mapping[str, Any]:
 
 
 class UnansweredError(OfframpError):
-    """The node that was to answer is not there, or is no edge node."""
+    """The node did not answer, or is not an edge node."""
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Nodes as child processes: started, waited for until they are ready, and never left behind."""
+"""Runs nodes as child processes: starts them, waits until they are ready, and never leaves one behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NodeProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     @property
@@ -44,7 +44,7 @@ class NodeProcess:
         """Wait for the node to say where it listens.
 
         Raises:
-            ConfigError: it ended or stayed silent; the message is the node's own last line.
+            ConfigError: it ended or logged no address in time; the message has the node's last line.
         """
         self._ready.wait(_START_S)
         if not self.address:
@@ -52,7 +52,7 @@ class NodeProcess:
             raise ConfigError(f"the {self.name} node did not start: {said.removeprefix('error: ')}")
 
     def terminate(self) -> None:
-        """Ask the node to finish what it has begun and leave (SIGTERM)."""
+        """Ask the node to finish its requests and stop (SIGTERM)."""
         self._process.terminate()
 
     def kill(self) -> None:
@@ -60,7 +60,7 @@ class NodeProcess:
         self._process.kill()
 
     def wait(self) -> int:
-        """Wait for the node to end by itself; killed after a while. Its exit status."""
+        """Wait for the node to end, and kill it if that takes too long; returns its exit status."""
         try:
             return self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -68,7 +68,7 @@ class NodeProcess:
             return self._process.wait()
 
     def close(self) -> None:
-        """Read the last of what an ended node logged."""
+        """Read the rest of the log of a node that has ended."""
         self._reader.join()
         assert self._process.stderr is not None
         self._process.stderr.close()
@@ -89,19 +89,19 @@ class NodeProcess:
 def node_process(
     module: str, arguments: Sequence[str], *, name: str, show: Callable[[str], None] = lambda _: None
 ) -> Iterator[NodeProcess]:
-    """Run `python -m module`, ready on entry, gone on exit.
+    """Run `python -m module`; it is ready on entry, and has ended on exit.
 
     Args:
         module: `edge_node` or `cloud_node`.
         arguments: of its command line.
         name: for messages.
-        show: called with each line the node logs.
+        show: called with each line that the node logs.
 
     Raises:
         ConfigError: it does not start.
     """
     process = subprocess.Popen(
-        # -P: a folder in the current directory must not pass for one of our packages.
+        # -P: a folder in the current directory must not be imported instead of one of our packages.
         [sys.executable, "-P", "-m", "offramp.serving.child", module, *arguments],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

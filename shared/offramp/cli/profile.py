@@ -1,4 +1,4 @@
-"""`profile`: what each block takes on each runtime of this machine."""
+"""`profile`: measures each block on each runtime of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_THREADS = 256
 def _numbers(text: str, *, at_most: int) -> Sequence[int]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and 1 <= int(word) <= at_most for word in words):
-        raise ValueError(f"write numbers from 1 to {at_most} with commas between, as in 1,4")
+        raise ValueError(f"write comma-separated numbers from 1 to {at_most}, such as 1,4")
     return list(dict.fromkeys(int(word) for word in words))
 
 
@@ -40,7 +40,7 @@ def _threads(text: str) -> str:
 
 
 class ProfileBlocks(Command):
-    """Measure every block on every runtime installed: median milliseconds per sample, its EEC included.
+    """Measure every block, with its EEC, on every installed runtime: median milliseconds per sample.
 
     Example: offramp profile models/b-alexnet-cifar10 --batch 1,16 --threads 1,2
     """
@@ -50,12 +50,12 @@ class ProfileBlocks(Command):
         default=[], description="runtime to measure; may be given several times (default: all installed)"
     )
     batch: Annotated[str, AfterValidator(_batches)] = Field(
-        default="1", description="samples in one call, with commas between"
+        default="1", description="samples in one call, comma-separated"
     )
     threads: Annotated[str, AfterValidator(_threads)] = Field(
-        default="1", description="threads that share one call, with commas between"
+        default="1", description="threads that share one call, comma-separated"
     )
-    rounds: int = Field(default=200, ge=1, description="calls behind each median")
+    rounds: int = Field(default=200, ge=1, description="calls per median")
     as_json: bool = Field(
         default=False, alias="json", description="print JSON, which calibrate --profile reads"
     )
@@ -73,16 +73,16 @@ class ProfileBlocks(Command):
                 loaded, runtimes, batches=batches, threads=counts, rounds=self.rounds, advance=advance
             )
         if self.as_json:
-            print(found.model_dump_json(indent=2))  # noqa: T201 - what it was asked for
+            print(found.model_dump_json(indent=2))  # noqa: T201 - the output of the command
         else:
             Console().print(profile_table(found))
 
 
 def profile_table(found: Profile) -> Table:
-    """A row for each batch size, runtime and number of threads; the fastest of each block and batch is starred."""
+    """A row for each batch size, runtime and number of threads; a star marks the fastest for each block and batch."""
     table = Table(
         title=f"{found.bundle}: median ms per sample",
-        caption=f"{found.cpu}, {found.cores} cores, {found.rounds} calls each; *: fastest at that batch",
+        caption=f"{found.cpu}, {found.cores} cores, {found.rounds} calls each; *: fastest at that batch size",
     )
     numbers = sorted({time.block for time in found.blocks})
     for column in ("batch", "runtime", "threads", *(f"block {number}" for number in numbers), "all"):

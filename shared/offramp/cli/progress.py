@@ -1,4 +1,4 @@
-"""How the commands show that long work goes on, and what it came to; on standard error, so pipes stay clean."""
+"""Progress bars and messages of the commands; they go to standard error, so that pipes stay clean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ console = Console(stderr=True)
 
 @contextmanager
 def progress(text: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar; yields the function that advances it."""
+    """Show a progress bar; yields the function that advances it."""
     count = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

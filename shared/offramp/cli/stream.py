@@ -1,4 +1,4 @@
-"""`stream`: a steady stream of photos to one or more edge nodes, so that there is something to see."""
+"""`stream`: sends a steady stream of photos to one or more edge nodes, so that there is something to see."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TIMEOUT_S = 10.0
 
 
 class Stream(Command):
-    """Send photos at a steady rate, in random order, to the nodes in turn, and say how they were answered.
+    """Send photos at a steady rate, in random order, to the nodes in turn, and report how they were answered.
 
     Example: offramp stream --to http://127.0.0.1:8000 --photos samples/fashion-mnist --rate 20
     """
@@ -30,8 +30,10 @@ class Stream(Command):
     to: list[str] = Field(min_length=1, description="address of an edge node; may be given several times")
     photos: Path = Field(description="folder of photos, with or without sub-folders")
     rate: float = Field(default=10.0, ge=0.1, description="photos per second, over all nodes")
-    seconds: float | None = Field(default=None, ge=0, description="stop after so long (default: at Ctrl-C)")
-    seed: int = Field(default=0, description="seed of the order of the photos")
+    seconds: float | None = Field(
+        default=None, ge=0, description="stop after this many seconds (default: at Ctrl-C)"
+    )
+    seed: int = Field(default=0, description="seed for the order of the photos")
 
     def execute(self) -> None:
         """Send until the time is up, or Ctrl-C."""
@@ -57,7 +59,7 @@ async def _send(
             if seconds is not None and number >= rate * seconds:
                 break
             await asyncio.sleep(due - time.monotonic())
-            # At its own pace, whatever the answers take: a slow node must not slow the stream down.
+            # Send without waiting for the answer: a slow node must not slow the stream down.
             task = asyncio.create_task(_ask(client, f"{address.rstrip('/')}/v1/predict", file, answers))
             under_way.add(task)
             task.add_done_callback(under_way.discard)

@@ -1,4 +1,4 @@
-"""Results as tables on a terminal."""
+"""Shows results as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offramp.bundle import Manifest
 
 
 def points_table(manifest: Manifest) -> Table:
-    """The operating points of a bundle and what they were measured to do."""
+    """The operating points of a bundle, with their measured accuracy and cost."""
     table = Table(title=f"{manifest.bundle_id}: operating points (held-out samples)")
     for column in ("point", "thetas", "accuracy", "less work", "exit rates"):
         table.add_column(column, justify="left" if column == "point" else "right")
@@ -79,14 +79,14 @@ def _sent(report: Report) -> str:
 
 
 def quality_tables(report: Report) -> Sequence[Table]:
-    """What lies behind an evaluation: certainty of the figures, quality of the confidences, overthinking, rivals."""
+    """The details of an evaluation: confidence intervals, quality of the confidences, overthinking, rivals."""
     tables = [_confidences(report)]
     tables += [_overthinking(report), _alternatives(report)] if report.alternatives else []
     return [*tables, _rivals(report)] if report.rivals else tables
 
 
 def _confidences(report: Report) -> Table:
-    table = Table(title="confidence: which measure tells right from wrong? (bold: the exported one)")
+    table = Table(title="confidence: which measure separates right from wrong? (bold: the exported one)")
     for column in ("exit", "accuracy, 95 %", "measure", "AUROC", "calibration error"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     intervals = {exit.number: _range(exit.accuracy_interval) for exit in report.exits}
@@ -119,7 +119,7 @@ def _overthinking(report: Report) -> Table:
 
 
 def _alternatives(report: Report) -> Table:
-    table = Table(title="the same exits, used otherwise (not served)")
+    table = Table(title="other ways to use the same exits (not served)")
     for column in ("scheme", "right", "less work"):
         table.add_column(column, justify="left" if column == "scheme" else "right")
     for other in report.alternatives:
@@ -127,13 +127,13 @@ def _alternatives(report: Report) -> Table:
             other.scheme, f"{other.accuracy:.2%}", f"{report.macs_backbone / other.macs_mean:.2f} x"
         )
     table.add_row(
-        "first exit that is sure (here)", f"{report.accuracy:.2%}", f"{report.macs_ratio:.2f} x", style="bold"
+        "first confident exit (here)", f"{report.accuracy:.2%}", f"{report.macs_ratio:.2f} x", style="bold"
     )
     return table
 
 
 def _rivals(report: Report) -> Table:
-    table = Table(title="rivals on the same images, their cost against ours")
+    table = Table(title="rivals on the same images, their cost relative to ours")
     for column in ("bundle", "right", "MACs", "ms", "only we right", "only it", "p (McNemar)"):
         table.add_column(column, justify="left" if column == "bundle" else "right")
     for rival in report.rivals:

@@ -1,4 +1,4 @@
-"""`train`: from images to a run."""
+"""`train`: trains a network on images, which makes a run."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 class Train(Command):
     """Train an early-exit network.
 
-    Needs the extra `train`. Asked for a recipe that does not exist, it lists those there are.
+    Needs the extra `train`. If the recipe does not exist, the error lists those that do.
 
     Example: offramp train b-lenet-mnist --data data/mnist --out runs/b-lenet-mnist
     """
 
     recipe: CliPositionalArg[str] = Field(
-        description="name of a recipe, as in b-lenet-mnist, or module:NAME for one of yours"
+        description="name of a recipe, such as b-lenet-mnist, or module:NAME for your own"
     )
     data: Path = Field(description="directory of IDX files, an image folder, or the zip of one")
     out: Path = Field(description="directory of the run: its settings, checkpoints and log")
     labels: str | None = Field(
-        default=None, description="names of the classes, a,b,c; IDX files have numbers only"
+        default=None, description="names of the classes, such as a,b,c; IDX files have only numbers"
     )
     epochs: int | None = Field(default=None, ge=1, description="passes over the data (default: the recipe's)")
     validation: int | None = Field(
@@ -43,26 +43,28 @@ class Train(Command):
     )
     regime: str = Field(
         default="joint",
-        description="joint: all exits at once. backbone: without the early exits. layer-wise: one exit after the "
-        "other, each frozen once it is trained. distill: the exits learn from a trained backbone",
+        description="joint: all exits at once. backbone: without the early exits. layer-wise: one exit after "
+        "another, each frozen once it is trained. distill: the exits learn from a trained backbone",
     )
     start: Path | None = Field(
         default=None,
-        description="run to start from; `joint` from a run of `backbone` is what is called mixed training",
+        description="run to start from; `joint` from a run of `backbone` is known as mixed training",
     )
     teacher: Path | None = Field(
-        default=None, description="distill: run whose last exit teaches, of any recipe (default: --start)"
+        default=None, description="distill: run of any recipe, whose last exit teaches (default: --start)"
     )
     alpha: float = Field(
         default=0.5, ge=0, le=1, description="distill: the teacher's share of the loss; 1 needs no labels"
     )
-    temperature: float = Field(default=4.0, gt=0, description="distill: T, which softens both sides")
-    unfrozen: bool = Field(default=False, description="distill: let the backbone learn, too")
+    temperature: float = Field(
+        default=4.0, gt=0, description="distill: temperature T that softens both the teacher and the student"
+    )
+    unfrozen: bool = Field(default=False, description="distill: train the backbone as well")
     exit_weights: str | None = Field(
         default=None, description="weight of each exit's loss, w1,w2,… (default: the recipe's)"
     )
     final_exit_weights: str | None = Field(
-        default=None, description="weights in the last epoch, if they are to move there evenly"
+        default=None, description="weights in the last epoch; they shift there evenly (default: no shift)"
     )
     learning_rate: float | None = Field(
         default=None, gt=0, description="highest learning rate (default: the recipe's)"
@@ -75,14 +77,14 @@ class Train(Command):
     )
     unlabelled: bool = Field(
         default=False,
-        description="take every photo below --data, whatever its folder; for distill with --alpha 1",
+        description="use every photo below --data, whatever its folder; for distill with --alpha 1",
     )
     skip_unreadable: SkipOption = False
-    seed: int = Field(default=0, description="seed of weights, order, augmentation and split")
-    resume: bool = Field(default=False, description="go on from the run's last checkpoint")
+    seed: int = Field(default=0, description="seed for weights, order, augmentation and split")
+    resume: bool = Field(default=False, description="continue from the run's last checkpoint")
 
     def execute(self) -> None:
-        """Train, with a progress bar, and say what to do next."""
+        """Train, with a progress bar, and print what to do next."""
         from offramp.authoring.networks.recipes import recipe_named
         from offramp.authoring.training.train import Machines, train
 
@@ -140,10 +142,10 @@ class Train(Command):
 
 
 def run_of(**settings: Any) -> Run:
-    """A run with these settings; what does not fit is told by the option it came from.
+    """A run with these settings; an error names the option of a wrong setting.
 
     Raises:
-        ConfigError: a setting that a run cannot have.
+        ConfigError: a setting is not valid for a run.
     """
     from offramp.authoring.training.run import Run
 
@@ -173,7 +175,7 @@ def _taught_labels(regime: str, alpha: float, start: Path | None) -> tuple[str, 
 
     if regime != "distill" or alpha < 1 or start is None:
         raise ConfigError(
-            "photos without labels can only be learned from with a teacher: --regime distill --alpha 1 --start RUN"
+            "photos without labels need a teacher to learn from; give --regime distill --alpha 1 --start RUN"
         )
     return load_run(start).labels
 
@@ -187,6 +189,6 @@ def _weights(option: str, given: str | None, count: int) -> tuple[float, ...] | 
         weights = ()
     if len(weights) != count or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
         raise ConfigError(
-            f"{option} is '{given}'; write {count} numbers from 0 up, as in {','.join(['1'] * count)}"
+            f"{option} is '{given}'; write {count} numbers from 0 up, such as {','.join(['1'] * count)}"
         )
     return weights

@@ -1,4 +1,4 @@
-"""`up`: both nodes as processes of this machine, asked about real photos, and kept serving."""
+"""`up`: runs both nodes on this machine, classifies real photos, and keeps serving."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class Up(Command):
         ge=0,
         description="photos per second while serving, so that the page has something to show",
     )
-    once: bool = Field(default=False, description="classify the photos and leave")
+    once: bool = Field(default=False, description="classify the photos and exit")
 
     def execute(self) -> None:
-        """Start the nodes, show what they make of the photos, and watch over them."""
+        """Start the nodes, show how they classify the photos, and watch over them."""
         load_bundle(self.bundle)
         files = _photos(self.photos)
         _end_like_ctrl_c()
@@ -90,10 +90,10 @@ class Up(Command):
 
 
 def _end_like_ctrl_c() -> None:
-    # A shell starts a script's background job with SIGINT ignored; who sends it all the same means it.
+    # A shell starts a script's background jobs with SIGINT ignored, but an explicit SIGINT should still end them.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    # Whoever started this under nohup means it to outlive the terminal.
+    # Under nohup SIGHUP is ignored, because this process should outlive the terminal.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _interrupt)
 
@@ -112,7 +112,7 @@ def _introduce(cloud: NodeProcess, edge: NodeProcess, files: Sequence[Path], con
 
 @contextmanager
 def _live_page(edge: NodeProcess, port: int, photos: Path, show: Callable[[str], None]) -> Iterator[str]:
-    """Run the dashboard, if it is installed; yields its address, or how to get it."""
+    """Run the dashboard if it is installed; yields its address, or how to install it."""
     if find_spec("nicegui") is None:
         yield f"none: {how_to_install('dashboard')}"
         return
@@ -139,14 +139,14 @@ def _watch(
             cloud_runs = False
             console.print(f"the cloud node ended: the edge answers degraded; start it again with: {restart}")
         time.sleep(0.2)
-    raise ConfigError("the edge node ended by itself; what it said last is above")
+    raise ConfigError("the edge node ended by itself; its last log lines are above")
 
 
 def _keep_asking(address: str, files: Sequence[Path], rate: float) -> None:
     with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
         while True:
             file = random.choice(files)
-            # A node that is stopping answers no more; whoever watches it says so.
+            # A node that is stopping may not answer; `_watch` reports that.
             with suppress(httpx.HTTPError):
                 client.post("/v1/predict", content=file.read_bytes())
             time.sleep(1 / rate)

@@ -13,7 +13,7 @@ from offramp.engine.tier import Answer, Tier, checked_thetas
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a bundle says of one image, and where the image left.
+    """A bundle's answer for one image, and the exit that gave it.
 
     confidence: in [0, 1). exit_number: counted from 1, shallow to deep. probabilities: by label; they sum to 1.
     """
@@ -25,7 +25,7 @@ class Prediction:
 
 
 class Classifier:
-    """Runs all blocks of a bundle until an exit is sure enough. Safe to call from several threads."""
+    """Runs the blocks of a bundle until an exit is confident enough. Safe to call from several threads."""
 
     def __init__(
         self, bundle: Bundle, *, thetas: Sequence[float] | None = None, runtime: Runtime = "onnx"
@@ -34,12 +34,12 @@ class Classifier:
 
         Args:
             bundle: verified, as `load_bundle` returns it.
-            thetas: θ of every exit but the last; those of the bundle's operating point unless given.
-            runtime: what runs the blocks.
+            thetas: θ of every exit but the last; by default those of the bundle's operating point.
+            runtime: library that runs the blocks.
 
         Raises:
-            BundleError: a graph that cannot be run.
-            ConfigError: θ that do not fit, or a runtime that is not installed.
+            BundleError: a graph cannot be run.
+            ConfigError: the thetas do not fit the bundle, or the runtime is not installed.
         """
         manifest = bundle.manifest
         self.manifest = manifest
@@ -50,7 +50,7 @@ class Classifier:
         """Classify the contents of a JPEG, PNG or WebP file.
 
         Raises:
-            RequestError: not such a file, or a damaged one.
+            RequestError: the file has another format, or is damaged.
         """
         pixels = decode_image(image, self.manifest.preprocessing)
         answer = self._tier.run(pixels[None], self._thetas)[0]

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the uint8 pixels that block 1 takes; safe for bytes from a stranger."""
+"""Decodes image files to the uint8 pixels that block 1 takes; safe for untrusted bytes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-# Pillow warns of what may be a bomb; `ImageLimits` is stricter and refuses it.
+# Pillow only warns about a possible decompression bomb; `ImageLimits` is stricter and refuses it.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# It also warns of damaged notes (EXIF), which do not matter: see `_turn_upright`.
+# It also warns about damaged EXIF data, which `_turn_upright` tolerates.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _LIGHT_PIXELS = 512 * 512
@@ -27,7 +27,10 @@ _LIGHT_PIXELS = 512 * 512
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What the images of one request may claim to be, together, before any is decoded; their headers tell."""
+    """Limits on the images of one request, checked by their headers before any of them is decoded.
+
+    max_pixels: of all images together. max_aspect_ratio: longer side of an image to its shorter one.
+    """
 
     max_pixels: int = 25_000_000
     max_aspect_ratio: float = 20.0
@@ -47,30 +50,30 @@ def decode_image(
 def decode_images(
     images: Sequence[bytes], preprocessing: Preprocessing, *, limits: ImageLimits = DEFAULT_LIMITS
 ) -> NDArray[np.uint8]:
-    """Decode JPEG, PNG or WebP images and bring them to the bundle's size and mode.
+    """Decode JPEG, PNG or WebP images and convert them to the bundle's size and mode.
 
-    EXIF orientation is applied, transparency is laid over black, and the image is stretched (not cropped)
-    to (H, W) with an antialiased bilinear filter. An image of that size already is not resampled.
+    EXIF orientation is applied, transparent images are composited over black, and the image is stretched (not cropped)
+    to (H, W) with an antialiased bilinear filter. An image that already has this size is not resampled.
 
     Returns:
         uint8 pixels (B, H, W, C).
 
     Raises:
-        UnsupportedMediaError: the bytes of one are not a JPEG, PNG or WebP.
-        TooLargeError: the headers claim more pixels in sum than `limits` allow.
+        UnsupportedMediaError: one of them is not a JPEG, PNG or WebP.
+        TooLargeError: by their headers, the images have more pixels in total than `limits` allow.
         RequestError: empty, truncated or damaged data, or an aspect ratio beyond `limits`.
     """
     return open_images(images, limits=limits).decode(preprocessing)
 
 
 class OpenedImages:
-    """Images whose headers were read and fit the limits; their pixels are still to be decoded, once."""
+    """Images whose headers are within the limits; their pixels can be decoded once."""
 
     def __init__(self, images: Sequence[Image.Image], sizes: Sequence[int]) -> None:
         self._images = images
         self._sizes = sizes
         self.num_pixels = [image.width * image.height for image in images]
-        # Beyond that, decoding takes milliseconds.
+        # Decoding more than this takes milliseconds.
         self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS
 
     def decode(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -89,11 +92,11 @@ class OpenedImages:
 
 
 def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS) -> OpenedImages:
-    """Read the headers of images and hold them against the limits; no pixel is decoded.
+    """Read the headers of images and check them against the limits; no pixel is decoded.
 
     Raises:
-        UnsupportedMediaError: the bytes of one are not a JPEG, PNG or WebP.
-        TooLargeError: the headers claim more pixels in sum than `limits` allow.
+        UnsupportedMediaError: one of them is not a JPEG, PNG or WebP.
+        TooLargeError: by their headers, the images have more pixels in total than `limits` allow.
         RequestError: empty or damaged data, or an aspect ratio beyond `limits`.
     """
     opened, pixels_left = [], limits.max_pixels
@@ -118,7 +121,7 @@ def _numbered(number: int, count: int) -> Iterator[None]:
 
 
 def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Bring uint8 pixels (H, W) or (H, W, 3) to the bundle's size and mode, as `decode_image` does."""
+    """Convert uint8 pixels (H, W) or (H, W, 3) to the bundle's size and mode, as `decode_image` does."""
     return _fit(Image.fromarray(pixels), preprocessing)
 
 
@@ -142,19 +145,19 @@ def _check_header(size: tuple[int, int], pixels_left: int, limits: ImageLimits) 
     width, height = size
     if pixels_left < 0:
         raise TooLargeError(
-            f"image of {width} x {height} pixels makes more than {limits.max_pixels} pixels in one request; "
+            f"image of {width} x {height} pixels exceeds the limit of {limits.max_pixels} pixels in one request; "
             "send smaller images, or fewer"
         )
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise RequestError(
-            f"image of {width} x {height} pixels is longer than {limits.max_aspect_ratio:g} times its other "
-            "side, so nothing would be left of it at the network's size; crop it first"
+            f"image of {width} x {height} pixels has one side more than {limits.max_aspect_ratio:g} times as long as "
+            "the other, too much to shrink to the network's size; crop it first"
         )
 
 
 def _load(image: Image.Image, size: int, preprocessing: Preprocessing) -> None:
     try:
-        # libjpeg decodes a large photo at 1/2, 1/4 or 1/8 of its size: no need to unpack what is dropped.
+        # libjpeg can decode a large photo at 1/2, 1/4 or 1/8 of its size, which skips most of the work.
         image.draft(None, (2 * preprocessing.width, 2 * preprocessing.height))
         image.load()
     except MemoryError:
@@ -164,8 +167,8 @@ def _load(image: Image.Image, size: int, preprocessing: Preprocessing) -> None:
 
 
 def _damaged(size: int, error: Exception) -> RequestError:
-    # On damaged data Pillow's decoders raise whatever they stumble over.
-    return RequestError(f"image of {size} bytes cannot be decoded: {error}; send it again, whole")
+    # Pillow's decoders raise all kinds of exceptions on damaged data.
+    return RequestError(f"image of {size} bytes cannot be decoded: {error}; send the whole file again")
 
 
 def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -173,7 +176,7 @@ def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     plain = _plain(image)
     size = (preprocessing.width, preprocessing.height)
     if plain.size != size:
-        # Before anything else is made of it: a large image is held in memory once.
+        # Shrink first, so that the conversions below do not copy a large image.
         plain = plain.resize(size, Image.Resampling.BILINEAR)
     if plain.mode == "RGBA":
         plain = Image.alpha_composite(Image.new("RGBA", size, (0, 0, 0, 255)), plain)
@@ -186,7 +189,7 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - a photo whose notes are damaged is still a photo
+    except Exception:  # noqa: BLE001 - a photo with damaged EXIF data is still a photo
         pass
 
 

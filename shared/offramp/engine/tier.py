@@ -1,7 +1,7 @@
-"""A tier: a contiguous range of blocks, run until an exit is sure enough.
+"""A tier: a contiguous range of blocks, run until an exit is confident enough.
 
-The selection scheme is the plainest of the literature: the first exit that says stop answers, and nothing
-behind it is computed. Pure: no I/O, no clock. Shapes: B samples, K classes.
+The selection scheme is the simplest in the literature: the first exit that says stop gives the answer, and nothing
+after it is computed. Pure: no I/O, no clock. Shapes: B samples, K classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Handover:
-    """A sample no exit of this tier was sure of: its feature, the block that takes it, and the exits it passed.
+    """A sample that no exit of this tier was confident about: its feature, the next block, and the exits it passed.
 
     passed: answers of all exits of this tier, shallow to deep.
     """
@@ -56,13 +56,13 @@ Outcome = Answer | Handover
 
 
 def aggregated(answer: Answer, passed: Sequence[Answer], *, manifest: Manifest, first_block: int) -> Answer:
-    """Join an answer of the last exit with the exits a tier passed before it, where the bundle aggregates.
+    """If the bundle aggregates, combine an answer of the last exit with the exits that this tier passed.
 
     Args:
         answer: of this tier or a deeper one.
         passed: answers of the exits that this tier passed, shallow to deep.
         manifest: of the bundle.
-        first_block: where this tier began; the one that began with block 1 completes the mean.
+        first_block: block this tier began with; the tier that began with block 1 completes the mean.
     """
     if not manifest.aggregates or answer.exit_number < manifest.num_exits:
         return answer
@@ -82,15 +82,15 @@ class DecisionFunction:
         self._theta = float(np.float32(theta))
 
     def stops(self, confidence: float) -> bool:
-        """Whether a sample may leave here; one whose confidence is no number may not."""
+        """Whether a sample with this confidence leaves here; NaN never does."""
         return confidence >= self._theta
 
 
 def checked_thetas(thetas: Sequence[float], manifest: Manifest) -> tuple[float, ...]:
-    """θ of every exit but the last, in order.
+    """Check θ of every exit but the last, in order, and return them as a tuple.
 
     Raises:
-        ConfigError: not one for each, or one that is not a number from 0 to 1.
+        ConfigError: there are too few or too many, or one is not a number from 0 to 1.
     """
     expected = manifest.num_exits - 1
     if len(thetas) != expected:
@@ -105,10 +105,10 @@ def checked_thetas(thetas: Sequence[float], manifest: Manifest) -> tuple[float, 
 
 
 class Tier:
-    """Blocks `start` to `stop` of a bundle, with the exits behind them."""
+    """Blocks `start` to `stop` of a bundle, with their exits."""
 
     def __init__(self, manifest: Manifest, blocks: Sequence[BlockRunner], *, start: int) -> None:
-        """Take over loaded blocks, the first of which is block `start`."""
+        """Use these loaded blocks, the first of which is block `start`."""
         self.manifest = manifest
         self.start = start
         self.stop = start + len(blocks) - 1
@@ -121,19 +121,19 @@ class Tier:
     ) -> list[Outcome]:
         """Answer every sample, or hand it over.
 
-        After each exit the batch is compacted: a sample that has its answer costs nothing more.
+        After each exit, the samples that have their answer are dropped from the batch and cost nothing more.
 
         Args:
             batch: input (B, …) of the first block to run: pixels for block 1, a feature tensor otherwise.
             thetas: θ of every exit of the bundle but the last, by exit number.
-            first_block: where to begin; `start` unless given.
+            first_block: block to begin with; `start` by default.
 
         Returns:
             One outcome for each sample, in order.
         """
         first_block = first_block or self.start
         samples = [_Sample() for _ in batch]
-        rows = samples  # of `batch`
+        rows = samples  # which sample each row of `batch` is
         for number in range(first_block, self.stop + 1):
             if not rows:
                 break
@@ -173,12 +173,12 @@ class Tier:
 
 @dataclass(eq=False, slots=True)
 class _Sample:
-    """What became of one sample so far."""
+    """How far one sample has got."""
 
     passed: list[Answer] = field(default_factory=list)
     outcome: Outcome | None = None
 
 
 def _surer(best: Answer, answer: Answer) -> Answer:
-    # NaN compares as neither more nor less: it must not keep its place against a number.
+    # Comparisons with NaN are always false, so a NaN has to give way explicitly.
     return answer if math.isnan(best.confidence) or answer.confidence > best.confidence else best

@@ -1,4 +1,4 @@
-"""What a call's samples are answered, whoever answered them: an exit of this node, or another tier."""
+"""The answers to a call's samples, whether an exit of this node gave them or another tier."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 from offramp.engine.tier import Answer
 from offramp.errors import OffloadReason
 
-# What a tier handed over: the feature it computed, or the image as it had received it.
+# What a tier sends upstream for a sample: the feature it computed, or the image as it was received.
 Sent = Literal["feature", "image"]
 
 
 @dataclass(frozen=True, slots=True)
 class TierTime:
-    """What one tier spent on a call: waiting for a worker, and running blocks; decoding is in neither."""
+    """Time that one tier spent on a call: waiting for its turn, and running blocks. Neither includes decoding."""
 
     tier: str
     queue_ms: float
@@ -27,12 +27,12 @@ class Classified:
     """One sample's answer, and what it cost.
 
     Args:
-        answer: of the exit that gave it.
-        tier: name of the tier which that exit sits on.
-        degraded_reason: why no deeper tier gave it; None if it did, or was not needed.
-        degraded_by: the same in one word, if it was this node that asked in vain.
-        sent: what the next tier was sent to answer it; None if this node answered.
-        uplink_bytes: the sample's share of what was sent to the next tier, framing included, in vain or not.
+        answer: the answer of one exit.
+        tier: name of the tier that has this exit.
+        degraded_reason: why no deeper tier answered; None if one did, or if none was needed.
+        degraded_by: the same in one word, if it was this node whose upstream did not answer.
+        sent: what the next tier answered from; None if this node answered.
+        uplink_bytes: the sample's share of the bytes sent to the next tier, framing included, answered or not.
     """
 
     answer: Answer
@@ -52,8 +52,8 @@ class Classified:
 class Answers:
     """Answers for all samples of one call, in order, and where the time went.
 
-    times: of the tier that was asked first, then of those behind it. load_ms: decoding. offload_ms: waiting for the
-    next tier; 0 if it was not needed.
+    times: first this tier's, then those of the tiers behind it. load_ms: decoding. offload_ms: waiting for the next
+    tier; 0 if it was not needed.
     """
 
     samples: Sequence[Classified]

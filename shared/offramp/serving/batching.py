@@ -1,9 +1,9 @@
-"""Which calls run when: what waits runs together, soonest deadline first, on the event loop itself or on a worker.
+"""Decides when calls run: waiting calls share a batch, earliest deadline first, on the event loop or on a worker.
 
-A batch is formed of what waits already: a CPU gains next to nothing from a larger one, so no call is kept waiting for
-company unless a window asks for it, as a GPU may. Handing a call to a thread and back takes about as long as a small
-network, and threads that share an interpreter slow one another down: what is expected to be over at once runs on the
-loop, between one round of its sockets and the next.
+A batch takes the calls that are already waiting. A CPU gains next to nothing from a larger batch, so no call is held
+back for others, unless a window is set, which can help on a GPU. Passing a call to a thread and back takes about as
+long as a small network, and threads that share an interpreter slow each other down. So a batch that is expected to be
+short runs on the event loop itself, between two rounds of socket I/O.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from offramp.errors import ExpiredError
 from offramp.serving.call import Call
 
 _AT_ONCE_S = 0.002
-_MEMORY = 0.9  # of the expected time, each batch
+_MEMORY = 0.9  # weight of the previous estimate when a batch updates the expected time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ran:
-    """Outcomes of one call's samples, in order; milliseconds it waited, decoded, and shared a batch of blocks."""
+    """Outcomes of one call's samples, in order; milliseconds spent waiting, decoding, and running blocks in a batch."""
 
     outcomes: Sequence[Outcome]
     queue_ms: float
@@ -50,7 +50,7 @@ class _Waiting:
 
     @property
     def key(self) -> tuple[int, tuple[float, ...]]:
-        """What calls have to share to run in one batch."""
+        """Calls with the same key can run in one batch."""
         return self.call.first_block, self.call.thetas
 
 
@@ -70,10 +70,10 @@ class Batcher:
 
         Args:
             tier: what to run.
-            workers: threads for what takes long.
-            max_batch: most samples of different calls in one batch.
-            window_s: how long a call is kept waiting for others, in seconds.
-            at_once_s: as long as a batch may keep the loop from its sockets, in seconds.
+            workers: threads for long batches.
+            max_batch: most samples in a batch of several calls.
+            window_s: how long a call is held back for others, in seconds.
+            at_once_s: longest time that batches may block the event loop, in seconds.
         """
         self._tier = tier
         self._free = workers
@@ -85,14 +85,14 @@ class Batcher:
         self._numbers = count()
         self._is_woken = False
         self._is_closed = False
-        self._expected_s: dict[int, float] = {}  # of one sample, by first block
-        self._left = math.inf  # when the loop last went back to its sockets, with calls still waiting
+        self._expected_s: dict[int, float] = {}  # for one sample, by first block
+        self._left = math.inf  # when the loop last returned to its sockets with calls still waiting
 
     async def run(self, call: Call) -> Ran:
-        """Run one call's samples, alone or with others that wait.
+        """Run one call's samples, alone or together with other waiting calls.
 
         Raises:
-            ExpiredError: its deadline passed before its turn came; nothing was done.
+            ExpiredError: the deadline passed while the call was queued; nothing was run.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Ran] = loop.create_future()
@@ -103,7 +103,7 @@ class Batcher:
         return await answer
 
     def close(self) -> None:
-        """Let the workers finish what they have begun; what waits is cancelled."""
+        """Let the workers finish the batches they have begun; waiting calls are cancelled."""
         self._is_closed = True
         for waiting in self._waiting:
             waiting.answer.cancel()
@@ -116,13 +116,13 @@ class Batcher:
         if self._window_s:
             loop.call_later(self._window_s, self._dispatch, loop)
         else:
-            # Behind whatever else arrived in this round of the loop, so that it shares the batch.
+            # After everything else that arrives in this round of the loop, so that it shares the batch.
             loop.call_soon(self._dispatch, loop)
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_woken = False
         begun = time.perf_counter()
-        # As long as the loop was at its sockets: else refusing what is too much would leave no time for the rest.
+        # At least as long as the loop spent on its sockets: otherwise refusals would starve the calls we accepted.
         until = begun + max(self._at_once_s, begun - self._left)
         while self._free and (batch := self._take()):
             if self._is_over_at_once(batch):
@@ -136,16 +136,16 @@ class Batcher:
             self._free -= 1
             running = loop.run_in_executor(self._workers, self._run, batch)
             running.add_done_callback(partial(self._done, loop, batch))
-        # Whoever comes next finds an idle node.
+        # The loop can now be idle, and idle time must not count as time spent on its sockets.
         self._left = math.inf
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: the soonest deadline, and what comes behind it and may share its run."""
+        """The next batch: the call with the earliest deadline, and the calls after it that can share its run."""
         batch: list[_Waiting] = []
         samples, limit = 0, 0
         while self._waiting:
             first = self._waiting[0]
-            if first.answer.done():  # cancelled: whoever asked has gone
+            if first.answer.done():  # cancelled: the caller has gone
                 heapq.heappop(self._waiting)
             elif first.deadline <= time.monotonic():
                 heapq.heappop(self._waiting).answer.set_exception(_expired())
@@ -160,7 +160,7 @@ class Batcher:
         return batch
 
     def _limit(self, first: _Waiting) -> int:
-        """Samples in a batch: as many as are over at once, or all there is room for where a window gathers them."""
+        """Most samples in a batch: as many as the loop can run at once, or `max_batch` if a window collects them."""
         if self._window_s:
             return self._max_batch
         expected_s = self._expected_s.get(first.call.first_block, math.inf)
@@ -174,11 +174,11 @@ class Batcher:
     def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
         try:
             return self._decode_and_run(batch)
-        except Exception as error:  # noqa: BLE001 - it is handed to the calls it belongs to
+        except Exception as error:  # noqa: BLE001 - it is raised in the calls of the batch
             return [error] * len(batch)
 
     def _decode_and_run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
-        """Decode each call by itself, so that one that cannot be decoded harms no other, and run the rest together."""
+        """Decode each call on its own, so that a call that cannot be decoded fails alone, and run the rest together."""
         started = time.perf_counter()
         inputs: list[NDArray[Any]] = []
         found: list[Ran | Exception] = []
@@ -189,7 +189,7 @@ class Batcher:
                 inputs.append(waiting.call.input())
                 loads_ms[at] = _ms(before, time.perf_counter())
                 found.append(_UNDECIDED)
-            except Exception as error:  # noqa: BLE001 - it is handed to the call it belongs to
+            except Exception as error:  # noqa: BLE001 - it is raised in its own call
                 found.append(error)
         if not inputs:
             return found
@@ -238,7 +238,7 @@ _UNDECIDED = Ran((), 0.0, 0.0, 0.0)
 
 def _expired() -> ExpiredError:
     return ExpiredError(
-        "the call's deadline passed before its turn came; ask with a later one, or less often"
+        "the call's deadline passed while it was queued; set a later deadline, or send fewer calls"
     )
 
 

@@ -1,7 +1,7 @@
-"""What goes through a node as one: the samples of one request, and what holds for all of them.
+"""A call: the samples of one request, and the settings that apply to all of them.
 
-The same record leads from the front door through the tier and on to the upstream. Time is absolute in it, as
-`time.monotonic` counts: only the wire knows seconds left.
+The same record goes from the front door through the tier and on to the upstream. Its deadline is a point in time on the
+clock of `time.monotonic`; only the wire carries the seconds that are left.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from offramp.engine.tier import Handover, Outcome
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
-    """One sample of a call, as far as it got.
+    """One sample of a call, and how far it has got.
 
-    image: the file it came as, JPEG, PNG or WebP; None if it came as a feature. num_pixels: what that file's header
-    claims. handover: what this node's tier made of it, on its way to the next one.
+    image: the JPEG, PNG or WebP file it came as; None if it came as a feature. num_pixels: according to the header of
+    that file. handover: what this node's tier hands over to the next one.
     """
 
     request_id: str
@@ -32,7 +32,7 @@ class Sample:
 
     @property
     def feature(self) -> NDArray[Any]:
-        """The feature that was handed over, one sample's."""
+        """The feature that was handed over, for this one sample."""
         assert self.handover is not None, "a sample on its way to the next tier was handed over"
         return self.handover.feature
 
@@ -44,11 +44,11 @@ class Call:
     Args:
         samples: at least one.
         thetas: θ of every exit but the last.
-        first_block: where to begin; 1 takes images, every other one features.
-        load: makes the input (B, …) of the first block, since decoding is work too; None on the way to the next tier.
+        first_block: block to begin with; block 1 takes images, every other block features.
+        load: decodes the input (B, …) of the first block when its turn comes; None on the way to the next tier.
         is_light: whether decoding is known to be a small part of the work.
-        deadline: moment after which nobody waits for the answer.
-        traceparent: the caller's span, as W3C writes it.
+        deadline: when the caller stops waiting for the answer, on the clock of `time.monotonic`.
+        traceparent: the caller's span, in W3C format.
     """
 
     samples: Sequence[Sample]
@@ -60,16 +60,16 @@ class Call:
     traceparent: str | None = None
 
     def input(self) -> NDArray[Any]:
-        """Input (B, …) of the first block: decoded, or the features that were handed over."""
+        """Input (B, …) of the first block: what `load` decodes, or the features that were handed over."""
         return self.load() if self.load else np.stack([sample.feature for sample in self.samples])
 
     def rest(self, outcomes: Sequence[Outcome], *, deadline: float, traceparent: str | None) -> Call:
-        """What is left for the next tier: the samples that were handed over.
+        """The call for the next tier, with the samples that were handed over.
 
         Args:
             outcomes: of this call's samples, in order; at least one is a handover.
-            deadline: until when this node waits for the next tier.
-            traceparent: span that the next tier's hang below.
+            deadline: when this node stops waiting for the next tier.
+            traceparent: parent of the next tier's spans.
         """
         undecided = [
             Sample(sample.request_id, sample.image, sample.num_pixels, outcome)

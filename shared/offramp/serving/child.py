@@ -1,7 +1,7 @@
-"""`python -m offramp.serving.child MODULE …`: runs a module that ends when the process that started it does.
+"""`python -m offramp.serving.child MODULE …`: runs a module that ends when its parent process does.
 
-However that process ends, kill -9 included: the kernel then sends SIGTERM. Asked for here, in the child's own
-program, since code between fork and exec is not safe once gRPC runs.
+The kernel sends the child SIGTERM however the parent ends, even after kill -9. The child asks for this itself, because
+running code between fork and exec is not safe once gRPC runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel send this process SIGTERM when its parent, of that process id, ends; or end now, if it has."""
+    """Have the kernel send this process SIGTERM when the process with id `parent` ends; if it has, end now."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:

@@ -1,7 +1,7 @@
-"""A worse line than the one at hand: a TCP proxy with delay, jitter and a rate, which counts what passes.
+"""A simulated slow line: a TCP proxy that adds delay, jitter and a rate limit, and counts the bytes that pass.
 
-For demonstrations, tests and benchmarks on one machine. Bytes are held back, never changed or dropped: that is what a
-lossy line looks like above TCP. To lose the connection, close the link.
+For demonstrations, tests and benchmarks on one machine. Bytes are held back, never changed or dropped, because above
+TCP a lossy line only looks slow. To lose the connection, close the link.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from pydantic import Field
 from offramp.record import Record
 
 _CHUNK = 16 * 1024
-_IN_FLIGHT = 64  # chunks under way in one direction, beyond which the sender has to wait
+_IN_FLIGHT = 64  # chunks in flight in one direction; beyond that the sender has to wait
 
 
 class LinkSettings(Record):
-    """How bad the line is, in each direction by itself."""
+    """How slow the line is, in each direction."""
 
     delay_ms: float = Field(default=0.0, ge=0, le=60_000)
-    jitter_ms: float = Field(default=0.0, ge=0, le=60_000, description="added at random, evenly from 0 up")
+    jitter_ms: float = Field(
+        default=0.0, ge=0, le=60_000, description="random extra delay, uniform from 0 to this"
+    )
     rate_mbit: float | None = Field(default=None, gt=0, description="megabits per second")
 
 
@@ -42,7 +44,7 @@ class Link:
     down_bytes: int = 0
 
     async def __aenter__(self) -> Self:
-        """Listen; port 0 becomes a free one."""
+        """Listen; port 0 is replaced by a free one."""
         self._open: set[asyncio.StreamWriter] = set()
         self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]

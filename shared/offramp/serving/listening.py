@@ -1,4 +1,4 @@
-"""Taking a port, and saying why it could not be taken."""
+"""Takes a port, or says why it cannot be taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def listening_socket(host: str, port: int, *, backlog: int | None = None) -> soc
     Args:
         host: name or address to listen on.
         port: 0 to 65535.
-        backlog: how many connections may wait to be taken; the system's own number if None.
+        backlog: how many connections may wait to be accepted; the system's default if None.
 
     Raises:
         ConfigError: the port is taken, or the address is not one of this machine.
@@ -27,7 +27,7 @@ def listening_socket(host: str, port: int, *, backlog: int | None = None) -> soc
 def cannot_listen(
     host: str, port: int, why: Exception, *, instead: str = "another --port or --host"
 ) -> ConfigError:
-    """The error that says that a port could not be taken, why, and which option to change."""
-    # Python adds the address to what the system says.
+    """The error that says why a port cannot be taken, and which option to change."""
+    # Python appends the address to the system's message.
     reason = str(why.strerror).partition(" (while")[0] if isinstance(why, OSError) else str(why)
     return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose {instead}")

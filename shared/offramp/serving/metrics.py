@@ -1,8 +1,8 @@
-"""What a node counts, for Prometheus: base units, bounded labels, one registry for each node.
+"""A node's metrics for Prometheus: base units, bounded labels, one registry for each node.
 
-Labels are made once; counting an answer is a dozen additions. Where a node runs as several processes, they count in
-files that prometheus-client shares between them (its multiprocess mode), and any of them tells the figures of all; what
-is one process's own, as its memory, is then left out.
+Labels are created once, so counting an answer takes only a dozen additions. If a node runs as several processes, they
+count in shared files (prometheus-client's multiprocess mode), and each of them reports the totals. Figures of a single
+process, such as its memory, are then left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from offramp.bundle import Manifest
 from offramp.errors import OffloadReason
 from offramp.serving.answers import Answers
 
-# Names the directory of the files that several processes count in; read by prometheus-client when it is imported.
+# Names the directory of these shared files; prometheus-client reads it when it is imported.
 SHARED_BY = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,10 +37,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _CONFIDENCES = tuple(step / 20 for step in range(1, 21))
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64)
-# Beside why an upstream did not answer: it did, but a tier behind it did not.
+# A reason besides those of `OffloadReason`: the upstream answered, but a tier behind it did not.
 _DEEPER = "deeper_tier"
 
-# What counts of a gauge that several processes have.
+# How the values of several processes make one gauge.
 _Mode = Literal["livesum", "livemin", "livemostrecent"]
 _LATEST: _Mode = "livemostrecent"
 # θ in force, and the name of the operating point they came from.
@@ -48,10 +48,10 @@ _Policy = Callable[[], tuple[Sequence[float], str | None]]
 
 
 class NodeMetrics:
-    """The figures of one node."""
+    """The metrics of one node."""
 
     def __init__(self, manifest: Manifest) -> None:
-        """Begin at zero."""
+        """Start at zero."""
         self._own = CollectorRegistry()
         self._is_shared = SHARED_BY in os.environ
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
@@ -60,10 +60,10 @@ class NodeMetrics:
         self._names = names
         self._samples = self._counter("samples", "Answers given.", "exit", "tier", "outcome")
         seconds = self._histogram(
-            "sample_seconds", "From a sample's arrival to its answer.", _SECONDS, "exit"
+            "sample_seconds", "Time from a sample's arrival to its answer.", _SECONDS, "exit"
         )
         self._seconds = [seconds.labels(name) for name in names]
-        stage = self._histogram("stage_seconds", "Where the time of a call went.", _SECONDS, "stage")
+        stage = self._histogram("stage_seconds", "Time that a call spent in each stage.", _SECONDS, "stage")
         (
             self._decode,
             self._blocks,
@@ -79,7 +79,7 @@ class NodeMetrics:
             "confidence", "Confidence of the exit that answered.", _CONFIDENCES, "exit"
         )
         self._confidence = [confidence.labels(name) for name in names]
-        uplink = self._counter("uplink_bytes", "Sent to the upstream, framing included.", "sent")
+        uplink = self._counter("uplink_bytes", "Bytes sent to the upstream, framing included.", "sent")
         self._uplink = {sent: uplink.labels(sent) for sent in ("feature", "image")}
         self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
         for reason in (*OffloadReason, _DEEPER):
@@ -87,18 +87,20 @@ class NodeMetrics:
         self._refused = self._counter("refused", "Calls answered with an error.", "code")
         self._images = self._counter("image_bytes", "Bytes of the images received.")
         self._call_samples = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
-        self._gauge("bundle_info", "The bundle that is served.", "bundle").labels(manifest.bundle_id).set(1)
+        self._gauge("bundle_info", "The bundle this node serves.", "bundle").labels(manifest.bundle_id).set(1)
 
     def watch(self, name: str, text: str, read: Callable[[], float], *, sums: bool = False) -> None:
-        """Add a gauge that is read when somebody asks; of several processes the least counts, or their sum."""
+        """Add a gauge that is read on demand; several processes report their minimum, or their sum if `sums`."""
         self._follow(self._gauge(name, text, mode="livesum" if sums else "livemin"), read)
 
     def watch_thetas(self, read: _Policy, points: Sequence[str]) -> None:
         """Add gauges of θ and of the operating point in force; its name is "" when θ were set by hand."""
-        theta = self._gauge("theta", "Threshold in force.", "exit", mode=_LATEST)
+        theta = self._gauge("theta", "Threshold θ in force.", "exit", mode=_LATEST)
         for at, name in enumerate(self._names[:-1]):
             self._follow(theta.labels(name), partial(_theta, read, at))
-        info = self._gauge("operating_point_info", "1 for the one in force.", "name", mode=_LATEST)
+        info = self._gauge(
+            "operating_point_info", "1 for the operating point in force.", "name", mode=_LATEST
+        )
         for point in ("", *points):
             self._follow(info.labels(point), partial(_is_in_force, read, point))
 
@@ -110,12 +112,12 @@ class NodeMetrics:
         gauge.set(read())
 
     def refresh(self) -> None:
-        """Read the gauges of this process again: whoever asks another one sees them as they were then."""
+        """Read this process's gauges again; until the next time, the other processes report these values."""
         for gauge, read in self._gauges:
             gauge.set(read())
 
     def received(self, image_bytes: int) -> None:
-        """Count images that came in."""
+        """Count the bytes of images that arrived."""
         self._images.inc(image_bytes)
 
     def refused(self, code: str) -> None:
@@ -123,7 +125,7 @@ class NodeMetrics:
         self._refused.labels(code).inc()
 
     def answered(self, answers: Answers, seconds: float) -> None:
-        """Count the answers of a call that took so long from its arrival on."""
+        """Count the answers of a call; `seconds` have passed since it arrived."""
         own, *upstream = answers.times
         self._call_samples.observe(len(answers.samples))
         self._decode.observe(answers.load_ms / 1000)
@@ -146,7 +148,7 @@ class NodeMetrics:
                 self._degraded.labels(sample.degraded_by or _DEEPER).inc()
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics in Prometheus's text format."""
         self.refresh()
         return generate_latest(self.registry)
 
@@ -162,7 +164,7 @@ class NodeMetrics:
 
 def _of_all_processes() -> CollectorRegistry:
     registry = CollectorRegistry()
-    # Asked with every count; a node's process does not fork.
+    # prometheus-client asks for the process id at every count. A node does not fork, so it never changes.
     process = os.getpid()
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call] # untyped
     _forget_ended(Path(os.environ[SHARED_BY]))
@@ -177,7 +179,7 @@ def _with_process_figures(registry: CollectorRegistry) -> CollectorRegistry:
 
 
 def _forget_ended(directory: Path) -> None:
-    """What processes that have ended left behind in the gauges of those that live."""
+    """Remove what ended processes left behind in the gauges."""
     for file in directory.glob("gauge_live*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not Path(f"/proc/{pid}").exists():

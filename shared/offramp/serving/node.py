@@ -1,7 +1,7 @@
 """A node: a tier, and optionally an upstream. The front doors, REST or gRPC, only translate.
 
-`classify` is the one path of every sample through a node: run the tier, hand over what no exit is sure of,
-and where the upstream does not answer, fall back to the surest local exit and say so.
+Every sample goes through `classify`: it runs the tier and hands over the samples that no exit is confident about. If
+the upstream does not answer, it falls back to the most confident local exit and says so.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from offramp.serving.metrics import NodeMetrics
 from offramp.serving.offload import Offloader
 from offramp.serving.tracing import OFF, request_span, span_below, traceparent_of
 
-# Left of a call's deadline for the way back, when this node asks an upstream of its own.
+# How much of a call's deadline is kept for sending the answer back, when this node asks its own upstream.
 _WAY_BACK_S = 0.05
 
 
 class Node:
-    """Runs its tier and asks its upstream for the rest."""
+    """Runs its tier, and asks its upstream for the rest."""
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class Node:
         max_pending: int,
         tracer: Tracer = OFF,
     ) -> None:
-        """Join the parts.
+        """Connect the parts.
 
         Args:
             tier: blocks to run here.
             name: of the tier, as answers and logs show it.
-            upstream: asked for what no exit here is sure of; None for the last tier.
+            upstream: finishes the samples that no exit here is confident about; None for the last tier.
             offload_timeout_s: longest wait for the upstream, in seconds.
             batcher: runs the tier.
-            max_pending: calls under way or waiting for their turn, beyond which new ones are refused.
-            tracer: where spans go.
+            max_pending: most calls in progress or queued; further ones are refused.
+            tracer: records the spans.
         """
         self.tier = tier
         self.name = name
@@ -60,19 +60,19 @@ class Node:
         self._pending = 0
         self._tracer = tracer
         self.metrics = NodeMetrics(tier.manifest)
-        self.metrics.watch(
-            "pending", "Calls under way or waiting for their turn.", lambda: self._pending, sums=True
-        )
+        self.metrics.watch("pending", "Calls in progress or queued.", lambda: self._pending, sums=True)
         if upstream is not None:
             self.metrics.watch(
-                "upstream_up", "1 while the upstream is being asked.", lambda: float(upstream.state.up)
+                "upstream_up",
+                "1 while the upstream is in use, 0 after it was lost.",
+                lambda: float(upstream.state.up),
             )
 
     def check_room(self) -> None:
-        """Whether one more call is taken; a front door may ask before it looks at what is in it.
+        """Check that there is room for one more call; a front door may do so before it looks inside the call.
 
         Raises:
-            OverloadError: as many are under way as this node takes.
+            OverloadError: this node already has as many calls as it takes.
         """
         if self._pending >= self._max_pending:
             raise OverloadError(
@@ -145,10 +145,10 @@ class Node:
     def _joined(
         self, resumed: Answers, handovers: Sequence[Handover], first_block: int
     ) -> Iterator[Classified]:
-        """What the upstream answered, joined with the exits passed here where the bundle aggregates."""
+        """The upstream's answers, combined with the exits passed here if the bundle aggregates."""
         for found, handover in zip(resumed.samples, handovers, strict=True):
             answer = found.answer
-            if found.sent == "feature":  # who is sent the image passes all exits itself
+            if found.sent == "feature":  # an upstream that gets the image passes all exits itself
                 answer = aggregated(
                     answer, handover.passed, manifest=self.tier.manifest, first_block=first_block
                 )
@@ -162,5 +162,5 @@ class Node:
         )
 
     def close(self) -> None:
-        """Let the workers finish what they have begun; what waits for one is cancelled."""
+        """Let the workers finish the batches they have begun; waiting calls are cancelled."""
         self._batcher.close()

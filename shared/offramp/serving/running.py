@@ -1,4 +1,4 @@
-"""From settings to a running node: what both entry points do before they open their front door."""
+"""Builds a running node from its settings; both entry points do this before they open their front door."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[in
     """First and last block of a node's tier.
 
     Raises:
-        ConfigError: beyond the bundle's blocks, an end that leaves samples unanswered for want of an upstream,
-            or an upstream that would never be asked.
+        ConfigError: the bundle does not have these blocks, they leave samples unanswered because there is no upstream,
+            or they reach the end, so that the upstream would never be asked.
     """
     first, last = default
     if settings.blocks:
@@ -53,12 +53,12 @@ def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[in
 async def running_node(
     settings: NodeSettings, bundle: Bundle, blocks: tuple[int, int]
 ) -> AsyncIterator[Node]:
-    """Load the blocks, connect to the upstream, and give it all back at the end.
+    """Load the blocks, connect to the upstream, and release everything at the end.
 
     Raises:
         BundleError: a graph cannot be loaded.
         ConfigError: the package of the chosen runtime is missing.
-        BundleMismatchError: the upstream runs another bundle.
+        BundleMismatchError: the upstream runs a different bundle.
     """
     first, last = blocks
     manifest = bundle.manifest

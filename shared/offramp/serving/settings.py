@@ -1,4 +1,4 @@
-"""What every node can be told. The reference in docs/settings.md is made from these fields."""
+"""The settings that all nodes share. docs/settings.md is generated from these fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offramp.engine.runtime import Runtime
 def _block_range(text: str) -> str:
     found = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError("no range of blocks; write FIRST-LAST, as in 1-2, both included")
+        raise ValueError("not a range of blocks; write FIRST-LAST, such as 1-2, both included")
     return text
 
 
@@ -27,7 +27,7 @@ def _target(text: str) -> str:
         re.fullmatch(r"[^\s/:]+:([0-9]{1,5})|\[[0-9a-fA-F:.]+\]:([0-9]{1,5})", each) for each in addresses
     ]
     if not all(port and 1 <= int(port[1] or port[2]) <= 65535 for port in ports):
-        raise ValueError("no address; write HOST:PORT, or dns:///NAME:PORT for several replicas")
+        raise ValueError("not an address; write HOST:PORT, or dns:///NAME:PORT for several replicas")
     return text
 
 
@@ -35,7 +35,7 @@ class NodeSettings(Command):
     """Settings that both kinds of node share. Durations are in seconds, unless the name ends in another unit."""
 
     bundle: CliPositionalArg[Path] = Field(description="directory of the bundle to serve")
-    config: Path | None = Field(default=None, description="TOML file with settings, as in port = 8000")
+    config: Path | None = Field(default=None, description="TOML file with settings, such as port = 8000")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
     tier: str = Field(
@@ -55,56 +55,59 @@ class NodeSettings(Command):
         "turn this off behind a proxy",
     )
     offload_timeout_s: float = Field(
-        default=1.0, gt=0, description="deadline of a call to the upstream; after it the answer is degraded"
+        default=1.0, gt=0, description="longest wait for the upstream; after that the answer is degraded"
     )
     offload_window_ms: float = Field(
         default=2.0,
         ge=0,
         le=1000,
-        description="how long an offloaded sample waits for others to share its call, while another call is under way",
+        description="how long an offloaded sample waits for others to share its call while another call is in progress",
     )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
         le=256,
-        description="threads for blocks that take long; short ones run on the event loop (default: one per core)",
+        description="threads for slow blocks; fast ones run on the event loop (default: one per core)",
     )
-    runtime: Runtime = Field(default="onnx", description="what runs the blocks")
+    runtime: Runtime = Field(default="onnx", description="library that runs the blocks")
     threads: int = Field(
         default=1,
         ge=1,
         le=256,
-        description="threads that share one block; with torch, threads of the whole process",
+        description="threads that work on one block together; with torch, threads of the whole process",
     )
     max_pending: int = Field(
         default=256,
         ge=1,
-        description="requests under way; more are refused at once (503 or RESOURCE_EXHAUSTED)",
+        description="most requests in progress; further ones are refused at once (503 or RESOURCE_EXHAUSTED)",
     )
     max_pixels: int = Field(
-        default=25_000_000, ge=1, description="most pixels that the images of one request may have together"
+        default=25_000_000, ge=1, description="most pixels in one request, all images together"
     )
     max_batch: int = Field(
-        default=32, ge=1, description="most samples of different requests that run together, if they wait"
+        default=32, ge=1, description="most samples in a batch of several waiting requests"
     )
     batch_window_ms: float = Field(
-        default=0.0, ge=0, le=1000, description="how long a request is kept waiting for others; for a GPU"
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="how long a request is held back so that others can share its batch; for a GPU",
     )
     otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="where traces are sent, as in http://127.0.0.1:4318/v1/traces; needs the extra otel",
+        description="where to send traces, such as http://127.0.0.1:4318/v1/traces; needs the extra otel",
     )
     trace_share: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="share of requests to trace; a request whose caller traces it always is",
+        description="share of requests to trace, 0 to 1; a request that its caller traces is always traced",
     )
     grace_s: float = Field(
         default=5.0,
         gt=0,
-        description="how long requests under way may still take when the node is told to stop",
+        description="how long a stopping node waits for requests in progress to finish",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe log lines to write"

@@ -1,8 +1,8 @@
-"""Where one request's time went, across tiers: spans for OpenTelemetry, or nothing at all.
+"""Traces a request across tiers with OpenTelemetry spans; off by default.
 
-Off unless a node is given an OTLP endpoint; needs the extra `otel` then. The parent travels as W3C `traceparent`, in an
-HTTP header to the edge and in gRPC metadata between tiers. Stages are attributes of a span: a span of its own for each
-would cost more than a small network does. Spans get their parent by hand, since an ambient one costs as much again.
+Tracing needs an OTLP endpoint and the extra `otel`. The parent span travels as W3C `traceparent`, in an HTTP header to
+the edge and in gRPC metadata between tiers. Stages are attributes of a span, because a separate span for each would
+cost more than a small network. Spans get their parent explicitly, because an ambient context would double their cost.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _W3C = TraceContextTextMapPropagator()
 def request_span(
     tracer: Tracer, name: str, traceparent: str | None, attributes: Mapping[str, str | int]
 ) -> Span:
-    """Begin the span of one request, below the caller's if it sent a valid parent; a `with` block ends it."""
+    """Start the span of one request, as a child of the caller's span if there is one; a `with` block ends it."""
     above = _W3C.extract({TRACEPARENT: traceparent}) if traceparent and tracer is not OFF else None
     return tracer.start_span(name, above, attributes=attributes)
 
 
 def span_below(tracer: Tracer, span: Span, name: str) -> Span:
-    """Begin a part of another span."""
+    """Start a child of another span."""
     return tracer.start_span(name, set_span_in_context(span))
 
 
 def traceparent_of(span: Span) -> str | None:
-    """What a deeper tier needs to join in; None when nothing is recorded."""
+    """The `traceparent` to send to a deeper tier; None if nothing is recorded."""
     if not span.get_span_context().is_valid:
         return None
     sent: dict[str, str] = {}
@@ -50,14 +50,14 @@ def traceparent_of(span: Span) -> str | None:
 
 @contextmanager
 def tracer_to(endpoint: str | None, *, service: str, share: float = 1.0) -> Iterator[Tracer]:
-    """A tracer to an OTLP endpoint over HTTP, as in http://127.0.0.1:4318/v1/traces; one that is off for None.
+    """A tracer that sends to an OTLP endpoint over HTTP; without an endpoint, one that records nothing.
 
-    What still waits to be sent is sent at the end of the block.
+    Spans that are still queued are sent at the end of the block.
 
     Args:
-        endpoint: of a collector.
+        endpoint: of a collector, such as http://127.0.0.1:4318/v1/traces.
         service: the tier's name.
-        share: of the requests that are traced, 0 to 1; one whose caller traces it always is.
+        share: of the requests to trace, 0 to 1; a request that its caller traces is always traced.
 
     Raises:
         ConfigError: OpenTelemetry's SDK is not installed.

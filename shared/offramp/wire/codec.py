@@ -1,8 +1,8 @@
-"""Feature tensors to bytes and back, side by side.
+"""Encodes feature tensors to bytes, and decodes them.
 
-A codec is one row of `_CODECS`. What loses precision on purpose is no codec: a bottleneck rounds inside the network,
-and `ans` sends what it gives without loss. Decoding trusts nothing the sender says: the shape must be the one the
-bundle gives for that block, and the payload no longer than that shape can need.
+A codec is one row of `_CODECS`. Rounding to fewer levels is not a codec's job: a bottleneck does it inside the network,
+and `ans` sends the result without loss. Decoding trusts nothing the sender says: the shape must be the bundle's for
+that block, and the payload must not be longer than that shape can need.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from offramp.bundle.manifest import Block, Codec, Levels
 from offramp.errors import FeatureError
 from offramp.wire.v1 import wire_pb2 as pb
 
-_WORD = np.dtype("<u4")  # what asymmetric numeral systems write
+_WORD = np.dtype("<u4")  # the unit that the entropy coder writes
 _WORDS_OF_STATE = 2
 
 
@@ -31,17 +31,17 @@ def encode_feature(feature: NDArray[Any], codec: Codec, levels: Levels | None = 
     float32 and ans are exact; float16 rounds and clips at ±65504.
 
     Args:
-        feature: what a block hands on: float32, or uint8 for `ans`.
-        codec: how it is to travel.
-        levels: of the block that made it, for `ans`.
+        feature: output of a block: float32, or uint8 for `ans`.
+        codec: how to encode it.
+        levels: those of the block that made it; `ans` needs them.
     """
     row = _CODECS[codec]
     return pb.FeatureTensor(codec=row.number, shape=feature.shape, payload=row.encode(feature, levels))
 
 
 def expected_bytes(block: Block, codec: Codec) -> float:
-    """Payload of one sample of what a block hands on, on average: for `ans`, by its levels' frequencies."""
-    assert block.feature is not None, "the last block hands on nothing"
+    """Average payload bytes of one sample of a block's feature; for `ans`, from the frequencies of its levels."""
+    assert block.feature is not None, "the last block has no feature"
     values = math.prod(block.feature.shape)
     if block.levels is None:
         return float(values * _SIZES[codec])
@@ -50,25 +50,25 @@ def expected_bytes(block: Block, codec: Codec) -> float:
 
 
 def decode_feature(message: pb.FeatureTensor, *, block: Block, num_samples: int) -> NDArray[Any]:
-    """Decode features that one block hands on to the next.
+    """Decode the features of a block.
 
     Args:
         message: what a peer sent.
-        block: the one that made the feature, as the bundle has it.
-        num_samples: how many samples the call is for.
+        block: the block that made the feature, from this node's bundle.
+        num_samples: number of samples in the call.
 
     Returns:
-        (num_samples, …), float32 or uint8 as the next block takes it, read-only.
+        (num_samples, …), float32 or uint8, whichever the next block takes; read-only.
 
     Raises:
-        FeatureError: a codec that this feature does not travel in, another shape, a wrong number of bytes, bytes
-            that no encoder writes, or NaN or infinite values.
+        FeatureError: the codec does not suit this feature, the shape or the number of bytes is wrong, no encoder writes
+            such bytes, or values are NaN or infinite.
     """
-    assert block.feature is not None, "the last block hands on nothing"
+    assert block.feature is not None, "the last block has no feature"
     fitting = {row.number: name for name, row in _CODECS.items() if row.is_exact == bool(block.levels)}
     if message.codec not in fitting:
         raise FeatureError(
-            f"feature in codec {message.codec}; what block {block.number} hands on travels as "
+            f"feature in codec {message.codec}, but the feature of block {block.number} travels as "
             f"{' or '.join(fitting.values())}"
         )
     expected = (num_samples, *block.feature.shape)
@@ -124,13 +124,16 @@ def _decode_levels(payload: bytes, shape: tuple[int, ...], levels: Levels | None
     longest = _longest(values, levels.frequencies)
     if len(payload) > longest or len(payload) % _WORD.itemsize:
         raise FeatureError(
-            f"code of shape {shape} takes whole words of {_WORD.itemsize} bytes, at most {longest}, got {len(payload)}"
+            f"code of shape {shape} needs whole words of {_WORD.itemsize} bytes, at most {longest} bytes, "
+            f"got {len(payload)}"
         )
     try:
         coder = constriction.stream.stack.AnsCoder(np.frombuffer(payload, dtype=_WORD).astype(np.uint32))
         decoded: NDArray[np.int32] = coder.decode(_model(levels.frequencies), values)
     except (ValueError, AssertionError) as error:
-        raise FeatureError(f"code of {len(payload)} bytes is none that an encoder writes: {error}") from error
+        raise FeatureError(
+            f"code of {len(payload)} bytes is not one that an encoder writes: {error}"
+        ) from error
     if not coder.is_empty():
         raise FeatureError(
             f"code of {len(payload)} bytes does not end where its {values} values do; was it made for another bundle?"
@@ -145,7 +148,7 @@ def _model(frequencies: tuple[int, ...]) -> Any:
 
 
 def _longest(values: int, frequencies: tuple[int, ...]) -> int:
-    """Bytes of so many values, each the rarest there is; a little more, since the coder rounds its shares."""
+    """Most bytes that `values` can take, if each is the rarest level; with a margin, since the coder rounds."""
     bits = math.log2(sum(frequencies) / min(frequencies)) + 1
     return (math.ceil(values * bits / (8 * _WORD.itemsize)) + _WORDS_OF_STATE) * _WORD.itemsize
 
@@ -162,5 +165,5 @@ SUPPORTED_CODECS: tuple[pb.Codec, ...] = tuple(row.number for row in _CODECS.val
 
 
 def codec_number(codec: Codec) -> pb.Codec:
-    """The number under which a codec travels."""
+    """A codec's number on the wire."""
     return _CODECS[codec].number

@@ -1,4 +1,4 @@
-"""What both ends of the wire agree on beside the messages themselves."""
+"""What both ends of the wire agree on besides the messages themselves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MESSAGE_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Pings that measure the line, to size windows our small messages never fill: 17 bytes with almost every call.
+    # gRPC pings to size flow-control windows that our small messages never fill: 17 bytes on almost every call.
     ("grpc.http2.bdp_probe", 0),
 )
 
 
-# What a call takes on the socket beyond its message, HTTP/2's and gRPC's frames and compressed headers:
-# `python -m benchmarks.wire` counts it.
+# Bytes on the socket for a call beyond its message: HTTP/2 and gRPC frames and compressed headers.
+# `python -m benchmarks.wire` counts them.
 BYTES_OF_CALL = 58
 _ID_LENGTH = 16
 
@@ -44,12 +44,12 @@ def request_bytes(manifest: Manifest, split_point: int, payload_bytes: int) -> i
 
 
 def probabilities_to_bytes(probabilities_K: NDArray[np.float32]) -> bytes:
-    """Class probabilities (K,) as they travel."""
+    """Class probabilities (K,) as little-endian float32 bytes."""
     return probabilities_K.astype("<f4", copy=False).tobytes()
 
 
 def probabilities_from_bytes(payload: bytes, num_classes: int) -> NDArray[np.float32] | None:
-    """Class probabilities (K,), or None where the bytes are not `num_classes` finite numbers."""
+    """Class probabilities (K,), or None if the bytes are not `num_classes` finite numbers."""
     if len(payload) != 4 * num_classes:
         return None
     probabilities_K = np.frombuffer(payload, dtype="<f4")

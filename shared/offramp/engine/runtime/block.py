@@ -1,4 +1,4 @@
-"""What every runtime gives: a block that takes a batch and returns what its graph computes."""
+"""The interface of every runtime: a block that takes a batch and returns what its graph computes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from offramp.errors import BundleError
 class BlockOutput:
     """Outputs of one block for B samples; None where the block has no such output.
 
-    feature (B, …): input of the next block, float32, or uint8 where it is a bottleneck's code. probabilities (B, K) and
-    confidence (B,): of its EEC.
+    feature (B, …): input of the next block, float32, or uint8 if it is a bottleneck's code. probabilities (B, K) and
+    confidence (B,): from its EEC.
     """
 
     feature: NDArray[Any] | None
@@ -38,11 +38,11 @@ class BlockRunner(Protocol):
 def check_signature(
     block: Block, bundle: Bundle, *, takes: Sequence[tuple[str, tuple[Any, ...]]], returns: Collection[str]
 ) -> None:
-    """Hold what a graph takes and returns against the manifest.
+    """Check the inputs and outputs of a graph against the manifest.
 
     Args:
-        block: as the manifest has it.
-        bundle: where the graph is from, for the message.
+        block: the block's entry in the manifest.
+        bundle: bundle of the graph, for the error message.
         takes: dtype and shape, without the batch, of each input of the graph.
         returns: names of its outputs.
 

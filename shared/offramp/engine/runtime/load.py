@@ -1,4 +1,4 @@
-"""Which runtimes there are, and how one is chosen by its name; none is imported before it is asked for."""
+"""The runtimes, chosen by name; a runtime is imported only when it is chosen."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def load_blocks(
         bundle: verified.
         start: number of the first block.
         stop: number of the last one.
-        runtime: what runs them. onnx: ONNX Runtime, in float32. openvino: in bfloat16 where the CPU has it, float32
-            elsewhere. torch: eager, in float32, on CUDA if there is a device. torch-compiled: the same through
-            `torch.compile`.
-        threads: threads that share one call. More than one only pays for large blocks and few clients.
+        runtime: library that runs them. onnx: ONNX Runtime, in float32. openvino: in bfloat16 if the CPU supports it,
+            otherwise in float32. torch: eager, in float32, on CUDA if there is a device. torch-compiled: the same
+            through `torch.compile`.
+        threads: threads that share one call. More than one pays off only for large blocks and few clients.
         workers: how many threads may call a block at the same time.
 
     Raises:
         ConfigError: the runtime's package or its compiler is missing.
-        BundleError: a graph that the runtime refuses, or whose inputs or outputs the manifest belies.
+        BundleError: the runtime refuses a graph, or the graph's inputs or outputs differ from the manifest.
     """
     load = _loader(runtime)
     blocks = bundle.manifest.blocks[start - 1 : stop]
@@ -54,7 +54,7 @@ def load_blocks(
 
 
 def runtimes_at_hand() -> tuple[Runtime, ...]:
-    """Those whose packages are installed here, and, for torch-compiled, a C++ compiler."""
+    """The runtimes whose packages are installed here; torch-compiled also needs a C++ compiler."""
     found = [name for name in get_args(Runtime) if all(find_spec(package) for package in _PACKAGES[name])]
     return tuple(name for name in found if name != "torch-compiled" or has_compiler())
 

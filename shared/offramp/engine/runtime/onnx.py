@@ -19,7 +19,7 @@ class OnnxBlock:
     """One block on ONNX Runtime's CPU provider, in float32; a session may be called from any number of threads."""
 
     def __init__(self, block: Block, bundle: Bundle, *, threads: int, workers: int) -> None:
-        """Load the graph; the errors are those of `load_blocks`."""
+        """Load the graph; raises the errors of `load_blocks`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""Blocks on OpenVINO, for CPUs: bfloat16 where the CPU has it."""
+"""Blocks on OpenVINO, for CPUs: in bfloat16 if the CPU supports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offramp.bundle.manifest import Block
 from offramp.engine.runtime.block import BlockOutput, check_signature
 from offramp.errors import BundleError
 
-# OpenVINO reports every import to its makers, unless this package is not there. A node tells nobody that it started.
+# OpenVINO reports every import to its vendor if this package is installed. A node must not do that.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
@@ -26,20 +26,20 @@ _DTYPES = {"u8": "uint8", "f32": "float32"}
 class OpenVinoBlock:
     """One block on OpenVINO's CPU plugin.
 
-    The precision is what OpenVINO's own hint makes of this CPU: bfloat16 where that is native (AVX-512 BF16, AMX),
-    float32 elsewhere. A feature and what an EEC says are handed out as float32 either way.
+    OpenVINO's performance hint chooses the precision for this CPU: bfloat16 if that is native (AVX-512 BF16, AMX),
+    otherwise float32. Features and the outputs of EECs are returned as float32 either way.
     """
 
     def __init__(self, block: Block, bundle: Bundle, *, threads: int, workers: int) -> None:
-        """Compile the graph; the errors are those of `load_blocks`."""
+        """Compile the graph; raises the errors of `load_blocks`."""
         try:
             model = _core().read_model(bundle.graphs[block.number])
             self._compiled = _core().compile_model(
                 model,
                 "CPU",
                 {
-                    "EXECUTION_MODE_HINT": "PERFORMANCE",  # the fastest precision of this CPU, not that of the graph
-                    "NUM_STREAMS": workers,  # callers beyond that would wait for each other
+                    "EXECUTION_MODE_HINT": "PERFORMANCE",  # this CPU's fastest precision, not the graph's
+                    "NUM_STREAMS": workers,  # with fewer streams, workers would wait for each other
                     "INFERENCE_NUM_THREADS": threads * workers,
                     "ENABLE_CPU_PINNING": False,  # several nodes and blocks share these cores
                 },
@@ -57,7 +57,7 @@ class OpenVinoBlock:
 
     @property
     def precision(self) -> str:
-        """What it computes in: bf16, f16 or f32."""
+        """The precision it computes in: bf16, f16 or f32."""
         return str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:

@@ -1,7 +1,7 @@
-"""Blocks on torch, eager or compiled, on CUDA where there is a device. The only part of serving that imports torch.
+"""Blocks on torch, eager or compiled, on CUDA if there is a device. The only part of serving that imports torch.
 
-A bundle has no torch module in it: `onnx2fx` makes one of a block's graph. It is a young library, so a block is held
-against ONNX Runtime as it is loaded, and refused if it says something else.
+A bundle contains no torch modules: `onnx2fx` converts a block's graph to one. It is a young library, so each block is
+compared with ONNX Runtime when it is loaded, and refused if the results differ.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from offramp.errors import BundleError
 
 # A wrong operator is off by far more than this, TF32 on a GPU by less.
 _TOLERANCE = 1e-2
-# A compiler makes code for one size, for any, for a single sample, and for sizes that fill a vector register: all of
-# it is done before the first request.
+# The compiler generates separate code for a fixed batch size, for any size, for a single sample, and for sizes that
+# fill a vector register. These batches trigger all of it before the first request.
 _BATCHES = (2, 3, 1, 16)
 _NAMES = ("feature", "probabilities", "confidence")
 
 
 class TorchBlock:
-    """One block as a torch module, in float32 (on CUDA: TF32 where torch allows it, which is in convolutions).
+    """One block as a torch module, in float32 (on CUDA, torch allows TF32 in convolutions).
 
-    CUDA is used if there is a device; pixels and features go there through pinned memory. That path has not been run by
-    the tests of this project, which have no GPU; the comparison with ONNX Runtime at the start holds there, too.
+    CUDA is used if there is a device; pixels and features are copied there through pinned memory. This project's tests
+    have no GPU and do not run that path, but the comparison with ONNX Runtime at start-up covers it too.
 
-    torch has one number of threads for the whole process: that of the block loaded last counts for all.
+    torch has one thread count for the whole process: the block that is loaded last sets it for all.
     """
 
     def __init__(
         self, block: Block, bundle: Bundle, *, threads: int, workers: int, compiled: bool = False
     ) -> None:
-        """Convert the graph, compile it if asked to, and compare; the errors are those of `load_blocks`."""
+        """Convert the graph, compile it if asked to, and compare; raises the errors of `load_blocks`."""
         reference = OnnxBlock(block, bundle, threads=1, workers=1)  # checks the graph against the manifest
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # onnx2fx makes some tensors while it runs; they belong where the others are.
+        # onnx2fx creates some tensors while it runs; they have to be on the same device as the others.
         self._placing = self._device if self._device.type == "cuda" else contextlib.nullcontext()
         with _silenced():
             try:
@@ -64,8 +64,8 @@ class TorchBlock:
                 ) from error
         if not apart <= _TOLERANCE:
             raise BundleError(
-                f"{bundle.directory / block.file} differs on torch by {apart:.2g} from ONNX Runtime, where at most "
-                f"{_TOLERANCE} may be; choose --runtime onnx"
+                f"{bundle.directory / block.file} differs on torch by {apart:.2g} from ONNX Runtime, but at most "
+                f"{_TOLERANCE} is allowed; choose --runtime onnx"
             )
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
@@ -78,7 +78,7 @@ class TorchBlock:
         return BlockOutput(*(values.get(name) for name in _NAMES))
 
     def _held(self, batch: NDArray[Any]) -> torch.Tensor:
-        # torch.tensor copies: a feature off the wire is read-only, and pinned memory is another one anyway.
+        # torch.tensor copies: features from the wire are read-only, and pinned memory needs a copy anyway.
         held = torch.tensor(np.ascontiguousarray(batch), device="cpu", pin_memory=self._device.type == "cuda")
         return held.to(self._device, non_blocking=True)
 
@@ -94,8 +94,9 @@ class TorchBlock:
 def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
     """Compile for any batch size.
 
-    Traced first, for then what is constant in the graph is constant to the compiler. Not where the graph reads the
-    batch size as data, as what the exporter makes of some strides does: a trace would keep the size of the example.
+    The module is traced first, so that the compiler sees the graph's constants as constants. Some graphs read the batch
+    size as data (the exporter writes some strides that way). They are compiled without a trace, which would fix the
+    batch size of the example.
     """
     with torch.no_grad():
         traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
@@ -103,7 +104,7 @@ def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
     if any(node.target is read_as_number for node in traced.graph.nodes):
         return torch.compile(module)
     for node in traced.graph.nodes:
-        # The compiler lays tensors out otherwise than the trace saw them, and not every layout can be viewed.
+        # The compiler may choose a different memory layout from the trace, and `view` does not accept every layout.
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
     traced.recompile()
@@ -119,7 +120,7 @@ def _noise(block: Block, count: int) -> NDArray[Any]:
 
 
 def _apart(expected: NDArray[Any] | None, found: NDArray[Any] | None) -> float:
-    """Largest difference, as a share of the largest value where that is more than 1; of codes, beyond a level."""
+    """Largest difference, relative to the largest value if that is above 1; for codes, the part beyond one level."""
     if expected is None or found is None:
         return 0.0 if expected is found else np.inf
     if expected.shape != found.shape or expected.dtype != found.dtype:
@@ -132,7 +133,7 @@ def _apart(expected: NDArray[Any] | None, found: NDArray[Any] | None) -> float:
 
 @contextlib.contextmanager
 def _silenced() -> Any:
-    # The compiler warns of its own internals, and of graph breaks that only cost time.
+    # The compiler warns about its own internals, and about graph breaks that only cost time.
     log = logging.getLogger("torch")
     level = log.level
     with warnings.catch_warnings():

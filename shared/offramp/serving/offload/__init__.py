@@ -1,7 +1,7 @@
-"""Offloading: samples no local exit was sure of, finished by the next tier.
+"""Offloading: the next tier finishes the samples that no local exit was confident about.
 
-What a node asks is a chain, each link an `Offloader`: `payload` chooses what a sample is sent as, `sharing` joins what
-several requests send, and `grpc` asks the upstream.
+A node calls a chain of `Offloader`s: `payload` chooses what to send for each sample, `sharing` merges the calls of
+several requests, and `grpc` asks the upstream.
 """
 
 from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState

@@ -1,15 +1,15 @@
-"""A circuit breaker: after a few failures in a row the upstream is left alone until a probe finds it well."""
+"""A circuit breaker: after a few failures in a row, the upstream is left alone until a probe succeeds."""
 
 from __future__ import annotations
 
 from offramp.errors import OffloadError, OffloadReason
 
-# An upstream that refuses one call is alive: asking it again is right.
+# Refusals do not count: an upstream that refuses one call is alive and may answer the next.
 _TRIPPING = {OffloadReason.UNREACHABLE, OffloadReason.LATE, OffloadReason.MISMATCH}
 
 
 class Breaker:
-    """Counts failures in a row; open means: do not ask. Not thread-safe: one event loop uses it."""
+    """Counts failures in a row; while it is open, the upstream is not asked. Not thread-safe: for one event loop."""
 
     def __init__(self, *, failures: int) -> None:
         self._limit = failures
@@ -29,7 +29,7 @@ class Breaker:
         self.is_on_trial = False
 
     def probed(self) -> None:
-        """A probe was answered: calls are tried again, and after a loss the first that fails opens it at once."""
+        """A probe was answered: calls are tried again. If the breaker was open, the next failure reopens it at once."""
         self.is_on_trial = self._cause is not None
         self._cause = None
 
@@ -38,7 +38,7 @@ class Breaker:
         if error.reason not in _TRIPPING or self._cause:
             return False
         self._in_a_row += 1
-        # A node with another bundle refuses every call: one is enough to know.
+        # A node with a different bundle refuses every call, so one failure is enough.
         at_once = self.is_on_trial or error.reason is OffloadReason.MISMATCH
         if self._in_a_row < self._limit and not at_once:
             return False
@@ -46,6 +46,6 @@ class Breaker:
         return True
 
     def hold_open(self, error: OffloadError) -> None:
-        """The upstream is still not to be asked."""
+        """Open the breaker, or keep it open."""
         self._in_a_row = 0
         self._cause = error

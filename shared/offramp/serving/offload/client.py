@@ -1,4 +1,4 @@
-"""The two calls of the service over one channel: a deadline on each, retries that are safe, errors in our words."""
+"""Makes the service's two calls over one channel, with deadlines, safe retries, and our own errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REASONS = {
     grpc.StatusCode.FAILED_PRECONDITION: OffloadReason.MISMATCH,
 }
 
-# Infer is pure, so a call that may not have reached its server is safe to send again: UNAVAILABLE only.
+# Infer is pure, so a call that may not have reached its server can safely be sent again. That is UNAVAILABLE only.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -39,7 +39,7 @@ _SERVICE_CONFIG = {
         }
     ],
 }
-# Leaves a replica that drains; round-robin takes the next one.
+# Makes the channel leave a draining replica; round-robin takes the next one.
 _HEALTH_CHECK = {"healthCheckConfig": {"serviceName": SERVICE_NAME}}
 _CHANNEL_OPTIONS = [
     *MESSAGE_OPTIONS,
@@ -47,25 +47,25 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A replica that took another address is found after a second, not after half a minute.
+    # A replica with a new address is found within a second, not after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
 
 
 def channel_options(*, health_check: bool = True) -> list[tuple[str, str | int]]:
-    """What a channel to an upstream is opened with: round-robin over its addresses, safe retries, limits."""
+    """Options of a channel to an upstream: round-robin over its addresses, safe retries, limits."""
     config = {**_SERVICE_CONFIG, **(_HEALTH_CHECK if health_check else {})}
     return [*_CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
 
 
 class UpstreamSettings(Record):
-    """How an upstream is asked."""
+    """Where an upstream is, and how it is called and probed."""
 
     target: str = Field(min_length=1, description="HOST:PORT, or dns:///NAME:PORT for several replicas")
     health_check: bool = Field(
         default=True,
-        description="whether the channel watches each address's health; not through a proxy, where one draining "
-        "replica would speak for all of them",
+        description="whether the channel watches the health of each address; turn it off behind a proxy, where one "
+        "draining replica would answer for all of them",
     )
     failures_to_open: int = Field(default=3, ge=1)
     probe_interval_s: float = Field(default=0.5, gt=0)
@@ -74,7 +74,7 @@ class UpstreamSettings(Record):
 
 
 class TierClient:
-    """Asks one upstream. Used as an async context manager, inside the loop that serves."""
+    """A client of one upstream. Use it as an async context manager, on the event loop that serves."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         """Prepare; nothing is connected yet."""
@@ -94,10 +94,10 @@ class TierClient:
     async def infer(
         self, request: pb.InferRequest, *, deadline: float, traceparent: str | None
     ) -> pb.InferResponse:
-        """Ask for answers, until `deadline` as `time.monotonic` counts.
+        """Ask for answers and wait until `deadline`, on the clock of `time.monotonic`.
 
         Raises:
-            OffloadError: none came.
+            OffloadError: no answer came.
         """
         metadata = ((TRACEPARENT, traceparent),) if traceparent else None
         timeout_s = max(0.0, deadline - time.monotonic())
@@ -108,7 +108,7 @@ class TierClient:
         """Ask what the upstream serves.
 
         Raises:
-            OffloadError: it does not say.
+            OffloadError: no answer came.
         """
         timeout_s = self.settings.probe_timeout_s
         response: pb.DescribeResponse = await self._call(
@@ -121,10 +121,10 @@ class TierClient:
             response = await method(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translated(error, timeout_s) from error
-        # grpc.aio gives None for bytes it cannot decode.
+        # grpc.aio returns None for bytes it cannot decode.
         if response is None:
             raise OffloadError(
-                f"{self.settings.target} answered with bytes that are no message; it is not an Offramp node",
+                f"{self.settings.target} answered with bytes that are not a message; it is not an Offramp node",
                 OffloadReason.REFUSED,
             )
         return response

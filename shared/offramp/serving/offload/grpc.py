@@ -1,4 +1,4 @@
-"""Offloading over gRPC: one call becomes one message, and the reply its answers."""
+"""Offloading over gRPC: one call becomes one message, and the reply becomes its answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from offramp.wire.v1 import wire_pb2 as pb
 
 
 class GrpcOffloader:
-    """An `Offloader` over gRPC. Used as an async context manager, inside the loop that serves."""
+    """An `Offloader` over gRPC. Use it as an async context manager, on the event loop that serves."""
 
     def __init__(
         self, settings: UpstreamSettings, manifest: Manifest, *, tier: str, split_point: int, codec: Codec
@@ -30,11 +30,11 @@ class GrpcOffloader:
         """Prepare; nothing is connected yet.
 
         Args:
-            settings: whom to ask, and how patiently.
-            manifest: of the bundle both sides must run.
+            settings: where the upstream is, and how it is called and probed.
+            manifest: of the bundle that both sides must run.
             tier: name of this node's tier, for messages.
-            split_point: first block the upstream has to run.
-            codec: how features travel.
+            split_point: first block that the upstream has to run.
+            codec: how features are encoded.
         """
         self._manifest = manifest
         self._codec = codec
@@ -47,10 +47,10 @@ class GrpcOffloader:
     async def __aenter__(self) -> Self:
         """Connect and ask the upstream what it serves.
 
-        An upstream that cannot be reached is a warning: the node starts and answers degraded.
+        If it cannot be reached, that is only a warning: the node starts, and its answers are degraded.
 
         Raises:
-            BundleMismatchError: it runs another bundle.
+            BundleMismatchError: it runs a different bundle.
             ConfigError: it does not run the block this node splits at, or cannot decode the codec.
         """
         await self._client.__aenter__()
@@ -67,12 +67,12 @@ class GrpcOffloader:
 
     @property
     def state(self) -> UpstreamState:
-        """Whether the upstream is being asked at the moment."""
+        """Whether the upstream is currently in use."""
         return self._health.state
 
     @property
     def accepts(self) -> Accepts:
-        """What it takes in one call, by what it said when it was last asked."""
+        """What the upstream accepts in one call, as it last reported."""
         return self._health.accepts
 
     async def resume(self, call: Call) -> Answers:

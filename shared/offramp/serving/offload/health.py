@@ -1,4 +1,4 @@
-"""Whether an upstream is asked: a breaker that opens after failures, and the probe that closes it again."""
+"""Decides whether an upstream is used: a breaker opens after failures, and a probe closes it again."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _NOT_HEARD_YET = Accepts(images=False, max_pixels=0, max_samples=sys.maxsize)
 class Wanted:
     """What a node needs its upstream to serve.
 
-    tier: name of this node's tier, for messages. split_point: first block the upstream has to run. codec: how features
-    travel.
+    tier: name of this node's tier, for messages. split_point: first block that the upstream has to run. codec: how
+    features are encoded.
     """
 
     bundle_id: str
@@ -39,10 +39,10 @@ class Wanted:
     codec: Codec
 
     def check(self, found: pb.DescribeResponse, target: str) -> None:
-        """Hold what an upstream says of itself against it.
+        """Check an upstream's description of itself.
 
         Raises:
-            BundleMismatchError: it runs another bundle.
+            BundleMismatchError: it runs a different bundle.
             ConfigError: it does not run the block this node splits at, or cannot decode the codec.
         """
         where = f"{found.tier} at {target}"
@@ -64,7 +64,7 @@ class Wanted:
 
 
 class UpstreamHealth:
-    """What is known of an upstream: whether it is well, and what it accepts."""
+    """What is known about an upstream: whether it is in use, and what it accepts."""
 
     def __init__(self, client: TierClient, wanted: Wanted) -> None:
         """Know nothing yet; `start` asks."""
@@ -77,10 +77,10 @@ class UpstreamHealth:
         self._probe_delay_s = self._settings.probe_interval_s
 
     async def start(self) -> None:
-        """Ask the upstream what it serves; one that cannot be reached is a warning, and probed from then on.
+        """Ask the upstream what it serves; if it cannot be reached, log a warning and keep probing.
 
         Raises:
-            BundleMismatchError: it runs another bundle.
+            BundleMismatchError: it runs a different bundle.
             ConfigError: it does not run the block this node splits at, or cannot decode the codec.
         """
         try:
@@ -89,7 +89,7 @@ class UpstreamHealth:
             self._open(error)
 
     async def stop(self) -> None:
-        """End the probing."""
+        """Stop probing."""
         if self._probing:
             self._probing.cancel()
             with suppress(asyncio.CancelledError):
@@ -97,15 +97,15 @@ class UpstreamHealth:
 
     @property
     def state(self) -> UpstreamState:
-        """Whether the upstream is being asked at the moment."""
+        """Whether the upstream is currently in use."""
         cause = self._breaker.cause
         return UpstreamState(self._settings.target, cause is None, str(cause) if cause else None)
 
     def check(self) -> None:
-        """Whether the upstream is to be asked.
+        """Check that the upstream may be asked.
 
         Raises:
-            OffloadError: it is not; that it failed before was why.
+            OffloadError: it may not, because it failed before; the error says how.
         """
         if cause := self._breaker.cause:
             raise OffloadError(str(cause), cause.reason)
@@ -115,12 +115,12 @@ class UpstreamHealth:
         self._breaker.succeeded()
 
     def failed(self, error: OffloadError) -> None:
-        """A call was not answered; after a few of them the upstream is left alone until a probe is."""
+        """A call was not answered; after a few of these the upstream is left alone until it answers a probe."""
         if self._breaker.failed(error):
             self._open(error)
 
     def _open(self, error: OffloadError) -> None:
-        # An upstream that answers probes but not calls is asked more and more rarely.
+        # An upstream that answers probes but not calls is probed less and less often.
         twice = min(2 * self._probe_delay_s, self._settings.probe_interval_max_s)
         self._probe_delay_s = twice if self._breaker.is_on_trial else self._settings.probe_interval_s
         self._breaker.hold_open(error)
@@ -139,7 +139,7 @@ class UpstreamHealth:
                 self._breaker.hold_open(error)
             except (BundleMismatchError, ConfigError) as error:
                 self._breaker.hold_open(OffloadError(str(error), OffloadReason.MISMATCH))
-            except Exception:  # noqa: BLE001 - the probe is what brings the upstream back: it must not end
+            except Exception:  # noqa: BLE001 - only probing brings the upstream back, so it must go on
                 _log.exception(line("probe_failed", upstream=self._settings.target))
             else:
                 _log.info(line("upstream_found", upstream=self._settings.target))

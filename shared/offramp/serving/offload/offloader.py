@@ -1,4 +1,4 @@
-"""The role an upstream plays for a node, whatever carries the calls."""
+"""The role an upstream plays for a node, whatever the transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offramp.serving.call import Call
 
 @dataclass(frozen=True)
 class UpstreamState:
-    """Whether the upstream is being asked, and if not, why not."""
+    """Whether the upstream is in use, and if not, why not."""
 
     target: str
     up: bool
@@ -20,7 +20,7 @@ class UpstreamState:
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """What an upstream takes in one call: images at all, their pixels in sum, and samples."""
+    """What an upstream accepts in one call: whether images at all, their total pixels, and the number of samples."""
 
     images: bool
     max_pixels: int
@@ -32,20 +32,20 @@ class Offloader(Protocol):
 
     @property
     def state(self) -> UpstreamState:
-        """Whether the upstream is being asked at the moment."""
+        """Whether the upstream is currently in use."""
         ...
 
     @property
     def accepts(self) -> Accepts:
-        """What it takes in one call, as far as it was heard."""
+        """What the upstream accepts in one call, as far as this node knows."""
         ...
 
     async def resume(self, call: Call) -> Answers:
         """Finish samples that were handed over.
 
-        A call that begins with block 1 goes upstream as the images its samples came as, any other one as features.
+        A call that begins with block 1 is sent as the original images, any other call as features.
 
         Raises:
-            OffloadError: the upstream is late, gone, refuses, or answers nonsense.
+            OffloadError: the upstream is late or gone, refuses, or answers nonsense.
         """
         ...

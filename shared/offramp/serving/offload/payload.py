@@ -1,6 +1,6 @@
-"""What each sample goes upstream as: the feature this tier computed, or the image it came as.
+"""Chooses what to send upstream for each sample: the feature this tier computed, or the original image.
 
-A network answers the same from the beginning, so whichever takes fewer bytes is sent, where the upstream takes it.
+The network gives the same answer from either, so the smaller one is sent, provided that the upstream accepts it.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from offramp.serving.offload.portions import portions
 
 
 class SmallestPayload:
-    """An `Offloader` that splits a call by what its samples are sent as, and by what the upstream takes in one call."""
+    """An `Offloader` that splits a call into images and features, and into parts the upstream accepts in one call."""
 
     def __init__(self, upstream: Offloader, *, feature_bytes: float) -> None:
-        """Choose for `upstream`; a feature is expected to take so many bytes."""
+        """Send to `upstream`; `feature_bytes` is the expected size of one feature."""
         self._upstream = upstream
         self._feature_bytes = feature_bytes
 
     @property
     def state(self) -> UpstreamState:
-        """Whether the upstream is being asked at the moment."""
+        """Whether the upstream is currently in use."""
         return self._upstream.state
 
     @property
     def accepts(self) -> Accepts:
-        """What it takes in one call."""
+        """What the upstream accepts in one call."""
         return self._upstream.accepts
 
     async def resume(self, call: Call) -> Answers:
@@ -61,7 +61,7 @@ class SmallestPayload:
 
 
 def _parts(call: Call, images: Sequence[int], accepts: Accepts) -> Iterator[tuple[list[int], int]]:
-    """Places of the samples that go together, and the block they go to."""
+    """Positions of the samples that are sent together, and the block they go to."""
     sized = [(at, (1, call.samples[at].num_pixels)) for at in images]
     for places in portions(sized, (accepts.max_samples, accepts.max_pixels)):
         yield places, 1

@@ -1,4 +1,4 @@
-"""As few portions as a limit allows."""
+"""Groups items within limits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Item = TypeVar("Item")
 
 
 def portions(sized: Iterable[tuple[Item, tuple[int, ...]]], limit: tuple[int, ...]) -> Iterator[list[Item]]:
-    """Group items, in order, so that no sum over a group exceeds its limit; an item that does alone stands alone.
+    """Group items, in order, so that no group exceeds a limit; an item that is too large gets a group of its own.
 
     Args:
         sized: items, each with as many sizes as there are limits.
-        limit: the most a group may sum up to, size by size.
+        limit: largest sum of each size over a group.
     """
     portion: list[Item] = []
     filled = (0,) * len(limit)

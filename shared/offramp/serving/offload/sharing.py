@@ -1,6 +1,6 @@
-"""Samples that different requests offload at about the same time go upstream in one call.
+"""Merges the samples that different requests offload at about the same time into one call.
 
-A call costs both sides several times what a small block does, and next to nothing more for another sample in it.
+A call costs both sides several times as much as a small block, and another sample in it costs next to nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState
 from offramp.serving.offload.portions import portions
 
 _MAX_SAMPLES = 32
-# Beyond that, bytes cost more than the call, and the first sample would wait for the last one's to arrive.
+# Beyond this the bytes cost more than the call, and the first sample would wait until the last one has arrived.
 _MAX_BYTES = 65_536
-# Decoding more takes several milliseconds; then a small photo would wait for a large one.
+# Decoding more takes several milliseconds, and a small photo would wait for a large one.
 _MAX_PIXELS = 1_000_000
 
 
@@ -31,14 +31,14 @@ class _Asked:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What requests have to agree in to share a call; their time left, within a factor of two."""
+        """Requests with the same key can share a call; their time left agrees within a factor of two."""
         call = self.call
         exponent = math.frexp(call.deadline - time.monotonic())[1]
         return call.first_block, call.thetas, call.traceparent, exponent
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Samples, bytes at most, and pixels to decode."""
+        """Number of samples, an upper bound on their bytes, and pixels to decode."""
         samples = self.call.samples
         if self.call.first_block > 1:
             return len(samples), sum(sample.feature.nbytes for sample in samples), 0
@@ -53,9 +53,9 @@ class SharedCalls:
         """Prepare; nothing is asked yet.
 
         Args:
-            upstream: who is asked.
-            window_s: how long a request waits for others, in seconds, while a call is under way; with none under way
-                only for those of the same round of the loop.
+            upstream: the offloader that is called.
+            window_s: how long a request waits for others while a call is in progress, in seconds. If none is, it waits
+                only for requests of the same round of the event loop.
         """
         self._upstream = upstream
         self._window_s = window_s
@@ -65,12 +65,12 @@ class SharedCalls:
 
     @property
     def state(self) -> UpstreamState:
-        """Whether the upstream is being asked at the moment."""
+        """Whether the upstream is currently in use."""
         return self._upstream.state
 
     @property
     def accepts(self) -> Accepts:
-        """What it takes in one call."""
+        """What the upstream accepts in one call."""
         return self._upstream.accepts
 
     async def resume(self, call: Call) -> Answers:
@@ -95,7 +95,7 @@ class SharedCalls:
         accepts = self._upstream.accepts
         limit = min(_MAX_SAMPLES, accepts.max_samples), _MAX_BYTES, min(_MAX_PIXELS, accepts.max_pixels)
         for alike in by_key.values():
-            # What one request asks stays together.
+            # The samples of one request stay together.
             for together in portions([(each, each.sizes) for each in alike], limit):
                 task = asyncio.create_task(self._ask(together))
                 self._under_way.add(task)
@@ -107,13 +107,13 @@ class SharedCalls:
             self._send()
 
     async def _ask(self, together: Sequence[_Asked], wasted_bytes: int = 0) -> None:
-        """Ask for all of them; `wasted_bytes` of each sample went upstream in vain before."""
+        """Ask for all of them; `wasted_bytes` were sent for each sample in an earlier call that failed."""
         try:
             answers = await self._upstream.resume(_merged([each.call for each in together]))
-        except Exception as error:  # noqa: BLE001 - it is handed to those who wait
+        except Exception as error:  # noqa: BLE001 - it is raised in the requests that wait
             if isinstance(error, OffloadError):
                 if error.blames_request and len(together) > 1:
-                    # Only one of the requests may be to blame: once more, each by itself.
+                    # Only one of the requests may be at fault, so send each again on its own.
                     await asyncio.gather(*(self._ask([each], error.uplink_bytes) for each in together))
                     return
                 error.uplink_bytes += wasted_bytes
