@@ -215,7 +215,8 @@ class TestFromPhotosToABundle:
     def test_two_budgets_at_once_are_refused(self, trained: Path) -> None:
         budgets = ("--max-cost", "0.5", "--max-drop", "1")
         check_refused(
-            offramp("calibrate", trained / "bundle", "--data", trained / "photos", *budgets), "exclude"
+            offramp("calibrate", trained / "bundle", "--data", trained / "photos", *budgets),
+            "cannot be combined",
         )
 
 
