@@ -201,4 +201,4 @@ async def test_images_of_one_request_share_one_limit_of_pixels(tiny_bundle: Bund
         fits = await client.post("/v1/predict", files=[("a", ("a.png", photo))] * 2)
         response = await client.post("/v1/predict", files=[("a", ("a.png", photo))] * 3)
     assert fits.status_code == 200
-    check_refused(response, 413, "image 3 of 3", "2500000 pixels in one request")
+    check_refused(response, 413, "image 3 of 3", "over its limit of 2500000 pixels")

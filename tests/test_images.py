@@ -176,13 +176,13 @@ class TestWhatIsRefused:
     def test_limits_are_the_callers_and_may_be_reached(self) -> None:
         exact = ImageLimits(max_pixels=48, max_aspect_ratio=8 / 6)
         assert decode_image(encoded(noise()), COLOUR, limits=exact).shape == COLOUR.pixel_shape
-        with pytest.raises(TooLargeError, match="8 x 6 pixels exceeds the limit of 47"):
+        with pytest.raises(TooLargeError, match="8 x 6 pixels takes the request over its limit of 47"):
             decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_pixels=47))
         with pytest.raises(RequestError, match=r"more than 1\.3 times as long"):
             decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_aspect_ratio=1.3))
 
     def test_the_images_of_a_request_share_its_limit(self) -> None:
-        with pytest.raises(TooLargeError, match=r"image 2 of 2: .* more than 95 pixels in one request"):
+        with pytest.raises(TooLargeError, match=r"image 2 of 2: .* over its limit of 95 pixels"):
             decode_images([encoded(noise())] * 2, COLOUR, limits=ImageLimits(max_pixels=95))
 
     def test_the_one_of_several_that_is_no_image_is_named(self) -> None:

@@ -114,7 +114,7 @@ async def test_a_reply_that_is_no_message_does_not_end_the_probing(tiny_bundle: 
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with offloader(tiny_bundle, f"127.0.0.1:{port}") as client:
-        assert "no message" in (client.state.reason or "")
+        assert "not a message" in (client.state.reason or "")
         async with asyncio.timeout(5):
             while not client.state.up:
                 await asyncio.sleep(0.01)

@@ -163,6 +163,6 @@ async def test_a_cloud_tells_what_it_accepts_and_refuses_more(tiny_bundle: Bundl
             thetas=[1.0, 1.0],
             images=images,
         )
-        with pytest.raises(grpc.aio.AioRpcError, match="more than 100 pixels") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match="over its limit of 100 pixels") as caught:
             await stub.Infer(call)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -86,7 +86,7 @@ class TestStartingWrong:
 
     def test_blocks_that_are_no_range(self, module: str, tiny_bundle: Bundle) -> None:
         result = run_node(module, str(tiny_bundle.directory), "--blocks", "3-2")
-        check_one_clear_line(result, "--blocks", "is '3-2': no range")
+        check_one_clear_line(result, "--blocks", "is '3-2': not a range")
 
     def test_a_misspelt_variable(self, module: str, tiny_bundle: Bundle) -> None:
         prefix = "EDGE" if module == "edge_node" else "CLOUD"

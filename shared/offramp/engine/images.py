@@ -145,7 +145,7 @@ def _check_header(size: tuple[int, int], pixels_left: int, limits: ImageLimits) 
     width, height = size
     if pixels_left < 0:
         raise TooLargeError(
-            f"image of {width} x {height} pixels exceeds the limit of {limits.max_pixels} pixels in one request; "
+            f"image of {width} x {height} pixels takes the request over its limit of {limits.max_pixels} pixels; "
             "send smaller images, or fewer"
         )
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
