@@ -182,7 +182,9 @@ class TestWhatIsRefused:
             decode_image(encoded(noise()), COLOUR, limits=ImageLimits(max_aspect_ratio=1.3))
 
     def test_the_images_of_a_request_share_its_limit(self) -> None:
-        with pytest.raises(TooLargeError, match=r"image 2 of 2: .* more than 95 pixels in one request"):
+        with pytest.raises(
+            TooLargeError, match=r"image 2 of 2: .* exceeds the limit of 95 pixels in one request"
+        ):
             decode_images([encoded(noise())] * 2, COLOUR, limits=ImageLimits(max_pixels=95))
 
     def test_the_one_of_several_that_is_no_image_is_named(self) -> None:
