@@ -1,4 +1,4 @@
-"""`export`: from a run to a bundle that never stops early, until it is calibrated."""
+"""`export`: turns a run into a bundle, which never stops early until it is calibrated."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Export(Command):
     )
     fit_on: Path | None = Field(
         default=None,
-        description="the data it was trained on: fit each exit's temperature, or its learned confidence, on one half "
-        "of the validation part, so that it is as sure as it is right",
+        description="the data the network was trained on: fit each exit's temperature, or its learned confidence, on "
+        "one half of the validation part, so that confidence matches accuracy",
     )
     static: bool = Field(
         default=False, description="the backbone alone, without early exits: the rival to compare with"
@@ -50,7 +50,7 @@ class Export(Command):
     )
 
     def execute(self) -> None:
-        """Export, prove that the graphs compute what the network does, and say what to do next."""
+        """Export, prove that the graphs compute what the network does, and print what to do next."""
         from offramp.authoring.export import export_bundle
         from offramp.authoring.training.run import load_network, load_run
 
@@ -85,7 +85,9 @@ class Export(Command):
 
         if self.fit_on is None:
             if self.measure == "learned":
-                raise ConfigError("--measure learned needs --fit-on DATA: the data it was trained on")
+                raise ConfigError(
+                    "--measure learned needs --fit-on DATA, the data the network was trained on"
+                )
             return [Confidence(self.measure)] * network.num_exits
         images = load_images(self.fit_on, "train", origin.recipe.preprocessing)
         validation = same_held_out(images, origin.provenance.data, self.fit_on)
