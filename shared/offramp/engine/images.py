@@ -23,6 +23,8 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _LIGHT_PIXELS = 512 * 512
+# Where Pillow looks for an orientation. Most small photos have none of these, and looking takes microseconds.
+_TELL_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +187,8 @@ def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 
 
 def _turn_upright(image: Image.Image) -> None:
+    if _TELL_ORIENTATION.isdisjoint(image.info):
+        return
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
