@@ -33,7 +33,7 @@ from pydantic_settings import (
 
 from offramp.errors import ConfigError, OfframpError
 from offramp.install import how_to_install
-from offramp.logs import line
+from offramp.logs import line, start_logging
 
 _log = logging.getLogger("offramp.command")
 
@@ -110,6 +110,8 @@ class Command(BaseSettings):
 
 def run_command(command: type[Command], arguments: Sequence[str], *, program: str) -> None:
     """Read a command and run it; an `OfframpError` is printed on one line, and the exit status is 2."""
+    if prefix_of(command):
+        start_logging()  # reading the variables may already log something
     try:
         command.read(arguments, program=program).execute()
     except OfframpError as error:
