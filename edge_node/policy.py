@@ -135,7 +135,7 @@ class Policy:
         if _version(found) == self._seen:
             return
         try:
-            with open(file, "rb") as opened:  # noqa: PTH123
+            with open(file, "rb") as opened:  # noqa: PTH123 - as above
                 self._read(opened)
         except OSError as error:
             self._seen = _version(found)

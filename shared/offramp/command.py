@@ -69,7 +69,7 @@ class Command(BaseSettings):
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the interface is pydantic's
         init_settings: PydanticBaseSettingsSource,
         *_: Any,
-        **others: Any,  # noqa: ARG003
+        **others: Any,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Use only the arguments when a command is created in code; `read` adds the other sources."""
         return (init_settings,)

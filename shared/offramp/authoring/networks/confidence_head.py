@@ -39,10 +39,10 @@ def fit_confidence_head(logits_NK: NDArray[np.float32], classes_N: NDArray[np.in
         value = (
             value + _DECAY * parameters.square().sum()
         )  # decay the bias too, or it would grow without limit if all are right
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)  # type: ignore[no-untyped-call] # as above
     weights_M = parameters.detach()[:-1] / spread_M
     bias = float(parameters.detach()[-1] - weights_M @ mean_M)
     max_softmax, score_margin, entropy = weights_M.tolist()
