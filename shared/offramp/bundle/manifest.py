@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from offramp.bundle.preprocessing import Preprocessing as Preprocessing
+from offramp.bundle.preprocessing import decisive_fields
 from offramp.bundle.provenance import Provenance, Sha256
 from offramp.record import Record
 
@@ -21,36 +23,6 @@ RiskName = Literal["disagreement", "harm"]
 Theta = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
-
-
-class Preprocessing(Record):
-    """The input of block 1: uint8 pixels (B, height, width, channels), 0 to 255.
-
-    The nodes convert every image to this size and mode. Block 1's graph scales pixels to [0, 1], then
-    subtracts `mean` and divides by `std`, per channel.
-    """
-
-    height: int = Field(ge=1, le=4096)
-    width: int = Field(ge=1, le=4096)
-    mode: Literal["L", "RGB"]
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-    @property
-    def channels(self) -> int:
-        """1 for grey, 3 for colour."""
-        return len(self.mode)
-
-    @property
-    def pixel_shape(self) -> tuple[int, int, int]:
-        """Shape (H, W, C) of one image."""
-        return self.height, self.width, self.channels
-
-    @model_validator(mode="after")
-    def _check_channels(self) -> Self:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mode {self.mode} needs {self.channels} values of mean and of std")
-        return self
 
 
 class Tensor(Record):
@@ -255,7 +227,8 @@ def bundle_id_for(manifest: Manifest) -> str:
 
     Operating points are left out: each request carries its θ, so two nodes may have different ones.
     """
-    decisive = manifest.model_dump(mode="json", include={"labels", "preprocessing", "blocks"})
+    decisive = manifest.model_dump(mode="json", include={"labels", "blocks"})
+    decisive["preprocessing"] = decisive_fields(manifest.preprocessing)
     for block in decisive["blocks"]:
         if block["levels"] is None:  # left out, so that a bundle without a bottleneck keeps its id
             del block["levels"]

@@ -1,0 +1,25 @@
+"""Untrusted bytes → the uint8 pixels that block 1 takes, as the bundle's preprocessing says."""
+
+from offramp.engine.images.decode import (
+    DEFAULT_LIMITS,
+    ImageLimits,
+    OpenedImages,
+    decode_crop,
+    decode_image,
+    decode_images,
+    open_images,
+    resize_pixels,
+)
+from offramp.engine.images.files import PHOTO_SUFFIXES
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "PHOTO_SUFFIXES",
+    "ImageLimits",
+    "OpenedImages",
+    "decode_crop",
+    "decode_image",
+    "decode_images",
+    "open_images",
+    "resize_pixels",
+]

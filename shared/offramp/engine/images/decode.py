@@ -1,0 +1,184 @@
+"""Decodes image files to the uint8 pixels that block 1 takes; safe for untrusted bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from offramp.bundle.preprocessing import Preprocessing
+from offramp.engine.images.files import load_image, open_image
+from offramp.engine.images.fit import Box, cut_out, fitted, orientation, seen_size, turned
+from offramp.errors import ConfigError, RequestError, TooLargeError
+
+_LIGHT_PIXELS = 512 * 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """Limits on the images of one request, checked by their headers before any of them is decoded.
+
+    max_pixels: of all images together. max_aspect_ratio: longer side of an image to its shorter one.
+    setting: name of the setting that `max_pixels` comes from, for the error; None if it comes from no setting.
+    """
+
+    max_pixels: int = 60_000_000
+    max_aspect_ratio: float = 20.0
+    setting: str | None = None
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode_image(
+    data: bytes, preprocessing: Preprocessing, *, limits: ImageLimits = DEFAULT_LIMITS
+) -> NDArray[np.uint8]:
+    """Decode one image: uint8 pixels (H, W, C). See `decode_images`."""
+    pixels: NDArray[np.uint8] = decode_images([data], preprocessing, limits=limits)[0]
+    return pixels
+
+
+def decode_images(
+    images: Sequence[bytes], preprocessing: Preprocessing, *, limits: ImageLimits = DEFAULT_LIMITS
+) -> NDArray[np.uint8]:
+    """Decode JPEG, PNG, WebP or, with the extra heif, HEIC images as the bundle's preprocessing says.
+
+    EXIF orientation is applied. An image that already has the size it is to be resized to is not resampled.
+
+    Returns:
+        uint8 pixels (B, H, W, C).
+
+    Raises:
+        UnsupportedMediaError: one of them has another format.
+        TooLargeError: by their headers, the images have more pixels in total than `limits` allow.
+        RequestError: empty, truncated or damaged data, or an aspect ratio beyond `limits`.
+    """
+    return open_images(images, limits=limits).decode(preprocessing)
+
+
+def decode_crop(
+    data: bytes, preprocessing: Preprocessing, box: Box, *, limits: ImageLimits = DEFAULT_LIMITS
+) -> NDArray[np.uint8]:
+    """Decode a part of one image, resized to the bundle's size whatever its shape: uint8 pixels (H, W, C).
+
+    All else is as in `decode_image`: orientation, interpolation, background, mode, and the scale at which a JPEG is
+    decoded. It is for augmentation, such as randomly resized crops.
+
+    Args:
+        box: left, upper, right and lower border of the part, as fractions of the upright picture.
+
+    Raises:
+        ConfigError: the box is empty or reaches beyond the picture.
+        UnsupportedMediaError, TooLargeError, RequestError: as in `decode_images`.
+    """
+    left, upper, right, lower = box
+    if not (0 <= left < right <= 1 and 0 <= upper < lower <= 1):
+        raise ConfigError(
+            f"box {box} is not a part of the picture; give 0 <= left < right <= 1, upper and lower alike"
+        )
+    image = open_image(data)
+    _check_header(image.size, limits.max_pixels - image.width * image.height, limits)
+    whole = math.ceil(preprocessing.width / (right - left)), math.ceil(preprocessing.height / (lower - upper))
+    if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
+        _draft(image, whole, preprocessing.jpeg_margin)
+    image = load_image(image, data)
+    return cut_out(turned(image, orientation(image)), preprocessing, box)
+
+
+class OpenedImages:
+    """Images whose headers are within the limits; their pixels can be decoded once."""
+
+    def __init__(self, images: Sequence[Image.Image], data: Sequence[bytes]) -> None:
+        self._images = images
+        self._data = data
+        self.num_pixels = [image.width * image.height for image in images]
+        # Decoding more than this takes milliseconds.
+        self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS
+
+    def decode(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        """Decode them: uint8 pixels (B, H, W, C); see `decode_images`.
+
+        Raises:
+            RequestError: truncated or damaged data.
+        """
+        decoded = []
+        for number, (image, data) in enumerate(zip(self._images, self._data, strict=True), start=1):
+            with _numbered(number, len(self._images)):
+                decoded.append(_decoded(image, data, preprocessing))
+            image.close()
+        return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
+
+
+def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS) -> OpenedImages:
+    """Read the headers of images and check them against the limits; no pixel is decoded.
+
+    Raises:
+        UnsupportedMediaError: one of them has a format that is not read here.
+        TooLargeError: by their headers, the images have more pixels in total than `limits` allow.
+        RequestError: empty or damaged data, or an aspect ratio beyond `limits`.
+    """
+    opened, pixels_left = [], limits.max_pixels
+    for number, data in enumerate(images, start=1):
+        with _numbered(number, len(images)):
+            image = open_image(data)
+            pixels_left -= image.width * image.height
+            _check_header(image.size, pixels_left, limits)
+        opened.append(image)
+    return OpenedImages(opened, images)
+
+
+@contextmanager
+def _numbered(number: int, count: int) -> Iterator[None]:
+    """Say which of several images an error is about."""
+    try:
+        yield
+    except RequestError as error:
+        if count == 1:
+            raise
+        raise type(error)(f"image {number} of {count}: {error}") from error
+
+
+def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Convert uint8 pixels (H, W) or (H, W, 3) to the bundle's size and mode, as `decode_image` does."""
+    image = Image.fromarray(pixels)
+    return fitted(image, preprocessing, preprocessing.resized(*image.size))
+
+
+def _check_header(size: tuple[int, int], pixels_left: int, limits: ImageLimits) -> None:
+    width, height = size
+    if pixels_left < 0:
+        setting = f" ({limits.setting})" if limits.setting else ""
+        raise TooLargeError(
+            f"image of {width} x {height} pixels takes the request over its limit of {limits.max_pixels} pixels"
+            f"{setting}; send smaller images, or fewer"
+        )
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        raise RequestError(
+            f"image of {width} x {height} pixels has one side more than {limits.max_aspect_ratio:g} times as long as "
+            "the other, too much to shrink to the network's size; crop it first"
+        )
+
+
+def _decoded(image: Image.Image, data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    # The size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
+    size = image.size
+    if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
+        _draft(image, preprocessing.resized(*seen_size(size, orientation(image))), preprocessing.jpeg_margin)
+    image = load_image(image, data)
+    turn = orientation(image)  # a PNG may tell it behind its pixels
+    return fitted(turned(image, turn), preprocessing, preprocessing.resized(*seen_size(size, turn)))
+
+
+def _draft(image: JpegImageFile, whole: tuple[int, int], margin: int) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which skips most of the work.
+
+    whole: size (width, height) that the upright picture is going to be resized to.
+    """
+    width, height = seen_size(whole, orientation(image))
+    image.draft(None, (margin * width, margin * height))

@@ -1,0 +1,111 @@
+"""Opens image files with Pillow: which formats are read, and what is mended or refused."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import cache
+
+from PIL import Image, UnidentifiedImageError
+
+from offramp.engine.images import png
+from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
+from offramp.install import how_to_install
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+# How the names of photos end. A file that has such a name may still be something else.
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif"})
+
+# Pillow only warns about a possible decompression bomb; `ImageLimits` is stricter and refuses it.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# It also warns about damaged EXIF data, which `orientation` tolerates.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+# The brands of ISO 23008-12 (HEIF) for pictures that HEVC encodes.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Read the header of an image; no pixel is decoded.
+
+    Raises:
+        UnsupportedMediaError: it is not in a format that is read here.
+        TooLargeError: Pillow takes it for a decompression bomb.
+        RequestError: empty or damaged data.
+    """
+    if not data:
+        raise RequestError("image of 0 bytes; send the contents of a JPEG, PNG or WebP file")
+    try:
+        image = _opened(data)
+    except UnidentifiedImageError as error:
+        raise UnsupportedMediaError(
+            f"{len(data)} bytes that begin with {data[:8].hex(' ')} are not an image this node reads; "
+            "send a JPEG, PNG or WebP"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeError(f"image refused: {error}; send a smaller one") from error
+    except (MemoryError, UnsupportedMediaError):
+        raise
+    except Exception as error:
+        raise _damaged(len(data), error) from error
+    if "transparency" in image.info and image.format == "PNG":
+        png.mend_transparency(image, data)
+    return image
+
+
+def load_image(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode the pixels of an opened image; the result may be another object.
+
+    Raises:
+        RequestError: truncated or damaged data.
+    """
+    try:
+        image.load()
+        return image
+    except MemoryError:
+        raise
+    except Exception as error:
+        plain = png.without_notes(data)
+        if plain is None:
+            raise _damaged(len(data), error) from error
+        # It may only be a note behind the pixels that cannot be read.
+        return load_image(open_image(plain), plain)
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heic(data):
+            raise
+        _register_heif()
+        return Image.open(io.BytesIO(data), formats=("HEIF",))
+    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise
+    except Exception:
+        # Pillow refuses a whole PNG for notes that it finds too large, such as 2 MB of XMP.
+        plain = png.without_notes(data)
+        if plain is None:
+            raise
+        return Image.open(io.BytesIO(plain), formats=("PNG",))
+
+
+def _is_heic(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+
+
+@cache
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ModuleNotFoundError as error:
+        raise UnsupportedMediaError(
+            f"a HEIC photo, which this node does not read; send a JPEG, PNG or WebP, or install the extra heif where "
+            f"the node runs: {how_to_install('heif')}"
+        ) from error
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _damaged(size: int, error: Exception) -> RequestError:
+    # Pillow's decoders raise all kinds of exceptions on damaged data.
+    return RequestError(f"image of {size} bytes cannot be decoded: {error}; send the whole file again")

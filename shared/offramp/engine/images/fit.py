@@ -1,0 +1,164 @@
+"""From a decoded picture to pixels of the network's size and mode: upright, resized, cropped or padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from offramp.bundle.preprocessing import Preprocessing
+
+Box = tuple[float, float, float, float]
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+
+# Where Pillow looks for an orientation. Most small photos have none of these, and looking takes microseconds.
+_TELL_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_ORIENTATION = 0x0112
+_UPRIGHT_BY = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 to 8; 1, upright, if it tells none that can be read."""
+    if _TELL_ORIENTATION.isdisjoint(image.info):
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION)
+        return found if found in _UPRIGHT_BY else 1
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - a photo with damaged EXIF data is still a photo
+        return 1
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The decoded image as it was meant to be seen."""
+    turn = _UPRIGHT_BY.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def seen_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """The size (width, height) of an image that is turned upright, and back."""
+    return size[::-1] if orientation >= 5 else size
+
+
+def fitted(image: Image.Image, preprocessing: Preprocessing, whole: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring an upright image to the network's size and mode: uint8 pixels (H, W, C).
+
+    Args:
+        image: the decoded picture.
+        whole: size (width, height) that the whole picture is resized to before it is cropped or padded.
+    """
+    target = (preprocessing.width, preprocessing.height)
+    image = _plain(image)
+    if whole == target:
+        if image.size != target:
+            # Shrink first, so that the conversions in `_finished` do not copy a large image.
+            image = image.resize(target, FILTERS[preprocessing.interpolation])
+    else:
+        image = _centre(image, whole, target, FILTERS[preprocessing.interpolation])
+    return _finished(image, preprocessing)
+
+
+def cut_out(image: Image.Image, preprocessing: Preprocessing, box: Box) -> NDArray[np.uint8]:
+    """Resize a part of an upright image to the network's size and mode: uint8 pixels (H, W, C).
+
+    Args:
+        image: the decoded picture.
+        box: left, upper, right and lower border of the part, as fractions of the picture.
+    """
+    width, height = image.size
+    left, upper, right, lower = box
+    part = (left * width, upper * height, right * width, lower * height)
+    size = (preprocessing.width, preprocessing.height)
+    return _finished(
+        _plain(image).resize(size, FILTERS[preprocessing.interpolation], box=part), preprocessing
+    )
+
+
+def _centre(
+    image: Image.Image, whole: tuple[int, int], target: tuple[int, int], resampling: Image.Resampling
+) -> Image.Image:
+    """What a crop of the target's size around the centre keeps of an image that is resized to `whole`."""
+    width, height = (min(sides) for sides in zip(whole, target, strict=True))
+    if (width, height) == whole:
+        return image if image.size == whole else image.resize(whole, resampling)
+    # Python rounds halves to the even number, and so does torchvision's CenterCrop.
+    left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+    box = (left, upper, left + width, upper + height)
+    if image.size == whole:
+        return image.crop(box)
+    if resampling == Image.Resampling.NEAREST:
+        # Cheap; and with a box, Pillow may round to a neighbouring pixel.
+        return image.resize(whole, resampling).crop(box)
+    across, down = image.width / whole[0], image.height / whole[1]
+    part = (
+        box[0] * across,
+        box[1] * down,
+        min(box[2] * across, image.width),
+        min(box[3] * down, image.height),
+    )
+    # The filter looks beyond the box, so this gives the pixels of a crop after resizing all of it.
+    return image.resize((width, height), resampling, box=part)
+
+
+def _finished(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    if image.mode == "RGBA":
+        behind = Image.new("RGBA", image.size, _rgba(preprocessing.background))
+        image = Image.alpha_composite(behind, image)
+    if image.mode != preprocessing.mode:
+        image = image.convert(preprocessing.mode)
+    height, width, _ = preprocessing.pixel_shape
+    if image.size != (width, height):
+        padded = Image.new(preprocessing.mode, (width, height), _pad_color(preprocessing))
+        padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        image = padded
+    return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(preprocessing.pixel_shape)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in one of the modes that can be resized: L, RGB, RGBA."""
+    if image.mode.startswith("I"):
+        return _of_16_bits(image)
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _of_16_bits(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255, which turns a 16-bit photo white.
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is None:
+        return grey
+    opaque = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    return Image.merge("RGBA", (grey, grey, grey, opaque))
+
+
+def _rgba(color: int | tuple[int, int, int]) -> tuple[int, int, int, int]:
+    red, green, blue = color if isinstance(color, tuple) else (color, color, color)
+    return red, green, blue, 255
+
+
+def _pad_color(preprocessing: Preprocessing) -> int | tuple[int, int, int]:
+    color = preprocessing.pad_color
+    return color if preprocessing.mode == "L" or isinstance(color, tuple) else (color, color, color)
