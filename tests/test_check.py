@@ -72,7 +72,7 @@ def check_refused(directory: Path, images: LabelledImages, says: str, **changes:
 def test_a_recipe_that_does_not_fit_its_network_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, replace(recipes.RECIPES[RECIPE], **changes))
+    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipes.RECIPES[RECIPE].changed(**changes))
     check_refused(tmp_path, stripes(100), says)
 
 
@@ -81,7 +81,7 @@ def test_an_image_that_the_network_cannot_take_is_told_before_training(
 ) -> None:
     recipe = recipes.RECIPES[RECIPE]
     colour = recipe.preprocessing.model_copy(update=COLOUR)
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, replace(recipe, preprocessing=colour))
+    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipe.changed(preprocessing=colour))
     check_refused(tmp_path, in_colour(stripes(100)), r"fails on an image of shape \(3, 28, 28\), which")
 
 
@@ -112,8 +112,3 @@ def test_holding_out_all_there_is_names_the_option_and_a_number_that_works(
 
 def test_too_few_labels_name_the_option(tmp_path: Path) -> None:
     check_refused(tmp_path, stripes(100), "class 2, but 2 labels .* --labels", labels=("rows", "columns"))
-
-
-def test_the_defaults_of_a_recipe_are_there_to_be_shown() -> None:
-    found = recipes.recipe_named("b-lenet-mnist").defaults
-    assert found == recipes.Defaults(epochs=60, validation=5000, learning_rate=0.05, batch_size=128)

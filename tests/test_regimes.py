@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,7 @@ def test_a_start_of_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_a_recipe_whose_backbone_is_trained_already_teaches_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
 ) -> None:
-    trained = replace(RECIPES["b-lenet-fashion"], is_trained=True)
+    trained = RECIPES["b-lenet-fashion"].changed(is_trained=True)
     monkeypatch.setitem(RECIPES, "b-lenet-fashion", trained)
     train(stripes(), run_of(stripes(), regime="distill", frozen=frozen), tmp_path / "run")
     lightning.seed_everything(0, verbose=False)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from offramp.authoring.networks.recipes import RECIPES, Augmentation
+from offramp.authoring.networks.recipe import Augmentation
+from offramp.authoring.networks.recipes import RECIPES
 
 # For the first of B-ResNet-56's two trainings, from before its recipe dropped blanked squares.
-B_RESNET56_BLANKED = replace(
-    RECIPES["b-resnet56-cifar10"],
+B_RESNET56_BLANKED = RECIPES["b-resnet56-cifar10"].changed(
     epochs=40,
     weight_decay=5e-4,
     augmentation=Augmentation(shift=4, mirror=True, blank=8),

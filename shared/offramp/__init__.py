@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from offramp.authoring.networks.backbone import attach_exits
     from offramp.authoring.networks.early_exit import EarlyExitNetwork
-    from offramp.authoring.networks.recipes import Augmentation, Recipe
+    from offramp.authoring.networks.recipe import Augmentation, Recipe
     from offramp.bundle import Bundle, Preprocessing, load_bundle
     from offramp.engine.classifier import Classifier, Prediction
 
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Augmentation": "offramp.authoring.networks.recipes",
+    "Augmentation": "offramp.authoring.networks.recipe",
     "Bundle": "offramp.bundle",
     "Classifier": "offramp.engine.classifier",
     "EarlyExitNetwork": "offramp.authoring.networks.early_exit",
     "Prediction": "offramp.engine.classifier",
     "Preprocessing": "offramp.bundle",
-    "Recipe": "offramp.authoring.networks.recipes",
+    "Recipe": "offramp.authoring.networks.recipe",
     "attach_exits": "offramp.authoring.networks.backbone",
     "load_bundle": "offramp.bundle",
 }

@@ -11,7 +11,7 @@ from offramp.authoring.data import load_images
 from offramp.cli.held_out import same_held_out
 from offramp.cli.options import RunArgument, SkipOption
 from offramp.cli.progress import console
-from offramp.cli.train import run_of
+from offramp.cli.train import changed, run_of
 from offramp.command import Command
 from offramp.errors import ConfigError
 
@@ -81,12 +81,11 @@ class Compress(Command):
         narrowed = run_of(
             labels=origin.labels,
             provenance=provenance,
+            recipe=changed(origin.recipe, epochs=self.epochs, learning_rate=self.learning_rate),
             regime="bottleneck",
             bottleneck=spec,
             start=str(self.run),
             teacher=self.teacher and str(self.teacher),
-            learning_rate=self.learning_rate,
-            exit_weights=origin.exit_weights,
             alpha=self.alpha,
             temperature=self.temperature,
         )

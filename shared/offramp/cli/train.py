@@ -17,7 +17,7 @@ from offramp.command import Command
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from offramp.authoring.networks.recipes import Recipe
+    from offramp.authoring.networks.recipe import RecipeValues
     from offramp.authoring.training.run import Run
 
 
@@ -88,17 +88,17 @@ class Train(Command):
         from offramp.authoring.networks.recipes import recipe_named
         from offramp.authoring.training.train import Machines, train
 
-        plan = recipe_named(self.recipe)
+        named = recipe_named(self.recipe).values
+        plan = changed(named, **self._changes(exits=len(named.exit_weights)))
         images, names = self._images(plan)
         run = run_of(
             labels=names,
             provenance=self._provenance(plan, images),
+            recipe=plan,
             regime=self.regime,
-            exit_weights=_weights("--exit-weights", self.exit_weights, len(plan.exit_weights)),
             final_exit_weights=_weights(
                 "--final-exit-weights", self.final_exit_weights, len(plan.exit_weights)
             ),
-            learning_rate=self.learning_rate,
             start=self.start and str(self.start),
             teacher=self.teacher and str(self.teacher),
             alpha=self.alpha,
@@ -114,7 +114,16 @@ class Train(Command):
         train(images, run, self.out, resume=self.resume, machines=Machines(self.devices, self.nodes))
         console.print("trained; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
 
-    def _images(self, plan: Recipe) -> tuple[LabelledImages, tuple[str, ...]]:
+    def _changes(self, *, exits: int) -> dict[str, Any]:
+        """What the options change in the recipe."""
+        return {
+            "epochs": self.epochs,
+            "validation": self.validation,
+            "learning_rate": self.learning_rate,
+            "exit_weights": _weights("--exit-weights", self.exit_weights, exits),
+        }
+
+    def _images(self, plan: RecipeValues) -> tuple[LabelledImages, tuple[str, ...]]:
         """The training part, and the names of its classes."""
         if self.unlabelled:
             names = _taught_labels(self.regime, self.alpha, self.start)
@@ -122,23 +131,35 @@ class Train(Command):
         images = load_images(self.data, "train", plan.preprocessing, skip_unreadable=self.skip_unreadable)
         return images, _labels(self.labels, images)
 
-    def _provenance(self, plan: Recipe, images: LabelledImages) -> Provenance:
+    def _provenance(self, plan: RecipeValues, images: LabelledImages) -> Provenance:
         from offramp.authoring.training.run import library_versions
 
         return Provenance(
             commands=(self.as_typed,),
             recipe=self.recipe,
             seed=self.seed,
-            epochs=self.epochs or plan.epochs,
+            epochs=plan.epochs,
             data=Data(
                 name=self.data.name,
                 samples=len(images),
                 fingerprint=images.fingerprint(),
-                split=Split(seed=self.seed, validation=self.validation or plan.validation),
+                split=Split(seed=self.seed, validation=plan.validation),
                 labelled=not self.unlabelled,
             ),
             versions=library_versions(),
         )
+
+
+def changed(recipe: RecipeValues, **changes: Any) -> RecipeValues:
+    """The recipe with those changes that are not None; an error names the option of a wrong value.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+    try:
+        return recipe.changed(**{name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        raise _about_option(error) from error
 
 
 def run_of(**settings: Any) -> Run:
@@ -152,9 +173,13 @@ def run_of(**settings: Any) -> Run:
     try:
         return Run(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{option} is {first['input']!r}: {first['msg'].removeprefix('Input ')}") from error
+        raise _about_option(error) from error
+
+
+def _about_option(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    option = "--" + str(first["loc"][0]).replace("_", "-")
+    return ConfigError(f"{option} is {first['input']!r}: {first['msg'].removeprefix('Input ')}")
 
 
 def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:

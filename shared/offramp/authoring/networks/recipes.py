@@ -4,70 +4,19 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from functools import partial
 
+from pydantic import ValidationError
+
 from offramp.authoring.networks.alexnet import b_alexnet, gc_alexnet
-from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.lenet import b_lenet
 from offramp.authoring.networks.mobilenet import b_mobilenet
+from offramp.authoring.networks.recipe import Augmentation, Recipe
 from offramp.authoring.networks.resnet import b_resnet, resnet
 from offramp.authoring.networks.vit import b_vit
 from offramp.bundle.manifest import Preprocessing
 from offramp.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random changes of a training image: shift by up to `shift` pixels, mirror, blank a square."""
-
-    shift: int = 0
-    mirror: bool = False
-    blank: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """What a recipe does by default: epochs, samples held out, highest learning rate, batch size."""
-
-    epochs: int
-    validation: int
-    learning_rate: float
-    batch_size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that `offramp train` needs besides the data.
-
-    is_trained: whether `build` returns a backbone that is trained already, such as a model of yours after
-    `attach_exits`; if so, `--regime distill` needs no `--start`.
-    """
-
-    build: Callable[[int], EarlyExitNetwork]
-    preprocessing: Preprocessing
-    exit_weights: tuple[float, ...]
-    epochs: int = 60
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    split_point: int = 2
-    validation: int = 5000
-    is_trained: bool = False
-
-    @property
-    def defaults(self) -> Defaults:
-        """The defaults to show before a training, whatever the regime."""
-        return Defaults(
-            epochs=self.epochs,
-            validation=self.validation,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-        )
-
 
 _GREY_28 = Preprocessing(height=28, width=28, mode="L", mean=(0.2,), std=(0.33,))
 _COLOUR_32 = Preprocessing(
@@ -98,23 +47,23 @@ _ALEXNET = Recipe(
     validation=5000,
 )
 # These networks are narrow and do not overfit in this many epochs, so no square is blanked.
-_RESNET = replace(_ALEXNET, epochs=45, weight_decay=3e-4, augmentation=Augmentation(shift=4, mirror=True))
+_RESNET = _ALEXNET.changed(epochs=45, weight_decay=3e-4, augmentation=Augmentation(shift=4, mirror=True))
 
 RECIPES: Mapping[str, Recipe] = {
     "b-lenet-mnist": _LENET,
-    "b-lenet-fashion": replace(_LENET, augmentation=Augmentation(shift=1, mirror=True)),
+    "b-lenet-fashion": _LENET.changed(augmentation=Augmentation(shift=1, mirror=True)),
     "b-alexnet-cifar10": _ALEXNET,
-    "gc-alexnet-cifar10": replace(
-        _ALEXNET, build=gc_alexnet, exit_weights=(0.5, 0.5, 0.5, 0.5, 1.0), split_point=4
+    "gc-alexnet-cifar10": _ALEXNET.changed(
+        build=gc_alexnet, exit_weights=(0.5, 0.5, 0.5, 0.5, 1.0), split_point=4
     ),
-    "b-resnet20-cifar10": replace(_RESNET, build=partial(b_resnet, 20)),
-    "b-resnet32-cifar10": replace(_RESNET, build=partial(b_resnet, 32)),
-    "b-resnet56-cifar10": replace(_RESNET, build=partial(b_resnet, 56)),
-    "b-resnet110-cifar10": replace(_RESNET, build=partial(b_resnet, 110)),
-    "b-mobilenet-cifar10": replace(_RESNET, build=b_mobilenet),
-    "b-vit-cifar10": replace(_RESNET, build=b_vit, learning_rate=0.03),
+    "b-resnet20-cifar10": _RESNET.changed(build=partial(b_resnet, 20)),
+    "b-resnet32-cifar10": _RESNET.changed(build=partial(b_resnet, 32)),
+    "b-resnet56-cifar10": _RESNET.changed(build=partial(b_resnet, 56)),
+    "b-resnet110-cifar10": _RESNET.changed(build=partial(b_resnet, 110)),
+    "b-mobilenet-cifar10": _RESNET.changed(build=b_mobilenet),
+    "b-vit-cifar10": _RESNET.changed(build=b_vit, learning_rate=0.03),
     # The static rival: no early exit at all.
-    "resnet20-cifar10": replace(_RESNET, build=partial(resnet, 20), exit_weights=(1.0,), split_point=2),
+    "resnet20-cifar10": _RESNET.changed(build=partial(resnet, 20), exit_weights=(1.0,), split_point=2),
 }
 
 
@@ -139,6 +88,12 @@ def _imported(name: str) -> Recipe:
         sys.path.insert(0, "")  # the current directory, as with `python -m`
     try:
         recipe = getattr(importlib.import_module(module), attribute)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"'{name}' has a value that is not allowed: {'.'.join(str(part) for part in first['loc'])} is "
+            f"{first['input']!r}: {first['msg'].removeprefix('Input ')}"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"no recipe '{name}': {error}; give module:NAME of a Recipe that can be imported from here"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -59,8 +59,18 @@ def _check_same(directory: Path, run: Run, *, resume: bool) -> None:
         raise ConfigError(
             f"{directory} already has a run; continue it with --resume or choose another directory"
         )
-    if load_run(directory).model_dump(exclude=_NOT_COMPARED) != run.model_dump(exclude=_NOT_COMPARED):
+    before, now = (_settings(each.model_dump(exclude=_NOT_COMPARED)) for each in (load_run(directory), run))
+    if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        name = differing[0]
         raise ConfigError(
-            f"{directory} has a run with other settings; resume it with its own settings, which are in "
-            f"{directory / RUN_FILE}"
+            f"{directory} has a run with other settings: {name} is {before.get(name)} there and {now.get(name)} here; "
+            f"resume it with its own settings, which are in {directory / RUN_FILE}"
         )
+
+
+def _settings(values: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """Every setting by its full name, such as `recipe.learning_rate`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _settings(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value}
+    return found

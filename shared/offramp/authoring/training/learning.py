@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.recipes import Recipe
+from offramp.authoring.networks.recipe import RecipeValues
 from offramp.authoring.training.augment import augment
 from offramp.authoring.training.losses import distillation_loss, joint_loss, reconstruction_loss
 from offramp.authoring.training.regimes import Phase
@@ -46,7 +46,7 @@ class PhaseTraining(lightning.LightningModule):
         self,
         network: EarlyExitNetwork,
         phase: Phase,
-        recipe: Recipe,
+        recipe: RecipeValues,
         *,
         num_classes: int,
         seed: int,

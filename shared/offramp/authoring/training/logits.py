@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.recipes import Recipe
+from offramp.authoring.networks.recipe import RecipeValues
 
 _BATCH = 500
 
 
-def logits_of(network: EarlyExitNetwork, images: LabelledImages, recipe: Recipe) -> list[NDArray[np.float32]]:
+def logits_of(
+    network: EarlyExitNetwork, images: LabelledImages, recipe: RecipeValues
+) -> list[NDArray[np.float32]]:
     """Logits (N, K) of every exit, shallow to deep."""
     normalise, network = Normalise(recipe.preprocessing), network.eval()
     with torch.no_grad():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
 from offramp.authoring.networks.bottleneck import Bottleneck, BottleneckSpec
 from offramp.authoring.networks.cost import network_cost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.recipes import Recipe, recipe_named
+from offramp.authoring.networks.recipe import Recipe, RecipeValues
+from offramp.authoring.networks.recipes import recipe_named
 from offramp.authoring.training.regimes import Phase, RegimeName, phases
 from offramp.bundle.provenance import Provenance
 from offramp.errors import ConfigError
@@ -28,14 +30,11 @@ class Run(Record):
 
     labels: tuple[str, ...] = Field(min_length=2)
     provenance: Provenance
+    recipe: RecipeValues = Field(description="as it was used, with the changes of the command line")
     regime: RegimeName = "joint"
-    exit_weights: tuple[Weight, ...] | None = Field(
-        default=None, description="w_i of the joint loss; the recipe's unless given"
-    )
     final_exit_weights: tuple[Weight, ...] | None = Field(
         default=None, description="w_i of the last epoch; the weights move there evenly"
     )
-    learning_rate: float | None = Field(default=None, gt=0, description="the recipe's unless given")
     start: str | None = Field(default=None, description="run whose weights this one starts from")
     teacher: str | None = Field(default=None, description="run whose last exit teaches; `start` unless given")
     alpha: float = Field(default=0.5, ge=0, le=1, description="share of the teacher in the loss")
@@ -45,15 +44,13 @@ class Run(Record):
         default=None, description="at the split, for the regime 'bottleneck'"
     )
 
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe as this version has it, with this run's changes."""
-        changes: dict[str, Any] = {
-            "exit_weights": self.exit_weights,
-            "learning_rate": self.learning_rate,
-        }
-        recipe = recipe_named(self.provenance.recipe)
-        return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    @model_validator(mode="after")
+    def _check_epochs(self) -> Self:
+        if self.provenance.epochs != self.recipe.epochs:
+            raise ValueError(
+                f"provenance says {self.provenance.epochs} epochs, the recipe {self.recipe.epochs}"
+            )
+        return self
 
     def phases(self, network: EarlyExitNetwork) -> tuple[Phase, ...]:
         """The phases of this run, in order."""
@@ -65,13 +62,17 @@ class Run(Record):
             bottleneck=self.bottleneck,
         )
 
-    def build(self) -> EarlyExitNetwork:
+    def build(self, directory: Path) -> EarlyExitNetwork:
         """The recipe's network, untrained, with this run's bottleneck.
 
+        Args:
+            directory: of this run.
+
         Raises:
-            ConfigError: the recipe builds something else, or the bottleneck's split point has no block.
+            ConfigError: there is no such recipe any more, it builds something else, or the bottleneck's split point has
+                no block.
         """
-        network = self.recipe.build(len(self.labels))
+        network = self._named(directory).build(len(self.labels))
         if not isinstance(network, EarlyExitNetwork):
             raise ConfigError(
                 f"recipe '{self.provenance.recipe}' builds a {type(network).__name__}, expected an EarlyExitNetwork; "
@@ -82,8 +83,20 @@ class Run(Record):
             network.bottleneck = Bottleneck(shape, self.bottleneck)
         return network
 
+    def _named(self, directory: Path) -> Recipe:
+        """The recipe as it is now, which only serves to build the network."""
+        name = self.provenance.recipe
+        try:
+            return recipe_named(name)
+        except ConfigError as error:
+            reason = error.__cause__ or "this version has no such recipe"
+            raise ConfigError(
+                f"{directory} was trained as '{name}', but that recipe cannot be found: {reason}; run this where the "
+                "recipe can be imported, as it builds the network"
+            ) from error
 
-def feature_shape(network: EarlyExitNetwork, recipe: Recipe, split_point: int) -> tuple[int, ...]:
+
+def feature_shape(network: EarlyExitNetwork, recipe: RecipeValues, split_point: int) -> tuple[int, ...]:
     """Shape of one sample's feature before the block at the split point.
 
     Raises:
@@ -111,9 +124,16 @@ def load_run(directory: Path) -> Run:
     """
     try:
         return Run.model_validate_json((directory / RUN_FILE).read_bytes())
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise ConfigError(
             f"{directory} is not a training run: {error}; make one with `offramp train`"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(
+            f"{directory / RUN_FILE} is not the settings of a training run: {where}: {first['msg']}; train again in "
+            "another directory"
         ) from error
 
 
@@ -121,19 +141,55 @@ def load_network(directory: Path) -> EarlyExitNetwork:
     """The network of a run with the weights of its last checkpoint, ready for inference.
 
     Raises:
-        ConfigError: there is no run, or one of its phases has no checkpoint.
+        ConfigError: there is no run, one of its phases has no checkpoint, or the recipe builds another network now.
     """
     run = load_run(directory)
-    network = run.build()
-    load_weights(network, _last_checkpoint(directory, len(run.phases(network))))
+    network = run.build(directory)
+    # A network with other exits may have other phases, so it is compared before they are counted.
+    if (directory / checkpoint_name(1)).exists():
+        load_weights(network, directory / checkpoint_name(1), run)
+    load_weights(network, _last_checkpoint(directory, len(run.phases(network))), run)
     return network.eval()
 
 
-def load_weights(network: EarlyExitNetwork, checkpoint: Path) -> None:
-    """Give a network the weights of a checkpoint."""
+def load_weights(network: EarlyExitNetwork, checkpoint: Path, run: Run) -> None:
+    """Give a network the weights of a checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint holds another network; the message names the first part that differs.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if difference := _difference(weights, network.state_dict()):
+        raise ConfigError(
+            f"{checkpoint} holds another network than recipe '{run.provenance.recipe}' builds now: {difference}; "
+            "change the recipe back, or train again in another directory"
+        )
+    network.load_state_dict(weights)
+
+
+def _difference(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> str | None:
+    """The first part that differs between a checkpoint and a network; None if they fit together."""
+    for name in dict.fromkeys([*built, *saved]):
+        if name not in saved:
+            return f"{_part(name)} has '{name}', which is not in the checkpoint"
+        if name not in built:
+            return f"{_part(name)} no longer has '{name}'"
+        if saved[name].shape != built[name].shape:
+            shapes = (tuple(saved[name].shape), tuple(built[name].shape))
+            return f"in {_part(name)}, '{name}' has shape {shapes[0]} in the checkpoint and {shapes[1]} now"
+    return None
+
+
+def _part(name: str) -> str:
+    """The part of the network that a weight belongs to, as people count it."""
+    match name.split("."):
+        case ["blocks", index, *_]:
+            return f"block {int(index) + 1}"
+        case ["eecs", block, *_]:
+            return f"the exit behind block {block}"
+    return "the bottleneck"
 
 
 def training_s(directory: Path) -> float | None:
@@ -143,7 +199,7 @@ def training_s(directory: Path) -> float | None:
         ConfigError: there is no run, or one of its phases has no checkpoint.
     """
     run = load_run(directory)
-    count = len(run.phases(run.build()))
+    count = len(run.phases(run.build(directory)))
     _last_checkpoint(directory, count)
     total = 0.0
     for number in range(1, count + 1):

@@ -20,7 +20,7 @@ from offramp.authoring.training.check import check_run
 from offramp.authoring.training.claim import claimed
 from offramp.authoring.training.learning import PhaseTraining, Teacher, epoch_seed
 from offramp.authoring.training.regimes import Phase
-from offramp.authoring.training.run import Run, checkpoint_name, load_network, load_run
+from offramp.authoring.training.run import Run, checkpoint_name, load_network, load_run, load_weights
 from offramp.errors import ConfigError
 
 _EPOCHS_PER_PHASE = 10_000
@@ -64,7 +64,7 @@ def train(
     """
     machines = machines or Machines()
     lightning.seed_everything(run.provenance.seed, workers=True, verbose=False)
-    network = run.build()
+    network = run.build(directory)
     _start(run, network)
     check_run(run, network, images, processes=machines.processes)
     teacher = _teacher(run, network)
@@ -87,6 +87,10 @@ def _train_phase(
     teacher: Teacher | None,
 ) -> None:
     checkpoint = directory / checkpoint_name(number)
+    if checkpoint.exists():
+        load_weights(
+            network, checkpoint, run
+        )  # Lightning would load them too, but not say which part does not fit
     seed = epoch_seed(run.provenance.seed, _EPOCHS_PER_PHASE * (number - 1))
     final = run.final_exit_weights
     module = PhaseTraining(
@@ -118,7 +122,7 @@ def _trainer(run: Run, directory: Path, checkpoint: Path, machines: Machines) ->
         strategy="ddp" if machines.processes > 1 else "auto",
         use_distributed_sampler=False,
         precision="bf16-mixed",
-        max_epochs=run.provenance.epochs,
+        max_epochs=run.recipe.epochs,
         callbacks=[last, Timer(), RichProgressBar()],
         logger=CSVLogger(directory, name="log"),
         enable_model_summary=False,
