@@ -44,7 +44,8 @@ class Train(Command):
     regime: str = Field(
         default="joint",
         description="joint: all exits at once. backbone: without the early exits. layer-wise: one exit after "
-        "another, each frozen once it is trained. distill: the exits learn from a trained backbone",
+        "another, each frozen once it is trained. distill: the exits learn from a trained backbone. exits: all of "
+        "them, the last one included, learn from labels on a frozen backbone",
     )
     start: Path | None = Field(
         default=None,
@@ -60,6 +61,18 @@ class Train(Command):
         default=4.0, gt=0, description="distill: temperature T that softens both the teacher and the student"
     )
     unfrozen: bool = Field(default=False, description="distill: train the backbone as well")
+    views: int | None = Field(
+        default=None,
+        ge=0,
+        description="with a frozen backbone: compute the features of this many versions of each photo once, before the "
+        "first epoch. 1 is the photo as it is, more are augmented; 0 augments and computes anew in each epoch "
+        "(default: 1 for `exits`, else 0)",
+    )
+    features: Path | None = Field(
+        default=None,
+        description="keep these features in this directory, for other trainings on the same backbone and photos "
+        "(default: remove them at the end); implies --views 1",
+    )
     exit_weights: str | None = Field(
         default=None, description="weight of each exit's loss, w1,w2,… (default: the recipe's)"
     )
@@ -104,6 +117,7 @@ class Train(Command):
             alpha=self.alpha,
             temperature=self.temperature,
             frozen=not self.unfrozen,
+            views=1 if self.features and self.views is None else self.views,
         )
         origin = run.provenance
         console.print(
@@ -111,7 +125,8 @@ class Train(Command):
             "held out",
             highlight=False,
         )
-        train(images, run, self.out, resume=self.resume, machines=Machines(self.devices, self.nodes))
+        machines = Machines(self.devices, self.nodes)
+        train(images, run, self.out, resume=self.resume, machines=machines, features=self.features)
         console.print("trained; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
 
     def _changes(self, *, exits: int) -> dict[str, Any]:

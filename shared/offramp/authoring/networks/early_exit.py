@@ -91,20 +91,22 @@ class EarlyExitNetwork(nn.Module):
         """
         return list(self.logits_at(image_BCHW, range(1, self.num_exits + 1)).values())
 
-    def logits_at(self, image_BCHW: Tensor, exits: Collection[int]) -> dict[int, Tensor]:
+    def logits_at(self, feature: Tensor, exits: Collection[int], *, after: int = 0) -> dict[int, Tensor]:
         """Run the EECs of some exits, and no block after the last of them.
 
         Args:
-            image_BCHW: normalised pixels.
-            exits: numbers of the exits, counted from 1.
+            feature: normalised pixels (B, C, H, W), or what the block `after` computes.
+            exits: numbers of the exits, counted from 1; none lies before the block `after`.
+            after: number of the block that has run already; 0 for pixels.
 
         Returns:
             Logits (B, K) by exit number, shallow to deep.
         """
         wanted = {block: number for number, block in enumerate(self.exit_blocks, start=1) if number in exits}
-        logits_by_exit, feature = {}, image_BCHW
-        for block_number, block in enumerate(self.blocks[: max(wanted)], start=1):
-            feature = block(feature)
+        logits_by_exit = {}
+        for block_number in range(after, max(wanted) + 1):
+            if block_number > after:
+                feature = self.blocks[block_number - 1](feature)
             if block_number in wanted:
                 logits_by_exit[wanted[block_number]] = self.eecs[str(block_number)](feature)
             bottleneck = self.bottleneck_behind(block_number)

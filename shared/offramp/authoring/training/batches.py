@@ -32,7 +32,7 @@ def training_batches(
     return DataLoader(
         _Images(images),
         batch_size=max(1, min(batch_size, len(images)) // processes),
-        sampler=_Shuffled(len(images), seed, processes),
+        sampler=Shuffled(len(images), seed, processes),
         drop_last=True,
         collate_fn=_as_it_is,
         # Each new iterator draws a seed for its workers. With torch's own generator, that extra draw would change what
@@ -62,7 +62,7 @@ class _Images(Dataset[tuple[Tensor, Tensor]]):
         return self._pixels[index], self._classes[index]
 
 
-class _Shuffled(Sampler[int]):
+class Shuffled(Sampler[int]):
     """A new order in each epoch, the same whether or not the run was interrupted.
 
     If there are several processes, each takes its share of the order.

@@ -9,6 +9,7 @@ from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.split import check_split
 from offramp.authoring.networks.check import check_answers, check_split_point
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.training.frozen import front_of
 from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError, DataError
 
@@ -36,6 +37,11 @@ def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, pr
         )
     check_answers(network, run.recipe.preprocessing, len(run.labels))
     check_split_point(network, run.recipe.split_point)
+    if run.cached_views and not any(front_of(network, phase, None) for phase in run.phases(network)):
+        raise ConfigError(
+            f"views is {run.cached_views}, but this training changes every block, so no feature can be kept; leave out "
+            "--views and --features, or freeze the backbone with --regime exits or distill"
+        )
     _check_weights("exit_weights", run.recipe.exit_weights, network.num_exits)
     if run.final_exit_weights is not None:
         _check_weights("final_exit_weights", run.final_exit_weights, network.num_exits)

@@ -5,7 +5,7 @@ Shapes: B samples, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,13 @@ from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.networks.recipe import RecipeValues
 from offramp.authoring.training.augment import augment
+from offramp.authoring.training.frozen import Answers, Front
 from offramp.authoring.training.losses import distillation_loss, joint_loss, reconstruction_loss
 from offramp.authoring.training.regimes import Phase
 from offramp.errors import ConfigError
+
+Given = Tensor | Mapping[str, Tensor]  # normalised pixels, or cached features by name
+Batch = tuple[Given, Tensor]
 
 _RISE = 0.2
 _FEWEST_STEPS = 3
@@ -51,6 +55,7 @@ class PhaseTraining(lightning.LightningModule):
         num_classes: int,
         seed: int,
         teacher: Teacher | None = None,
+        front: Front | None = None,
         final_weights: Mapping[int, float] | None = None,
     ) -> None:
         """Prepare a phase.
@@ -62,6 +67,7 @@ class PhaseTraining(lightning.LightningModule):
             num_classes: K.
             seed: of everything random in every epoch.
             teacher: for distillation; without one, the loss is cross-entropy with the labels.
+            front: if given, batches hold what it computes instead of pixels.
             final_weights: weights of the losses in the last epoch; the weights move there from the phase's own.
         """
         super().__init__()
@@ -71,6 +77,7 @@ class PhaseTraining(lightning.LightningModule):
         self._recipe = recipe
         self._seed = seed
         self._teacher = teacher
+        self._front = front
         self._final_weights = final_weights or phase.weights
         self._normalise = Normalise(recipe.preprocessing)
         # In a list, so that the teacher stays out of the checkpoint.
@@ -90,10 +97,12 @@ class PhaseTraining(lightning.LightningModule):
         for module in self._phase.learning(self.network):
             module.train()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """One step on uint8 pixels (B, H, W, C) and their classes (B,)."""
-        pixels_BHWC, class_B = batch
-        loss = self._loss(augment(self._normalise(pixels_BHWC), self._recipe.augmentation), class_B)
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """One step on uint8 pixels (B, H, W, C), or on cached features by name, and their classes (B,)."""
+        given, class_B = batch
+        if isinstance(given, Tensor):
+            given = augment(self._normalise(given), self._recipe.augmentation)
+        loss = self._loss(given, class_B)
         if not torch.isfinite(loss):
             raise ConfigError(
                 f"loss is {loss.item()} at step {self.global_step}; lower the learning rate and resume from "
@@ -102,30 +111,45 @@ class PhaseTraining(lightning.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def _loss(self, image_BCHW: Tensor, class_B: Tensor) -> Tensor:
+    def _loss(self, given: Given, class_B: Tensor) -> Tensor:
         weights = self._weights()
         if not weights:
-            return self._matching(image_BCHW)
+            return self._matching(given)
+        answers = self._answers(given, weights)
         if self._teacher is None:
-            logits_by_exit = self.network.logits_at(image_BCHW, weights)
-            return joint_loss(logits_by_exit, class_B, weights, label_smoothing=self._recipe.label_smoothing)
-        last = self.network.num_exits
-        logits_by_exit = self.network.logits_at(image_BCHW, weights if self._frozen else [*weights, last])
-        if self._frozen:
-            with torch.no_grad():
-                teacher = self._frozen[0]
-                taught_BK = teacher.logits_at(image_BCHW, [teacher.num_exits])[teacher.num_exits]
-        else:
-            taught_BK = logits_by_exit.pop(last)
+            return joint_loss(
+                answers.logits_by_exit, class_B, weights, label_smoothing=self._recipe.label_smoothing
+            )
+        assert answers.taught_BK is not None, "a teacher has answered"
         alpha, temperature = self._teacher.alpha, self._teacher.temperature
         return distillation_loss(
-            logits_by_exit, taught_BK, class_B, weights, alpha=alpha, temperature=temperature
+            answers.logits_by_exit, answers.taught_BK, class_B, weights, alpha=alpha, temperature=temperature
         )
 
-    def _matching(self, image_BCHW: Tensor) -> Tensor:
+    def _answers(self, given: Given, exits: Collection[int]) -> Answers:
+        """What these exits and the teacher say to normalised pixels (B, C, H, W) or cached features."""
+        if not isinstance(given, Tensor):
+            assert self._front is not None, "cached features come from a front"
+            return self._front.answers(given, exits)
+        if self._teacher is None:
+            return Answers(self.network.logits_at(given, exits), None)
+        if self._frozen:
+            with torch.no_grad():
+                teacher = self._frozen[0].to(given.device)
+                taught_BK = teacher.logits_at(given, [teacher.num_exits])[teacher.num_exits]
+            return Answers(self.network.logits_at(given, exits), taught_BK)
+        last = self.network.num_exits
+        logits_by_exit = self.network.logits_at(given, [*exits, last])
+        return Answers(logits_by_exit, logits_by_exit.pop(last))
+
+    def _matching(self, given: Given) -> Tensor:
         bottleneck = self.network.bottleneck
         assert bottleneck is not None, "a phase without exits trains a bottleneck"
-        feature = self.network.feature_behind(bottleneck.spec.split_point - 1, image_BCHW).detach()
+        if isinstance(given, Tensor):
+            feature = self.network.feature_behind(bottleneck.spec.split_point - 1, given).detach()
+        else:
+            assert self._front is not None, "cached features come from a front"
+            feature = self._front.handed_on(given)
         return reconstruction_loss(bottleneck(feature), feature)
 
     def _weights(self) -> dict[int, float]:
@@ -137,18 +161,23 @@ class PhaseTraining(lightning.LightningModule):
             for number, weight in self._phase.weights.items()
         }
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the accuracy of the exits that learn, on all validation samples; it only shows progress."""
-        pixels_BHWC, class_B = batch
-        image_BCHW = self._normalise(pixels_BHWC)
+        given, class_B = batch
+        if isinstance(given, Tensor):
+            given = self._normalise(given)
         if not self._phase.exits:
-            self.log("reconstruction", self._matching(image_BCHW), prog_bar=True, on_epoch=True)
+            self.log("reconstruction", self._matching(given), prog_bar=True, on_epoch=True)
             return
-        logits_by_exit = self.network.logits_at(image_BCHW, self._phase.exits)
-        for number, logits_BK in logits_by_exit.items():
+        for number, logits_BK in self._logits(given).items():
             accuracy = self._accuracies[number]
             accuracy(logits_BK, class_B)
             self.log(f"exit_{number}", accuracy, prog_bar=True, on_epoch=True)
+
+    def _logits(self, given: Given) -> Mapping[int, Tensor]:
+        if isinstance(given, Tensor):
+            return self.network.logits_at(given, self._phase.exits)
+        return self._answers(given, self._phase.exits).logits_by_exit
 
     # Lightning accepts this dictionary, but its annotation asks for a typed one.
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]

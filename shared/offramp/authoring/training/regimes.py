@@ -5,6 +5,7 @@
   run for what the literature calls mixed training.
 - layer-wise: the blocks up to exit 1 with its EEC, then those up to exit 2, and so on; finished parts are frozen.
 - distill: the EECs learn from a trained backbone, which is frozen or learns with them.
+- exits: all EECs, the last one included, learn from labels on a frozen backbone.
 - bottleneck: an encoder and a decoder at the split learn to reproduce their input, while the rest is frozen. Then they
   and everything after them learn from the network as it was.
 """
@@ -20,7 +21,7 @@ from torch import nn
 from offramp.authoring.networks.bottleneck import BottleneckSpec
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 
-RegimeName = Literal["joint", "backbone", "layer-wise", "distill", "bottleneck"]
+RegimeName = Literal["joint", "backbone", "layer-wise", "distill", "exits", "bottleneck"]
 REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 
 
@@ -65,6 +66,9 @@ def phases(
         # EECs on a frozen backbone do not affect each other: a weight would only change the learning rate.
         early = range(1, len(exit_blocks))
         return (Phase(frozenset(), frozenset(early), dict.fromkeys(early, 1.0)),)
+    if regime == "exits":
+        every = range(1, len(exit_blocks) + 1)
+        return (Phase(frozenset(), frozenset(every), dict.fromkeys(every, 1.0)),)
     if regime == "bottleneck":
         assert bottleneck is not None, "a run of this regime has one"
         return _bottleneck(bottleneck, exit_blocks, weights)

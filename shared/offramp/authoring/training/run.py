@@ -40,6 +40,12 @@ class Run(Record):
     alpha: float = Field(default=0.5, ge=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(default=4.0, gt=0, description="T of distillation")
     frozen: bool = Field(default=True, description="whether distillation leaves the backbone as it is")
+    views: int | None = Field(
+        default=None,
+        ge=0,
+        description="versions of each photo whose features are computed once, before the first epoch; 0: none are; "
+        "1 for the regime 'exits', else 0, unless given",
+    )
     bottleneck: BottleneckSpec | None = Field(
         default=None, description="at the split, for the regime 'bottleneck'"
     )
@@ -51,6 +57,13 @@ class Run(Record):
                 f"provenance says {self.provenance.epochs} epochs, the recipe {self.recipe.epochs}"
             )
         return self
+
+    @property
+    def cached_views(self) -> int:
+        """Versions of each photo whose features are computed once; 0: every epoch computes them anew."""
+        if self.views is not None:
+            return self.views
+        return 1 if self.regime == "exits" else 0
 
     def phases(self, network: EarlyExitNetwork) -> tuple[Phase, ...]:
         """The phases of this run, in order."""

@@ -7,10 +7,12 @@ import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
 from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.split import TrainValidation, split_train
@@ -18,11 +20,15 @@ from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.training.batches import training_batches, validation_batches
 from offramp.authoring.training.check import check_run
 from offramp.authoring.training.claim import claimed
+from offramp.authoring.training.feature_batches import training_features, validation_features
+from offramp.authoring.training.features import cache_features, remove_features
+from offramp.authoring.training.frozen import Front, front_of
 from offramp.authoring.training.learning import PhaseTraining, Teacher, epoch_seed
 from offramp.authoring.training.regimes import Phase
 from offramp.authoring.training.run import Run, checkpoint_name, load_network, load_run, load_weights
 from offramp.errors import ConfigError
 
+_FEATURES = "features"
 _EPOCHS_PER_PHASE = 10_000
 
 
@@ -46,6 +52,7 @@ def train(
     *,
     resume: bool = False,
     machines: Machines | None = None,
+    features: Path | None = None,
 ) -> None:
     """Train and leave the last checkpoint of each phase in `directory`; a bar shows the progress.
 
@@ -55,6 +62,7 @@ def train(
         directory: where checkpoints and the log of accuracies go.
         resume: continue from the last checkpoint, if there is one.
         machines: how many processes train, with Lightning's data parallelism; one unless given.
+        features: where cached features are kept for further trainings; unless given, they are removed at the end.
 
     Raises:
         ConfigError: recipe, network and data do not fit together; the network of the start or of the teacher does not
@@ -72,27 +80,37 @@ def train(
     _quiet()
     with claimed(directory, run, resume=resume):
         for number, phase in enumerate(run.phases(network), start=1):
-            _train_phase(number, phase, network, parts, run, directory, machines=machines, teacher=teacher)
+            plan = _Plan(number, phase, run, directory, features or directory / _FEATURES, machines)
+            _train_phase(plan, network, parts, teacher)
+        if features is None:
+            remove_features(directory / _FEATURES)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One phase of a run: its number, and where its checkpoints and cached features go."""
+
+    number: int
+    phase: Phase
+    run: Run
+    directory: Path
+    features: Path
+    machines: Machines
 
 
 def _train_phase(
-    number: int,
-    phase: Phase,
-    network: EarlyExitNetwork,
-    parts: TrainValidation,
-    run: Run,
-    directory: Path,
-    *,
-    machines: Machines,
-    teacher: Teacher | None,
+    plan: _Plan, network: EarlyExitNetwork, parts: TrainValidation, teacher: Teacher | None
 ) -> None:
-    checkpoint = directory / checkpoint_name(number)
+    run, phase = plan.run, plan.phase
+    checkpoint = plan.directory / checkpoint_name(plan.number)
     if checkpoint.exists():
-        load_weights(
-            network, checkpoint, run
-        )  # Lightning would load them too, but not say which part does not fit
-    seed = epoch_seed(run.provenance.seed, _EPOCHS_PER_PHASE * (number - 1))
+        # Lightning would load them too, but not say which part does not fit.
+        load_weights(network, checkpoint, run)
+    seed = epoch_seed(run.provenance.seed, _EPOCHS_PER_PHASE * (plan.number - 1))
     final = run.final_exit_weights
+    front = front_of(network, phase, (teacher.network or network) if teacher else None)
+    if not run.cached_views:
+        front = None
     module = PhaseTraining(
         network,
         phase,
@@ -100,14 +118,32 @@ def _train_phase(
         num_classes=len(run.labels),
         seed=seed,
         teacher=teacher,
+        front=front,
         final_weights={n: final[n - 1] for n in phase.weights} if final else None,
     )
-    _trainer(run, directory, checkpoint, machines).fit(
+    training, validation = _loaders(plan, front, parts, seed)
+    _trainer(run, plan.directory, checkpoint, plan.machines).fit(
         module,
-        train_dataloaders=training_batches(parts.train, run.recipe.batch_size, seed, machines.processes),
-        val_dataloaders=validation_batches(parts.validation),
+        train_dataloaders=training,
+        val_dataloaders=validation,
         ckpt_path=checkpoint if checkpoint.exists() else None,
         weights_only=True,
+    )
+
+
+def _loaders(
+    plan: _Plan, front: Front | None, parts: TrainValidation, seed: int
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Batches of pixels, or of the features that are computed from them here and now."""
+    batch_size, processes = plan.run.recipe.batch_size, plan.machines.processes
+    if front is None:
+        return training_batches(parts.train, batch_size, seed, processes), validation_batches(
+            parts.validation
+        )
+    cached = cache_features(front, parts, plan.run, plan.features)
+    return (
+        training_features(cached.train, batch_size, seed, processes),
+        validation_features(cached.validation),
     )
 
 
@@ -140,6 +176,11 @@ def _start(run: Run, network: EarlyExitNetwork) -> None:
         if run.regime == "distill" and run.teacher is None:
             raise ConfigError(
                 "distillation needs a trained backbone; give --start RUN, made with --regime backbone, or --teacher RUN"
+            )
+        if run.regime == "exits":
+            raise ConfigError(
+                "exits learn on a trained backbone; give --start RUN, made with --regime backbone, or a recipe whose "
+                "backbone is trained"
             )
         if run.regime == "distill" and run.frozen:
             raise ConfigError("a frozen backbone must be trained already; give --start RUN or --unfrozen")
