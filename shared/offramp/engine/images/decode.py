@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,16 +86,16 @@ def decode_crop(
     whole = math.ceil(preprocessing.width / (right - left)), math.ceil(preprocessing.height / (lower - upper))
     if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
         _draft(image, whole, preprocessing.jpeg_margin)
-    image = load_image(image, data)
+    load_image(image, len(data))
     return cut_out(turned(image, orientation(image)), preprocessing, box)
 
 
 class OpenedImages:
     """Images whose headers are within the limits; their pixels can be decoded once."""
 
-    def __init__(self, images: Sequence[Image.Image], data: Sequence[bytes]) -> None:
+    def __init__(self, images: Sequence[Image.Image], sizes: Sequence[int]) -> None:
         self._images = images
-        self._data = data
+        self._sizes = sizes
         self.num_pixels = [image.width * image.height for image in images]
         # Decoding more than this takes milliseconds.
         self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS
@@ -108,9 +107,11 @@ class OpenedImages:
             RequestError: truncated or damaged data.
         """
         decoded = []
-        for number, (image, data) in enumerate(zip(self._images, self._data, strict=True), start=1):
-            with _numbered(number, len(self._images)):
-                decoded.append(_decoded(image, data, preprocessing))
+        for number, (image, size) in enumerate(zip(self._images, self._sizes, strict=True), start=1):
+            try:
+                decoded.append(_decoded(image, size, preprocessing))
+            except RequestError as error:
+                raise _numbered(error, number, len(self._images)) from error.__cause__
             image.close()
         return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
 
@@ -125,23 +126,19 @@ def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS
     """
     opened, pixels_left = [], limits.max_pixels
     for number, data in enumerate(images, start=1):
-        with _numbered(number, len(images)):
+        try:
             image = open_image(data)
             pixels_left -= image.width * image.height
             _check_header(image.size, pixels_left, limits)
+        except RequestError as error:
+            raise _numbered(error, number, len(images)) from error.__cause__
         opened.append(image)
-    return OpenedImages(opened, images)
+    return OpenedImages(opened, [len(data) for data in images])
 
 
-@contextmanager
-def _numbered(number: int, count: int) -> Iterator[None]:
-    """Say which of several images an error is about."""
-    try:
-        yield
-    except RequestError as error:
-        if count == 1:
-            raise
-        raise type(error)(f"image {number} of {count}: {error}") from error
+def _numbered(error: RequestError, number: int, count: int) -> RequestError:
+    """The error, saying which of several images it is about."""
+    return error if count == 1 else type(error)(f"image {number} of {count}: {error}")
 
 
 def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -165,12 +162,12 @@ def _check_header(size: tuple[int, int], pixels_left: int, limits: ImageLimits) 
         )
 
 
-def _decoded(image: Image.Image, data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _decoded(image: Image.Image, num_bytes: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     # The size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
     size = image.size
     if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
         _draft(image, preprocessing.resized(*seen_size(size, orientation(image))), preprocessing.jpeg_margin)
-    image = load_image(image, data)
+    load_image(image, num_bytes)
     turn = orientation(image)  # a PNG may tell it behind its pixels
     return fitted(turned(image, turn), preprocessing, preprocessing.resized(*seen_size(size, turn)))
 

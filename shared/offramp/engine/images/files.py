@@ -36,7 +36,7 @@ def open_image(data: bytes) -> Image.Image:
     if not data:
         raise RequestError("image of 0 bytes; send the contents of a JPEG, PNG or WebP file")
     try:
-        image = _opened(data)
+        return _opened(data)
     except UnidentifiedImageError as error:
         raise UnsupportedMediaError(
             f"{len(data)} bytes that begin with {data[:8].hex(' ')} are not an image this node reads; "
@@ -44,50 +44,36 @@ def open_image(data: bytes) -> Image.Image:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"image refused: {error}; send a smaller one") from error
-    except (MemoryError, UnsupportedMediaError):
+    except (MemoryError, RequestError):
         raise
     except Exception as error:
         raise _damaged(len(data), error) from error
-    if "transparency" in image.info and image.format == "PNG":
-        png.mend_transparency(image, data)
-    return image
 
 
-def load_image(image: Image.Image, data: bytes) -> Image.Image:
-    """Decode the pixels of an opened image; the result may be another object.
+def load_image(image: Image.Image, num_bytes: int) -> None:
+    """Decode the pixels of an opened image; `num_bytes`: size of its file, for the error.
 
     Raises:
         RequestError: truncated or damaged data.
     """
     try:
         image.load()
-        return image
     except MemoryError:
         raise
     except Exception as error:
-        plain = png.without_notes(data)
-        if plain is None:
-            raise _damaged(len(data), error) from error
-        # It may only be a note behind the pixels that cannot be read.
-        return load_image(open_image(plain), plain)
+        raise _damaged(num_bytes, error) from error
 
 
 def _opened(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        if not _is_heic(data):
-            raise
+    if data.startswith(png.SIGNATURE):
+        image = Image.open(io.BytesIO(png.picture_of(data)), formats=("PNG",))
+        if "transparency" in image.info:
+            png.mend_transparency(image, data)
+        return image
+    if _is_heic(data):
         _register_heif()
         return Image.open(io.BytesIO(data), formats=("HEIF",))
-    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise
-    except Exception:
-        # Pillow refuses a whole PNG for notes that it finds too large, such as 2 MB of XMP.
-        plain = png.without_notes(data)
-        if plain is None:
-            raise
-        return Image.open(io.BytesIO(plain), formats=("PNG",))
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _is_heic(data: bytes) -> bool:
