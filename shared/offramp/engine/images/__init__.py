@@ -1,8 +1,6 @@
 """Untrusted bytes → the uint8 pixels that block 1 takes, as the bundle's preprocessing says."""
 
 from offramp.engine.images.decode import (
-    DEFAULT_LIMITS,
-    ImageLimits,
     OpenedImages,
     decode_crop,
     decode_image,
@@ -11,6 +9,7 @@ from offramp.engine.images.decode import (
     resize_pixels,
 )
 from offramp.engine.images.files import PHOTO_SUFFIXES
+from offramp.engine.images.limits import DEFAULT_LIMITS, ImageLimits
 
 __all__ = [
     "DEFAULT_LIMITS",
