@@ -6,6 +6,7 @@ from offramp.engine.images.decode import (
     decode_image,
     decode_images,
     open_images,
+    photo_size,
     resize_pixels,
 )
 from offramp.engine.images.files import PHOTO_SUFFIXES
@@ -20,5 +21,6 @@ __all__ = [
     "decode_image",
     "decode_images",
     "open_images",
+    "photo_size",
     "resize_pixels",
 ]

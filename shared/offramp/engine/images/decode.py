@@ -74,6 +74,16 @@ def decode_crop(
     return cut_out(turned(image, orientation(image)), preprocessing, box)
 
 
+def photo_size(data: bytes) -> tuple[int, int]:
+    """Size (width, height) of an image that is turned upright, in pixels; of a PNG, by what comes before its pixels.
+
+    Raises:
+        UnsupportedMediaError, TooLargeError, RequestError: as in `decode_images`.
+    """
+    image = open_image(data, DEFAULT_LIMITS)
+    return seen_size(image.size, orientation(image))
+
+
 class OpenedImages:
     """Images whose headers are within the limits; their pixels can be decoded once."""
 
