@@ -45,7 +45,7 @@ class Tier:
         blocks = block_range(settings, bundle.manifest, default=(1, len(bundle.manifest.blocks)))
         self._stack = AsyncExitStack()
         node = await self._stack.enter_async_context(running_node(settings, bundle, blocks))
-        self._servicer = TierServicer(node, max_samples=settings.max_samples, max_pixels=settings.max_pixels)
+        self._servicer = TierServicer(node, settings)
 
     async def Infer(self, request: pb.InferRequest, grpc_context: RayServegRPCContext) -> pb.InferResponse:
         """Answer every sample of a call."""

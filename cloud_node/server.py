@@ -50,7 +50,7 @@ class CloudServer:
             options=(*_OPTIONS, limit), maximum_concurrent_rpcs=settings.max_pending + _SPARE_CALLS
         )
         self._health = health.HealthServicer()
-        servicer = TierServicer(node, max_samples=settings.max_samples, max_pixels=settings.max_pixels)
+        servicer = TierServicer(node, settings)
         add_TierServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call] # generated
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

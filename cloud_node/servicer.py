@@ -13,7 +13,8 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from offramp.engine.images import ImageLimits, open_images
+from cloud_node.settings import CloudSettings
+from offramp.engine.images import open_images
 from offramp.engine.tier import checked_thetas
 from offramp.errors import (
     BundleMismatchError,
@@ -70,11 +71,12 @@ class Context(Protocol):
 class TierServicer(TierServiceServicer):
     """Serves one node's tier."""
 
-    def __init__(self, node: Node, *, max_samples: int, max_pixels: int) -> None:
-        """Serve `node`; a call may have at most `max_samples` samples, and `max_pixels` pixels in all its images."""
+    def __init__(self, node: Node, settings: CloudSettings) -> None:
+        """Serve `node` within the limits of its settings on the samples of a call, and on the pixels of its images."""
         self._node = node
-        self._max_samples = max_samples
-        self._limits = ImageLimits(max_pixels=max_pixels)
+        self._max_samples = settings.max_samples
+        self._most_samples = f"{settings.max_samples} ({settings.variable('max_samples')})"
+        self._limits = settings.image_limits
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """What this node serves."""
@@ -109,7 +111,7 @@ class TierServicer(TierServiceServicer):
             )
         if not 1 <= len(request.request_ids) <= self._max_samples:
             raise RequestError(
-                f"{len(request.request_ids)} samples in one call, expected 1 to {self._max_samples}; send fewer"
+                f"{len(request.request_ids)} samples in one call, expected 1 to {self._most_samples}; send fewer"
             )
         longest = max(map(len, request.request_ids))
         if longest > _LONGEST_ID:
@@ -134,7 +136,7 @@ class TierServicer(TierServiceServicer):
         if request.images:
             opened = open_images(request.images, limits=self._limits)
             load, is_light = partial(opened.decode, manifest.preprocessing), opened.is_light
-            samples = list(map(Sample, request.request_ids, request.images, opened.num_pixels))
+            samples = list(map(Sample, request.request_ids, opened.files, opened.num_pixels))
         else:
             samples = list(map(Sample, request.request_ids))
             load, is_light = (

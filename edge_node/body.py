@@ -62,10 +62,14 @@ class BodyBudget:
 class LimitedBody:
     """A request's body as it arrives, cut off at the size the node accepts."""
 
-    def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float, setting: str = ""
+    ) -> None:
+        """Accept `max_bytes`; `setting`: what sets this limit, for the error; empty if nothing does."""
         self.headers = Headers(scope=scope)
         self._receive = receive
         self._max_bytes = max_bytes
+        self._limit = f"{max_bytes} ({setting})" if setting else str(max_bytes)
         self._timeout_s = timeout_s
         self._received = 0
         self._complete = False
@@ -101,7 +105,7 @@ class LimitedBody:
         if self._received > self._max_bytes:
             # A chunked body does not declare its length.
             raise TooLargeError(
-                f"body of more than {self._max_bytes} bytes, which is the most this path takes; send less"
+                f"body of more bytes than this path takes, which are {self._limit}; send less"
             )
         return message
 
@@ -114,7 +118,7 @@ class LimitedBody:
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise TooLargeError(
-                f"body of {length} bytes, but this path takes at most {self._max_bytes}; send less"
+                f"body of {length} bytes, but this path takes at most {self._limit}; send less"
             )
 
     async def drain(self) -> bool:
@@ -164,9 +168,13 @@ async def read_images(scope: Scope, body: LimitedBody, settings: EdgeSettings) -
         raise RequestError(f"0 images in the request, expected 1 to {settings.max_images}; send at least one")
     if len(images) > settings.max_images:
         raise TooLargeError(
-            f"{len(images)} images in one request, expected 1 to {settings.max_images}; split them up"
+            f"{len(images)} images in one request, expected 1 to {_most_images(settings)}; split them up"
         )
     return images
+
+
+def _most_images(settings: EdgeSettings) -> str:
+    return f"{settings.max_images} ({settings.variable('max_images')})"
 
 
 def _from_body(body: bytes, content_type: str) -> Sequence[bytes]:
@@ -231,4 +239,6 @@ async def _from_multipart(
     except (HTTPException, MultiPartException) as error:
         text = error.detail if isinstance(error, HTTPException) else error.message
         kind = TooLargeError if "Too many files" in text else RequestError
-        raise kind(f"multipart: {text}; send 1 to {settings.max_images} files and no other fields") from error
+        raise kind(
+            f"multipart: {text}; send 1 to {_most_images(settings)} files and no other fields"
+        ) from error

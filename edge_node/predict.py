@@ -17,7 +17,7 @@ from edge_node.body import BodyBudget, LimitedBody, read_images
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.settings import EdgeSettings
-from offramp.engine.images import ImageLimits, open_images
+from offramp.engine.images import open_images
 from offramp.errors import OverloadError, RequestError
 from offramp.logs import line
 from offramp.serving.answers import Answers, Classified
@@ -39,14 +39,19 @@ class Predict:
         self._policy = policy
         self._settings = settings
         self._budget = BodyBudget(settings.max_buffered_bytes)
-        self._limits = ImageLimits(max_pixels=settings.max_pixels)
+        self._limits = settings.image_limits
+        self._body_setting = settings.variable("max_body_bytes")
         self._exit_names = node.tier.manifest.exit_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes a response."""
         settings = self._settings
         body = LimitedBody(
-            scope, receive, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+            scope,
+            receive,
+            max_bytes=settings.max_body_bytes,
+            timeout_s=settings.body_timeout_s,
+            setting=self._body_setting,
         )
         try:
             answer = await self._answer(scope, body)
@@ -82,7 +87,7 @@ class Predict:
         self._node.metrics.received(sum(map(len, images)))
         opened = open_images(images, limits=self._limits)
         call = Call(
-            samples=list(map(Sample, _request_ids(scope, len(images)), images, opened.num_pixels)),
+            samples=list(map(Sample, _request_ids(scope, len(images)), opened.files, opened.num_pixels)),
             thetas=self._policy.state.thetas,
             first_block=1,
             load=partial(opened.decode, self._node.tier.manifest.preprocessing),

@@ -39,7 +39,7 @@ class EdgeSettings(NodeSettings):
     processes: int = Field(
         default=1, ge=1, le=256, description="processes behind the port; one per core under heavy load"
     )
-    max_body_bytes: int = Field(default=10_000_000, ge=1, description="largest request body")
+    max_body_bytes: int = Field(default=32_000_000, ge=1, description="largest request body")
     max_images: int = Field(default=64, ge=1, description="most images in one request")
     max_buffered_bytes: int = Field(
         default=256_000_000,
@@ -57,4 +57,7 @@ class EdgeSettings(NodeSettings):
         """The settings of one process, with its share of the whole node's limits."""
         shared = ("workers", "max_pending", "max_buffered_bytes")
         parts = {name: max(1, getattr(self, name) // self.processes) for name in shared}
+        # A process that has no room for the largest body would never accept one.
+        least = min(self.max_body_bytes, self.max_buffered_bytes)
+        parts["max_buffered_bytes"] = max(parts["max_buffered_bytes"], least)
         return EdgeSettings(**{**self.model_dump(include=set(EdgeSettings.model_fields)), **parts})

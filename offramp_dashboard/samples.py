@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+from offramp.engine.images import PHOTO_SUFFIXES
+
 _MAX_BYTES = 100_000
 _MAX_CLASSES = 20
 
@@ -28,7 +29,7 @@ def drawn_samples(folder: Path, labels: Sequence[str]) -> list[Sample]:
         # A label comes from a node; only a plain name may become part of a path.
         if Path(label).name != label or not own.is_dir():
             continue
-        files = [file for file in own.iterdir() if file.suffix.lower() in _SUFFIXES]
+        files = [file for file in own.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES]
         if files and (file := random.choice(files)).stat().st_size <= _MAX_BYTES:
             found.append(Sample(label, file.read_bytes()))
     return found

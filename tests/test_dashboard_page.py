@@ -90,6 +90,8 @@ async def test_a_photo_of_ones_own_is_classified(browser: Browser, running: Runn
         photo: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": first_photo(SAMPLES, "bag")}
         await page.locator("input[type=file]").set_input_files(photo)
         await expect(page.locator(".answer-label")).to_have_text("bag")
+        await expect(page.get_by_alt_text("what the network sees")).to_be_visible()
+        await expect(page.get_by_text("28 x 28 pixels, resized to 28 x 28")).to_be_visible()
 
 
 async def test_a_drawing_is_classified(browser: Browser, running: Running) -> None:

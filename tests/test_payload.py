@@ -120,7 +120,7 @@ async def test_two_large_sketches_and_a_photo_at_once_are_all_answered_by_the_cl
     assert {answer["sent"] for answer in answers} == {"image"}
 
 
-@pytest.mark.parametrize(("clouds", "expected"), [({}, "feature"), ({"max_pixels": 50_000_000}, "image")])
+@pytest.mark.parametrize(("clouds", "expected"), [({"max_pixels": 25_000_000}, "feature"), ({}, "image")])
 async def test_a_photo_that_the_edge_takes_is_answered_by_the_cloud_whatever_that_takes(
     wide_bundle: Bundle, clouds: dict[str, Any], expected: str
 ) -> None:

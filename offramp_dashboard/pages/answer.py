@@ -6,8 +6,9 @@ from nicegui import ui
 
 from offramp_dashboard.charts.palette import Palette
 from offramp_dashboard.charts.trial import probabilities, waterfall
-from offramp_dashboard.pages.view import card, show
+from offramp_dashboard.pages.view import card, data_url, show
 from offramp_dashboard.schemas import Policy, Prediction
+from offramp_dashboard.seen import Seen
 from offramp_dashboard.words import data_bytes, milliseconds, percent
 
 
@@ -24,11 +25,13 @@ class AnswerBox:
         with self._whole:
             with card("Answer"), ui.row().classes("answer"):
                 self._photo = ui.element("img").classes("photo").props('alt="the photo"')
+                self._seen = ui.element("img").classes("photo seen").props('alt="what the network sees"')
                 with ui.column().classes("facts"):
                     self._label = ui.label().classes("answer-label")
                     self._where = ui.label()
                     self._truth = ui.label().classes("muted")
                     self._sent = ui.label().classes("muted")
+                    self._fitting = ui.label().classes("muted")
                     self._degraded = ui.label().classes("warning")
             with card("Confidence against θ"):
                 self._exits = ui.element("div").classes("exits")
@@ -45,14 +48,24 @@ class AnswerBox:
         self._fault.text = text
 
     def answered(
-        self, prediction: Prediction, *, source: str | None, photo_bytes: int, truth: str | None
+        self,
+        prediction: Prediction,
+        *,
+        source: str | None,
+        seen: Seen | None,
+        photo_bytes: int,
+        truth: str | None,
     ) -> None:
-        """Show an answer in words."""
+        """Show an answer in words, beside the photo (`source`) and the pixels that the network sees."""
         self._none.visible = self._fault.visible = False
         self._whole.visible = True
         self._photo.visible = source is not None
         if source:
             self._photo.props["src"] = source
+        self._seen.visible = self._fitting.visible = seen is not None
+        if seen:
+            self._seen.props["src"] = data_url(seen.png)
+            self._fitting.text = f"what the network sees: {seen.words}"
         exit = prediction.exit
         self._label.text = prediction.label
         self._where.text = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 
@@ -9,11 +10,12 @@ from nicegui import events, ui
 
 from offramp_dashboard.node_client import NodeError
 from offramp_dashboard.pages.answer import AnswerBox
-from offramp_dashboard.pages.view import View, card, told
+from offramp_dashboard.pages.view import View, card, data_url, told
 from offramp_dashboard.samples import Sample, drawn_samples
 from offramp_dashboard.schemas import Policy, Prediction
+from offramp_dashboard.seen import seen_by_the_network
 
-_MAX_BYTES = 10_000_000  # the default limit of an edge node
+_MAX_BYTES = 32_000_000  # the default limit of an edge node
 _MAX_SHOWN_BYTES = 3_000_000
 _SKETCH = (
     '<canvas class="sketch" width="224" height="224" role="img" aria-describedby="sketch-note" '
@@ -69,7 +71,7 @@ class TrialPage:
                 auto_upload=True,
                 max_file_size=_MAX_BYTES,
                 on_upload=self._uploaded,
-                on_rejected=lambda: told("The photo is larger than 10 MB, the most that an edge node takes."),
+                on_rejected=lambda: told("The photo is larger than 32 MB, the most that an edge node takes."),
             )
             .props('flat bordered accept="image/*"')
             .classes("upload")
@@ -102,7 +104,7 @@ class TrialPage:
         button.props["aria-label"] = f"Classify this {sample.label}"
         with button:
             picture = ui.element("img").props('alt=""')
-            picture.props["src"] = _data_url(sample.image)
+            picture.props["src"] = data_url(sample.image)
 
     async def _uploaded(self, event: events.UploadEventArguments) -> None:
         image = await event.file.read()
@@ -128,13 +130,13 @@ class TrialPage:
             self._answer.refused(str(error))
             return
         self._last = prediction, policy
-        source = _data_url(image) if len(image) <= _MAX_SHOWN_BYTES else None
-        self._answer.answered(prediction, source=source, photo_bytes=len(image), truth=truth)
+        source = data_url(image) if len(image) <= _MAX_SHOWN_BYTES else None
+        manifest = self._view.one.manifest
+        # A large photo takes a while to decode.
+        seen = (
+            await asyncio.to_thread(seen_by_the_network, image, manifest.preprocessing) if manifest else None
+        )
+        self._answer.answered(prediction, source=source, seen=seen, photo_bytes=len(image), truth=truth)
         self._answer.paint(prediction, policy, self._view.palette)
         # On a phone, the answer is below the button that was pressed.
         ui.run_javascript("document.querySelector('.answer')?.scrollIntoView({block: 'nearest'})")
-
-
-def _data_url(image: bytes) -> str:
-    # Browsers detect the format from the bytes.
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

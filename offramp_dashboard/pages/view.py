@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,11 @@ def card(title: str, *, classes: str = "") -> ui.element:
     with box:
         ui.label(title).classes("box-title").props("role=heading aria-level=2")
     return box
+
+
+def data_url(image: bytes) -> str:
+    """An image as the source of an `img` element; browsers detect its format from the bytes."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def told(text: str) -> None:

@@ -138,6 +138,11 @@ def prefix_of(command: type[Command]) -> str:
     return str(command.model_config.get("env_prefix", ""))
 
 
+def variable_of(command: type[Command], name: str) -> str:
+    """The environment variable of a setting, such as EDGE_MAX_BATCH; only a command with a prefix reads it."""
+    return f"{prefix_of(command)}{name}".upper()
+
+
 def option_of(name: str, field: FieldInfo) -> str:
     """How a setting is written on the command line: `--max-batch`, or `BUNDLE` for a positional argument.
 
@@ -247,7 +252,7 @@ def _explained(command: type[Command], error: ErrorDetails, sources: Sequence[_S
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if name not in command.model_fields:
         return f"{name}: {message}" if name else message
-    option, variable = option_of(name, command.model_fields[name]), f"{prefix_of(command)}{name}".upper()
+    option, variable = option_of(name, command.model_fields[name]), variable_of(command, name)
     if error["type"] == "missing":
         others = f", or set {variable}, or {name} in a --config file" if prefix_of(command) else ""
         return f"{option} is missing; give it on the command line{others}"
@@ -269,6 +274,7 @@ _EXTRAS = {
     "train": ("lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
     "evaluate": ("scipy",),
     "report": ("jinja2", "matplotlib"),
+    "heif": ("pillow_heif",),
 }
 
 

@@ -89,27 +89,6 @@ class Preprocessing(Record):
         ratio = max(height / box_height, width / box_width)
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
-    @property
-    def in_words(self) -> str:
-        """What happens to a photo, on one line."""
-        size = f"{self.height} x {self.width}"
-        to = "x".join(map(str, _sides(self.resize_to or (self.height, self.width)))).replace("x", " x ")
-        steps = {
-            "exact": f"stretched to {to} pixels",
-            "shorter_side": f"shorter side to {_shorter(self)} pixels",
-            "fit": f"fitted into {to} pixels",
-        }
-        words = [f"{steps[self.resize]} ({self.interpolation})"]
-        if self.resize == "shorter_side" or _sides(self.resize_to or (0, 0)) > (self.height, self.width):
-            words.append(f"centre crop of {size}")
-        if self.resize == "fit":
-            words.append(f"padded to {size} with {_in_words(self.pad_color)}")
-        words.append("grey" if self.mode == "L" else "RGB")
-        words.append(f"transparent parts over {_in_words(self.background)}")
-        scale = f"no less than {self.jpeg_margin} times that size" if self.jpeg_margin else "full size"
-        words.append(f"JPEG decoded at {scale}")
-        return ", ".join(words)
-
     @classmethod
     def from_timm(cls, cfg: Mapping[str, Any]) -> Self:
         """Take over timm's evaluation pipeline from `model.pretrained_cfg` or `timm.data.resolve_data_config`.
@@ -211,8 +190,3 @@ def _sides(to: int | tuple[int, int]) -> tuple[int, int]:
 def _shorter(preprocessing: Preprocessing) -> int:
     to = preprocessing.resize_to
     return to if isinstance(to, int) else max(preprocessing.height, preprocessing.width)
-
-
-def _in_words(color: int | tuple[int, int, int]) -> str:
-    names = {0: "black", (0, 0, 0): "black", 255: "white", (255, 255, 255): "white"}
-    return names.get(color, str(color))

@@ -17,6 +17,7 @@ _OWN = {
     "calibrate": "calibrate:Calibrate",
     "evaluate": "evaluate:Evaluate",
     "profile": "profile:ProfileBlocks",
+    "inspect": "inspect:Inspect",
     "predict": "predict:Predict",
     "data": "data:FetchData",
     "up": "up:Up",

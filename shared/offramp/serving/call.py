@@ -21,8 +21,8 @@ from offramp.engine.tier import Handover, Outcome
 class Sample:
     """One sample of a call, and how far it has got.
 
-    image: the JPEG, PNG or WebP file it came as; None if it came as a feature. num_pixels: according to the header of
-    that file. handover: what this node's tier hands over to the next one.
+    image: the JPEG, PNG or WebP file it came as; None if it came as anything else. num_pixels: according to the
+    header of that file. handover: what this node's tier hands over to the next one.
     """
 
     request_id: str

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
-from offramp.command import Command
+from offramp.command import Command, variable_of
+from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
 
 
@@ -82,7 +83,7 @@ class NodeSettings(Command):
         description="most requests in progress; further ones are refused at once (503 or RESOURCE_EXHAUSTED)",
     )
     max_pixels: int = Field(
-        default=25_000_000, ge=1, description="most pixels in one request, all images together"
+        default=DEFAULT_LIMITS.max_pixels, ge=1, description="most pixels in one request, all images together"
     )
     max_batch: int = Field(
         default=32, ge=1, description="most samples in a batch of several waiting requests"
@@ -112,3 +113,12 @@ class NodeSettings(Command):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe log lines to write"
     )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The limits on the images of one request."""
+        return ImageLimits(max_pixels=self.max_pixels, setting=self.variable("max_pixels"))
+
+    def variable(self, name: str) -> str:
+        """The environment variable of a setting of this node, for errors that are about its limit."""
+        return variable_of(type(self), name)

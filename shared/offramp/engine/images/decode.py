@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +11,12 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from offramp.bundle.preprocessing import Preprocessing
-from offramp.engine.images.files import load_image, open_image
+from offramp.engine.images.files import HEIF, load_image, open_image
 from offramp.engine.images.fit import Box, cut_out, fitted, orientation, seen_size, turned
-from offramp.errors import ConfigError, RequestError, TooLargeError
+from offramp.engine.images.limits import DEFAULT_LIMITS, ImageLimits
+from offramp.errors import ConfigError, RequestError
 
 _LIGHT_PIXELS = 512 * 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageLimits:
-    """Limits on the images of one request, checked by their headers before any of them is decoded.
-
-    max_pixels: of all images together. max_aspect_ratio: longer side of an image to its shorter one.
-    setting: name of the setting that `max_pixels` comes from, for the error; None if it comes from no setting.
-    """
-
-    max_pixels: int = 60_000_000
-    max_aspect_ratio: float = 20.0
-    setting: str | None = None
-
-
-DEFAULT_LIMITS = ImageLimits()
 
 
 def decode_image(
@@ -82,24 +65,38 @@ def decode_crop(
         raise ConfigError(
             f"box {box} is not a part of the picture; give 0 <= left < right <= 1, upper and lower alike"
         )
-    image = open_image(data)
-    _check_header(image.size, limits.max_pixels - image.width * image.height, limits)
+    image = open_image(data, limits)
+    limits.check(image.size, limits.max_pixels - image.width * image.height)
     whole = math.ceil(preprocessing.width / (right - left)), math.ceil(preprocessing.height / (lower - upper))
     if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
         _draft(image, whole, preprocessing.jpeg_margin)
-    image = load_image(image, data)
+    load_image(image, len(data))
     return cut_out(turned(image, orientation(image)), preprocessing, box)
+
+
+def photo_size(data: bytes) -> tuple[int, int]:
+    """Size (width, height) of an image that is turned upright, in pixels; of a PNG, by what comes before its pixels.
+
+    Raises:
+        UnsupportedMediaError, TooLargeError, RequestError: as in `decode_images`.
+    """
+    image = open_image(data, DEFAULT_LIMITS)
+    return seen_size(image.size, orientation(image))
 
 
 class OpenedImages:
     """Images whose headers are within the limits; their pixels can be decoded once."""
 
-    def __init__(self, images: Sequence[Image.Image], data: Sequence[bytes]) -> None:
+    def __init__(self, images: Sequence[Image.Image], files: Sequence[bytes]) -> None:
         self._images = images
-        self._data = data
+        self._sizes = [len(file) for file in files]
         self.num_pixels = [image.width * image.height for image in images]
-        # Decoding more than this takes milliseconds.
-        self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS
+        # The file of each image for another tier that may decode it; None for HEIC, which not every node reads.
+        self.files = [
+            None if image.format == HEIF else file for image, file in zip(images, files, strict=True)
+        ]
+        # Decoding anything else takes milliseconds.
+        self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS and None not in self.files
 
     def decode(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Decode them: uint8 pixels (B, H, W, C); see `decode_images`.
@@ -108,9 +105,11 @@ class OpenedImages:
             RequestError: truncated or damaged data.
         """
         decoded = []
-        for number, (image, data) in enumerate(zip(self._images, self._data, strict=True), start=1):
-            with _numbered(number, len(self._images)):
-                decoded.append(_decoded(image, data, preprocessing))
+        for number, (image, size) in enumerate(zip(self._images, self._sizes, strict=True), start=1):
+            try:
+                decoded.append(_decoded(image, size, preprocessing))
+            except RequestError as error:
+                raise _numbered(error, number, len(self._images)) from error.__cause__
             image.close()
         return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
 
@@ -125,23 +124,19 @@ def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS
     """
     opened, pixels_left = [], limits.max_pixels
     for number, data in enumerate(images, start=1):
-        with _numbered(number, len(images)):
-            image = open_image(data)
+        try:
+            image = open_image(data, limits)
             pixels_left -= image.width * image.height
-            _check_header(image.size, pixels_left, limits)
+            limits.check(image.size, pixels_left)
+        except RequestError as error:
+            raise _numbered(error, number, len(images)) from error.__cause__
         opened.append(image)
     return OpenedImages(opened, images)
 
 
-@contextmanager
-def _numbered(number: int, count: int) -> Iterator[None]:
-    """Say which of several images an error is about."""
-    try:
-        yield
-    except RequestError as error:
-        if count == 1:
-            raise
-        raise type(error)(f"image {number} of {count}: {error}") from error
+def _numbered(error: RequestError, number: int, count: int) -> RequestError:
+    """The error, saying which of several images it is about."""
+    return error if count == 1 else type(error)(f"image {number} of {count}: {error}")
 
 
 def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -150,28 +145,16 @@ def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> ND
     return fitted(image, preprocessing, preprocessing.resized(*image.size))
 
 
-def _check_header(size: tuple[int, int], pixels_left: int, limits: ImageLimits) -> None:
-    width, height = size
-    if pixels_left < 0:
-        setting = f" ({limits.setting})" if limits.setting else ""
-        raise TooLargeError(
-            f"image of {width} x {height} pixels takes the request over its limit of {limits.max_pixels} pixels"
-            f"{setting}; send smaller images, or fewer"
-        )
-    if max(width, height) > limits.max_aspect_ratio * min(width, height):
-        raise RequestError(
-            f"image of {width} x {height} pixels has one side more than {limits.max_aspect_ratio:g} times as long as "
-            "the other, too much to shrink to the network's size; crop it first"
-        )
-
-
-def _decoded(image: Image.Image, data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    # The size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
-    size = image.size
-    if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
-        _draft(image, preprocessing.resized(*seen_size(size, orientation(image))), preprocessing.jpeg_margin)
-    image = load_image(image, data)
-    turn = orientation(image)  # a PNG may tell it behind its pixels
+def _decoded(image: Image.Image, num_bytes: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    if isinstance(image, JpegImageFile):
+        # The size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
+        size, turn = image.size, orientation(image)
+        if preprocessing.jpeg_margin:
+            _draft(image, preprocessing.resized(*seen_size(size, turn)), preprocessing.jpeg_margin)
+        load_image(image, num_bytes)
+    else:
+        load_image(image, num_bytes)
+        size, turn = image.size, orientation(image)  # which a PNG may tell behind its pixels
     return fitted(turned(image, turn), preprocessing, preprocessing.resized(*seen_size(size, turn)))
 
 

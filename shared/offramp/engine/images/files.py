@@ -9,9 +9,11 @@ from functools import cache
 from PIL import Image, UnidentifiedImageError
 
 from offramp.engine.images import png
+from offramp.engine.images.limits import ImageLimits
 from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
 from offramp.install import how_to_install
 
+HEIF = "HEIF"
 FORMATS = ("JPEG", "PNG", "WEBP")
 # How the names of photos end. A file that has such a name may still be something else.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif"})
@@ -25,69 +27,57 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Read the header of an image; no pixel is decoded.
+def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Read the header of an image; no pixel is decoded, and `limits` are for the caller to check.
 
     Raises:
-        UnsupportedMediaError: it is not in a format that is read here.
-        TooLargeError: Pillow takes it for a decompression bomb.
+        UnsupportedMediaError: it is not in a format that is read here, or that an extra which is missing would read.
+        TooLargeError: it has more pixels than Pillow ever reads.
         RequestError: empty or damaged data.
     """
     if not data:
         raise RequestError("image of 0 bytes; send the contents of a JPEG, PNG or WebP file")
     try:
-        image = _opened(data)
+        return _opened(data)
     except UnidentifiedImageError as error:
+        if _is_heic(data):
+            raise _damaged(len(data), error) from error
         raise UnsupportedMediaError(
             f"{len(data)} bytes that begin with {data[:8].hex(' ')} are not an image this node reads; "
             "send a JPEG, PNG or WebP"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLargeError(f"image refused: {error}; send a smaller one") from error
-    except (MemoryError, UnsupportedMediaError):
+        raise TooLargeError(f"image over the {limits.in_words}: {error}; send a smaller one") from error
+    except (MemoryError, RequestError):
         raise
     except Exception as error:
         raise _damaged(len(data), error) from error
-    if "transparency" in image.info and image.format == "PNG":
-        png.mend_transparency(image, data)
-    return image
 
 
-def load_image(image: Image.Image, data: bytes) -> Image.Image:
-    """Decode the pixels of an opened image; the result may be another object.
+def load_image(image: Image.Image, num_bytes: int) -> None:
+    """Decode the pixels of an opened image; `num_bytes`: size of its file, for the error.
 
     Raises:
         RequestError: truncated or damaged data.
     """
     try:
         image.load()
-        return image
     except MemoryError:
         raise
     except Exception as error:
-        plain = png.without_notes(data)
-        if plain is None:
-            raise _damaged(len(data), error) from error
-        # It may only be a note behind the pixels that cannot be read.
-        return load_image(open_image(plain), plain)
+        raise _damaged(num_bytes, error) from error
 
 
 def _opened(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        if not _is_heic(data):
-            raise
+    if data.startswith(png.SIGNATURE):
+        image = Image.open(io.BytesIO(png.picture_of(data)), formats=("PNG",))
+        if "transparency" in image.info:
+            png.mend_transparency(image, data)
+        return image
+    if _is_heic(data):
         _register_heif()
-        return Image.open(io.BytesIO(data), formats=("HEIF",))
-    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise
-    except Exception:
-        # Pillow refuses a whole PNG for notes that it finds too large, such as 2 MB of XMP.
-        plain = png.without_notes(data)
-        if plain is None:
-            raise
-        return Image.open(io.BytesIO(plain), formats=("PNG",))
+        return Image.open(io.BytesIO(data), formats=(HEIF,))
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _is_heic(data: bytes) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import grpc
 
 from offramp.bundle.manifest import Codec
-from offramp.engine.images import DEFAULT_LIMITS
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
 from offramp.logs import line
 from offramp.serving.offload.breaker import Breaker
@@ -22,6 +21,8 @@ from offramp.wire.v1 import wire_pb2 as pb
 
 _log = logging.getLogger("offramp.serving.offload")
 
+# The limit of nodes of a version that does not tell it yet.
+_UNTOLD_MAX_PIXELS = 25_000_000
 _NOT_HEARD_YET = Accepts(images=False, max_pixels=0, max_samples=sys.maxsize)
 
 
@@ -150,7 +151,7 @@ class UpstreamHealth:
         self._wanted.check(found, self._settings.target)
         self.accepts = Accepts(
             images=found.first_block == 1,
-            max_pixels=found.max_pixels or DEFAULT_LIMITS.max_pixels,
+            max_pixels=found.max_pixels or _UNTOLD_MAX_PIXELS,
             max_samples=found.max_samples or sys.maxsize,
         )
         self._breaker.probed()
