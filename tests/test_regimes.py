@@ -28,7 +28,7 @@ TEACHER = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
 CLASSES = torch.tensor([0, 1, 2, 3, 0])
 
 
-def distilled(logits: dict[int, torch.Tensor], classes: torch.Tensor = CLASSES, **how: float) -> float:
+def distilled(logits: dict[int, torch.Tensor], classes: torch.Tensor = CLASSES, **how: Any) -> float:
     return distillation_loss(
         logits, TEACHER, classes, {1: 1.0}, **{"alpha": 1.0, "temperature": 2.0, **how}
     ).item()

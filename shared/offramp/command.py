@@ -31,7 +31,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from offramp.errors import ConfigError, OfframpError
+from offramp.errors import ConfigError, OfframpError, StoppedError
 from offramp.install import how_to_install
 from offramp.logs import line, start_logging
 
@@ -109,11 +109,16 @@ class Command(BaseSettings):
 
 
 def run_command(command: type[Command], arguments: Sequence[str], *, program: str) -> None:
-    """Read a command and run it; an `OfframpError` is printed on one line, and the exit status is 2."""
+    """Read a command and run it; an `OfframpError` is printed on one line, and the exit status is 2.
+
+    After a signal it is 128 and the signal's number, as in a shell.
+    """
     if prefix_of(command):
         start_logging()  # reading the variables may already log something
     try:
         command.read(arguments, program=program).execute()
+    except StoppedError as error:
+        end_with(error, status=128 + error.signal_number)
     except OfframpError as error:
         end_with(error)
     except KeyboardInterrupt:
@@ -124,13 +129,13 @@ def run_command(command: type[Command], arguments: Sequence[str], *, program: st
         raise
 
 
-def end_with(error: OfframpError) -> NoReturn:
-    """Print an error to standard error, and exit with status 2."""
+def end_with(error: OfframpError, *, status: int = 2) -> NoReturn:
+    """Print an error to standard error, and exit with this status."""
     from rich.console import Console
     from rich.text import Text
 
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-    raise SystemExit(2)
+    raise SystemExit(status)
 
 
 def prefix_of(command: type[Command]) -> str:
@@ -271,7 +276,7 @@ _EXTRAS = {
     "edge": ("fastapi", "fastapi_offline", "httptools", "orjson", "python_multipart", "starlette", "uvicorn"),
     "cloud": ("grpc_health", "grpc_reflection"),
     "dashboard": ("nicegui",),
-    "train": ("lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
+    "train": ("kornia", "lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
     "evaluate": ("scipy",),
     "report": ("jinja2", "matplotlib"),
     "heif": ("pillow_heif",),

@@ -42,6 +42,17 @@ class BundleMismatchError(OfframpError):
     """A peer serves a different bundle from this node."""
 
 
+class StoppedError(OfframpError):
+    """A signal ended a command that can be continued later.
+
+    signal_number: of the signal; the exit status is 128 more, as in a shell.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class RequestError(OfframpError):
     """A request is malformed; only its sender can fix it."""
 

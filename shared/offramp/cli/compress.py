@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from offramp.authoring.data import load_images
 from offramp.cli.held_out import same_held_out
 from offramp.cli.options import RunArgument, SkipOption
-from offramp.cli.progress import console
-from offramp.cli.train import changed, run_of
+from offramp.cli.progress import console, log_unless_terminal
+from offramp.cli.train import run_of
 from offramp.command import Command
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.authoring.networks.bottleneck import BottleneckSpec
     from offramp.authoring.training.run import Run
+
+# However the network was trained, this is how its bottleneck is.
+_AS_COMPRESSED: Mapping[str, Any] = {
+    "optimizer": "sgd",
+    "schedule": "one_cycle",
+    "warmup": None,
+    "backbone_rate": 1.0,
+    "layer_decay": 1.0,
+    "ema": None,
+    "keep": "last",
+    "patience": None,
+}
 
 
 class Compress(Command):
@@ -81,7 +94,9 @@ class Compress(Command):
         narrowed = run_of(
             labels=origin.labels,
             provenance=provenance,
-            recipe=changed(origin.recipe, epochs=self.epochs, learning_rate=self.learning_rate),
+            recipe=origin.recipe.changed(
+                **_AS_COMPRESSED, epochs=self.epochs, learning_rate=self.learning_rate
+            ),
             regime="bottleneck",
             bottleneck=spec,
             start=str(self.run),
@@ -89,6 +104,7 @@ class Compress(Command):
             alpha=self.alpha,
             temperature=self.temperature,
         )
+        log_unless_terminal()
         train(images, narrowed, self.out, resume=self.resume)
         console.print("compressed; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
 

@@ -15,7 +15,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from offramp.logs import start_logging
+
 console = Console(stderr=True)
+
+
+def log_unless_terminal() -> None:
+    """Where no bar can be drawn, let log lines show the progress of a long command."""
+    if not Console(stderr=True).is_terminal:
+        start_logging()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Random changes of a training batch: shift, mirror and blank.
+"""Random changes of a normalised training batch: shift, mirror, blank and mix.
 
-Shapes: B samples, C channels, H x W pixels.
+Shapes: B samples, C channels, H x W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,31 @@ def augment(image_BCHW: Tensor, augmentation: Augmentation) -> Tensor:
     if augmentation.blank:
         image_BCHW = _blank(image_BCHW, augmentation.blank)
     return image_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def mix(image_BCHW: Tensor, class_B: Tensor, *, num_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mix every image with another one of the batch, and their labels in the same shares.
+
+    Args:
+        image_BCHW: normalised pixels.
+        class_B: class index of each image.
+        num_classes: K.
+        alpha: α > 0 of the Beta distribution that the shares come from.
+
+    Returns:
+        Images (B, C, H, W), and the shares of all classes in each (B, K).
+
+    Source: mixup, Zhang et al. 2018; each pair draws its own share, as the code of the paper does not.
+    """
+    one = torch.ones(len(image_BCHW))
+    share_B = torch.distributions.Beta(alpha * one, alpha * one).sample().to(image_BCHW.device)
+    other_B = torch.randperm(len(image_BCHW)).to(image_BCHW.device)
+    target_BK = functional.one_hot(class_B, num_classes).float()
+    share_B1, share_B111 = share_B[:, None], share_B[:, None, None, None]
+    mixed = share_B111 * image_BCHW + (1 - share_B111) * image_BCHW[other_B]
+    return mixed.contiguous(memory_format=torch.channels_last), share_B1 * target_BK + (
+        1 - share_B1
+    ) * target_BK[other_B]
 
 
 def _shift(image_BCHW: Tensor, reach: int) -> Tensor:

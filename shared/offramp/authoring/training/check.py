@@ -25,7 +25,7 @@ def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, pr
 
     Raises:
         ConfigError: the network does not fit the preprocessing, the labels, the split point or the number of exit
-            weights; or too few images are left to train on.
+            weights; the warm-up never ends; or too few images are left to train on.
         DataError: there are no images, a class has no label, or the images do not have the preprocessing's shape.
     """
     _check_images(run, images)
@@ -35,6 +35,7 @@ def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, pr
         raise ConfigError(
             f"{processes} processes share {left} training images; start at most {left}, see --devices and --nodes"
         )
+    _check_warmup(run)
     check_answers(network, run.recipe.preprocessing, len(run.labels))
     check_split_point(network, run.recipe.split_point)
     if run.cached_views and not any(front_of(network, phase, None) for phase in run.phases(network)):
@@ -45,6 +46,14 @@ def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, pr
     _check_weights("exit_weights", run.recipe.exit_weights, network.num_exits)
     if run.final_exit_weights is not None:
         _check_weights("final_exit_weights", run.final_exit_weights, network.num_exits)
+
+
+def _check_warmup(run: Run) -> None:
+    warmup, epochs = run.recipe.warmup, run.recipe.epochs
+    if warmup is not None and warmup >= epochs:
+        raise ConfigError(
+            f"the learning rate rises for {warmup:g} epochs of {epochs}; give a --warmup of less than --epochs"
+        )
 
 
 def _check_images(run: Run, images: LabelledImages) -> None:

@@ -34,6 +34,7 @@ from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.training.augment import augment
 from offramp.authoring.training.feature_file import FeatureFile, writing
 from offramp.authoring.training.frozen import Front
+from offramp.authoring.training.pixels import PixelChanges
 from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError
 
@@ -106,6 +107,7 @@ class _Source:
         self._front, self._images, self._part, self._views = front, images, part, views
         self._recipe, self._seed = run.recipe, run.provenance.seed
         self._normalise = Normalise(run.recipe.preprocessing)
+        self._change_pixels = PixelChanges(run.recipe.augmentation, run.recipe.preprocessing)
         self._batch = max(1, min(500, _VALUES_AT_ONCE // math.prod(run.recipe.preprocessing.pixel_shape)))
         decides = {
             "data": run.provenance.data.model_dump(mode="json", exclude={"name"}),
@@ -175,11 +177,12 @@ class _Source:
     def _computed(self, start: int, view: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Features of one batch, in one view."""
         device = _device()
-        pixels = torch.from_numpy(np.asarray(self._images.pixels[start : start + self._batch]))
-        image_BCHW: Tensor = self._normalise.to(device)(pixels.to(device))
-        if view:
-            with torch.random.fork_rng():
-                torch.manual_seed(hash((self._seed, view, start)))
+        pixels = torch.from_numpy(np.asarray(self._images.pixels[start : start + self._batch])).to(device)
+        normalise = self._normalise.to(device)
+        with torch.random.fork_rng():
+            torch.manual_seed(hash((self._seed, view, start)))
+            image_BCHW: Tensor = normalise(self._change_pixels(pixels) if view else pixels)
+            if view:
                 image_BCHW = augment(image_BCHW, self._recipe.augmentation)
         found = self._front.to(device).compute(image_BCHW, names)
         return {name: value.float().cpu().contiguous().numpy() for name, value in found.items()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import lightning
 import torch
@@ -17,17 +16,17 @@ from torchmetrics.classification import MulticlassAccuracy
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.networks.recipe import RecipeValues
-from offramp.authoring.training.augment import augment
+from offramp.authoring.training.augment import augment, mix
 from offramp.authoring.training.frozen import Answers, Front
+from offramp.authoring.training.keeping import SCORE
 from offramp.authoring.training.losses import distillation_loss, joint_loss, reconstruction_loss
+from offramp.authoring.training.optimizers import optimizer_of, schedule_of
+from offramp.authoring.training.pixels import PixelChanges
 from offramp.authoring.training.regimes import Phase
 from offramp.errors import ConfigError
 
 Given = Tensor | Mapping[str, Tensor]  # normalised pixels, or cached features by name
 Batch = tuple[Given, Tensor]
-
-_RISE = 0.2
-_FEWEST_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Teacher:
 
 
 class PhaseTraining(lightning.LightningModule):
-    """Trains the blocks and EECs of one phase with one-cycle SGD."""
+    """Trains the blocks and EECs of one phase."""
 
     def __init__(
         self,
@@ -57,6 +56,7 @@ class PhaseTraining(lightning.LightningModule):
         teacher: Teacher | None = None,
         front: Front | None = None,
         final_weights: Mapping[int, float] | None = None,
+        class_weight_K: Tensor | None = None,
     ) -> None:
         """Prepare a phase.
 
@@ -69,6 +69,7 @@ class PhaseTraining(lightning.LightningModule):
             teacher: for distillation; without one, the loss is cross-entropy with the labels.
             front: if given, batches hold what it computes instead of pixels.
             final_weights: weights of the losses in the last epoch; the weights move there from the phase's own.
+            class_weight_K: factor of the loss of each class.
         """
         super().__init__()
         # Convolutions on a CPU run faster with the channels last; the stubs lack this overload.
@@ -80,6 +81,10 @@ class PhaseTraining(lightning.LightningModule):
         self._front = front
         self._final_weights = final_weights or phase.weights
         self._normalise = Normalise(recipe.preprocessing)
+        self._change_pixels = PixelChanges(recipe.augmentation, recipe.preprocessing)
+        self._num_classes = num_classes
+        self._class_weight_K: Tensor | None
+        self.register_buffer("_class_weight_K", class_weight_K, persistent=False)
         # In a list, so that the teacher stays out of the checkpoint.
         self._frozen = [teacher.network.eval().requires_grad_(False)] if teacher and teacher.network else []
         self._accuracies = {n: MulticlassAccuracy(num_classes, average="micro") for n in sorted(phase.exits)}
@@ -99,10 +104,10 @@ class PhaseTraining(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step on uint8 pixels (B, H, W, C), or on cached features by name, and their classes (B,)."""
-        given, class_B = batch
+        given, target = batch
         if isinstance(given, Tensor):
-            given = augment(self._normalise(given), self._recipe.augmentation)
-        loss = self._loss(given, class_B)
+            given, target = self._augmented(given, target)
+        loss = self._loss(given, target)
         if not torch.isfinite(loss):
             raise ConfigError(
                 f"loss is {loss.item()} at step {self.global_step}; lower the learning rate and resume from "
@@ -111,19 +116,33 @@ class PhaseTraining(lightning.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def _loss(self, given: Given, class_B: Tensor) -> Tensor:
-        weights = self._weights()
+    def _augmented(self, pixels_BHWC: Tensor, class_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (B, C, H, W), and their classes or, if they are mixed, the shares of the classes (B, K)."""
+        augmentation = self._recipe.augmentation
+        image_BCHW = augment(self._normalise(self._change_pixels(pixels_BHWC)), augmentation)
+        if not augmentation.mixup:
+            return image_BCHW, class_B
+        return mix(image_BCHW, class_B, num_classes=self._num_classes, alpha=augmentation.mixup)
+
+    def _loss(self, given: Given, target: Tensor) -> Tensor:
+        weights, smoothing, balance_K = self._weights(), self._recipe.label_smoothing, self._class_weight_K
         if not weights:
             return self._matching(given)
         answers = self._answers(given, weights)
         if self._teacher is None:
             return joint_loss(
-                answers.logits_by_exit, class_B, weights, label_smoothing=self._recipe.label_smoothing
+                answers.logits_by_exit, target, weights, label_smoothing=smoothing, class_weight_K=balance_K
             )
         assert answers.taught_BK is not None, "a teacher has answered"
-        alpha, temperature = self._teacher.alpha, self._teacher.temperature
         return distillation_loss(
-            answers.logits_by_exit, answers.taught_BK, class_B, weights, alpha=alpha, temperature=temperature
+            answers.logits_by_exit,
+            answers.taught_BK,
+            target,
+            weights,
+            alpha=self._teacher.alpha,
+            temperature=self._teacher.temperature,
+            label_smoothing=smoothing,
+            class_weight_K=balance_K,
         )
 
     def _answers(self, given: Given, exits: Collection[int]) -> Answers:
@@ -162,12 +181,14 @@ class PhaseTraining(lightning.LightningModule):
         }
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the accuracy of the exits that learn, on all validation samples; it only shows progress."""
+        """Log the accuracy of the exits that learn; their mean is the phase's score."""
         given, class_B = batch
         if isinstance(given, Tensor):
             given = self._normalise(given)
         if not self._phase.exits:
-            self.log("reconstruction", self._matching(given), prog_bar=True, on_epoch=True)
+            error = self._matching(given)
+            self.log("reconstruction", error, prog_bar=True, on_epoch=True)
+            self.log(SCORE, -error, on_epoch=True)
             return
         for number, logits_BK in self._logits(given).items():
             accuracy = self._accuracies[number]
@@ -179,35 +200,19 @@ class PhaseTraining(lightning.LightningModule):
             return self.network.logits_at(given, self._phase.exits)
         return self._answers(given, self._phase.exits).logits_by_exit
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the score; every process has validated all images."""
+        if self._phase.exits:
+            accuracies = [accuracy.compute() for accuracy in self._accuracies.values()]
+            self.log(SCORE, torch.stack(accuracies).mean())
+
     # Lightning accepts this dictionary, but its annotation asks for a typed one.
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
-        """SGD with momentum; the learning rate rises for a fifth of the steps and falls to zero.
-
-        With fewer than three steps there is no room to rise and fall, so it stays constant.
-        """
-        learning = [p for p in self.network.parameters() if p.requires_grad]
-        decayed = [p for p in learning if p.ndim > 1]
-        plain = [p for p in learning if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": self._recipe.weight_decay},
-            {"params": plain},
-        ]
-        optimizer = torch.optim.SGD(
-            groups,
-            lr=self._recipe.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        if steps < _FEWEST_STEPS:
+        """The recipe's optimizer and schedule."""
+        optimizer = optimizer_of(self.network, self._recipe)
+        schedule = schedule_of(optimizer, self._recipe, int(self.trainer.estimated_stepping_batches))
+        if schedule is None:
             return {"optimizer": optimizer}
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self._recipe.learning_rate,
-            total_steps=steps,
-            # torch counts steps from 0 and divides by the number of rising steps, which must be at least one.
-            pct_start=max(_RISE, 2 / steps),
-        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -16,18 +16,20 @@ from offramp.errors import ConfigError
 
 def joint_loss(
     logits_by_exit: Mapping[int, Tensor],
-    class_B: Tensor,
+    target: Tensor,
     weights: Mapping[int, float],
     *,
     label_smoothing: float = 0.0,
+    class_weight_K: Tensor | None = None,
 ) -> Tensor:
     """Sum the losses of all exits, so that shallow and deep EECs are trained together.
 
     Args:
         logits_by_exit: logits (B, K) by exit number, as `EarlyExitNetwork.logits_at` returns them.
-        class_B: class index of each sample, 0 to K - 1.
+        target: class index of each sample, 0 to K - 1, (B,); or the share of each class in it, (B, K).
         weights: weight of each exit; need not sum to 1.
         label_smoothing: share of the target that is spread over all classes.
+        class_weight_K: factor of the loss of each class; as a rule they average 1 over the training images.
 
     Returns:
         Scalar loss in nats, averaged over the batch.
@@ -39,7 +41,7 @@ def joint_loss(
     """
     _check_weights(logits_by_exit, weights)
     losses = [
-        weights[number] * functional.cross_entropy(logits_BK, class_B, label_smoothing=label_smoothing)
+        weights[number] * _cross_entropy(logits_BK, target, label_smoothing, class_weight_K)
         for number, logits_BK in logits_by_exit.items()
     ]
     return torch.stack(losses).sum()
@@ -48,21 +50,25 @@ def joint_loss(
 def distillation_loss(
     logits_by_exit: Mapping[int, Tensor],
     teacher_BK: Tensor,
-    class_B: Tensor,
+    target: Tensor,
     weights: Mapping[int, float],
     *,
     alpha: float,
     temperature: float,
+    label_smoothing: float = 0.0,
+    class_weight_K: Tensor | None = None,
 ) -> Tensor:
     """Pull every exit towards the teacher's softened answer.
 
     Args:
         logits_by_exit: logits (B, K) by exit number.
         teacher_BK: the teacher's logits; no gradient flows into them.
-        class_B: class index of each sample; ignored if `alpha` is 1, so photos without labels will do.
+        target: class of each sample, as for `joint_loss`; ignored if `alpha` is 1, so photos without labels will do.
         weights: weight of each exit.
         alpha: share of the teacher, 0 to 1; the rest is cross-entropy with the labels.
         temperature: T > 0 of the softmax on both sides.
+        label_smoothing: as for `joint_loss`, in the part of the labels.
+        class_weight_K: as for `joint_loss`, in the part of the labels.
 
     Returns:
         Scalar loss in nats, averaged over the batch.
@@ -81,9 +87,30 @@ def distillation_loss(
         divergence = functional.kl_div(answer_BK, target_BK, reduction="batchmean", log_target=True)
         loss = alpha * temperature**2 * divergence
         if alpha < 1:
-            loss = loss + (1 - alpha) * functional.cross_entropy(logits_BK, class_B)
+            loss = loss + (1 - alpha) * _cross_entropy(logits_BK, target, label_smoothing, class_weight_K)
         total = total + weights[number] * loss
     return total
+
+
+def balanced_weights(classes_N: Tensor, num_classes: int) -> Tensor:
+    """Factors (K,) that give each class the same weight in the loss of all images; they average 1 over the images.
+
+    A class without images has the factor 0, which no loss ever uses.
+    """
+    count_K = torch.bincount(classes_N, minlength=num_classes).float()
+    present = count_K > 0
+    return torch.where(present, len(classes_N) / (present.sum() * count_K.clamp(min=1)), 0.0)
+
+
+def _cross_entropy(
+    logits_BK: Tensor, target: Tensor, smoothing: float, class_weight_K: Tensor | None
+) -> Tensor:
+    if class_weight_K is None:
+        return functional.cross_entropy(logits_BK, target, label_smoothing=smoothing)
+    # torch's own mean would divide by the weights that happen to be in the batch.
+    return functional.cross_entropy(
+        logits_BK, target, class_weight_K, label_smoothing=smoothing, reduction="none"
+    ).mean()
 
 
 def _check_weights(logits_by_exit: Mapping[int, Tensor], weights: Mapping[int, float]) -> None:

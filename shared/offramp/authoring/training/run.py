@@ -129,6 +129,17 @@ def checkpoint_name(phase_number: int) -> str:
     return f"phase-{phase_number}.ckpt"
 
 
+def best_checkpoint_name(phase_number: int) -> str:
+    """File name of the checkpoint of a phase's best epoch, if the recipe keeps that one."""
+    return f"phase-{phase_number}-best.ckpt"
+
+
+def kept_checkpoint(directory: Path, phase_number: int, recipe: RecipeValues) -> Path:
+    """The checkpoint with the weights that a phase ends with."""
+    name = best_checkpoint_name if recipe.keep == "best" else checkpoint_name
+    return directory / name(phase_number)
+
+
 def load_run(directory: Path) -> Run:
     """Read `run.json`.
 
@@ -151,7 +162,7 @@ def load_run(directory: Path) -> Run:
 
 
 def load_network(directory: Path) -> EarlyExitNetwork:
-    """The network of a run with the weights of its last checkpoint, ready for inference.
+    """The network of a run with the weights that it keeps, those of its last or its best epoch, ready for inference.
 
     Raises:
         ConfigError: there is no run, one of its phases has no checkpoint, or the recipe builds another network now.
@@ -161,7 +172,9 @@ def load_network(directory: Path) -> EarlyExitNetwork:
     # A network with other exits may have other phases, so it is compared before they are counted.
     if (directory / checkpoint_name(1)).exists():
         load_weights(network, directory / checkpoint_name(1), run)
-    load_weights(network, _last_checkpoint(directory, len(run.phases(network))), run)
+    number = len(run.phases(network))
+    _check_phases(directory, number)
+    load_weights(network, kept_checkpoint(directory, number, run.recipe), run)
     return network.eval()
 
 
@@ -171,7 +184,10 @@ def load_weights(network: EarlyExitNetwork, checkpoint: Path, run: Run) -> None:
     Raises:
         ConfigError: the checkpoint holds another network; the message names the first part that differs.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except FileNotFoundError as error:
+        raise ConfigError(f"{checkpoint} is missing; train again in another directory") from error
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if difference := _difference(weights, network.state_dict()):
@@ -213,7 +229,7 @@ def training_s(directory: Path) -> float | None:
     """
     run = load_run(directory)
     count = len(run.phases(run.build(directory)))
-    _last_checkpoint(directory, count)
+    _check_phases(directory, count)
     total = 0.0
     for number in range(1, count + 1):
         saved = torch.load(directory / checkpoint_name(number), map_location="cpu", weights_only=True)
@@ -229,10 +245,9 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("offramp", "torch", "lightning", "numpy")}
 
 
-def _last_checkpoint(directory: Path, num_phases: int) -> Path:
+def _check_phases(directory: Path, num_phases: int) -> None:
     for number in range(1, num_phases + 1):
         path = directory / checkpoint_name(number)
         if not path.exists():
             of = f"phase {number} of {num_phases}" if num_phases > 1 else "the run"
             raise ConfigError(f"{directory} has no {path.name}: {of} has not finished its first epoch")
-    return path

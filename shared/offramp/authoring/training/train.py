@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader
 
 from offramp.authoring.data.labelled import LabelledImages
@@ -23,9 +25,21 @@ from offramp.authoring.training.claim import claimed
 from offramp.authoring.training.feature_batches import training_features, validation_features
 from offramp.authoring.training.features import cache_features, remove_features
 from offramp.authoring.training.frozen import Front, front_of
+from offramp.authoring.training.keeping import judging_part, keeping
 from offramp.authoring.training.learning import PhaseTraining, Teacher, epoch_seed
+from offramp.authoring.training.losses import balanced_weights
+from offramp.authoring.training.progress import progress_of
 from offramp.authoring.training.regimes import Phase
-from offramp.authoring.training.run import Run, checkpoint_name, load_network, load_run, load_weights
+from offramp.authoring.training.run import (
+    Run,
+    best_checkpoint_name,
+    checkpoint_name,
+    kept_checkpoint,
+    load_network,
+    load_run,
+    load_weights,
+)
+from offramp.authoring.training.stopping import stopping_said
 from offramp.errors import ConfigError
 
 _FEATURES = "features"
@@ -54,7 +68,9 @@ def train(
     machines: Machines | None = None,
     features: Path | None = None,
 ) -> None:
-    """Train and leave the last checkpoint of each phase in `directory`; a bar shows the progress.
+    """Train and leave the checkpoints of each phase in `directory`.
+
+    A bar on a terminal shows the progress, elsewhere log lines.
 
     Args:
         images: the whole training part; the run's split holds out its validation samples.
@@ -69,6 +85,7 @@ def train(
             fit; the directory has a run with a checkpoint, and its settings differ or `resume` is not set; or another
             training is using the directory. Nothing is written in these cases.
         DataError: the images or classes do not fit the run.
+        StoppedError: SIGTERM or Ctrl-C ended the training.
     """
     machines = machines or Machines()
     lightning.seed_everything(run.provenance.seed, workers=True, verbose=False)
@@ -77,11 +94,15 @@ def train(
     check_run(run, network, images, processes=machines.processes)
     teacher = _teacher(run, network)
     parts = split_train(images, run.provenance.data.split)
+    parts = TrainValidation(parts.train, judging_part(parts.validation))
     _quiet()
     with claimed(directory, run, resume=resume):
-        for number, phase in enumerate(run.phases(network), start=1):
-            plan = _Plan(number, phase, run, directory, features or directory / _FEATURES, machines)
+        phases = run.phases(network)
+        for number in range(1, len(phases) + 1):
+            plan = _Plan(number, phases, run, directory, features or directory / _FEATURES, machines)
             _train_phase(plan, network, parts, teacher)
+            if number < len(phases) and (run.recipe.keep == "best" or run.recipe.ema is not None):
+                load_weights(network, kept_checkpoint(directory, number, run.recipe), run)
         if features is None:
             remove_features(directory / _FEATURES)
 
@@ -91,21 +112,25 @@ class _Plan:
     """One phase of a run: its number, and where its checkpoints and cached features go."""
 
     number: int
-    phase: Phase
+    phases: Sequence[Phase]
     run: Run
     directory: Path
     features: Path
     machines: Machines
 
+    @property
+    def last(self) -> Path:
+        """File of the last checkpoint."""
+        return self.directory / checkpoint_name(self.number)
+
 
 def _train_phase(
     plan: _Plan, network: EarlyExitNetwork, parts: TrainValidation, teacher: Teacher | None
 ) -> None:
-    run, phase = plan.run, plan.phase
-    checkpoint = plan.directory / checkpoint_name(plan.number)
-    if checkpoint.exists():
+    run, phase = plan.run, plan.phases[plan.number - 1]
+    if plan.last.exists():
         # Lightning would load them too, but not say which part does not fit.
-        load_weights(network, checkpoint, run)
+        load_weights(network, plan.last, run)
     seed = epoch_seed(run.provenance.seed, _EPOCHS_PER_PHASE * (plan.number - 1))
     final = run.final_exit_weights
     front = front_of(network, phase, (teacher.network or network) if teacher else None)
@@ -120,15 +145,23 @@ def _train_phase(
         teacher=teacher,
         front=front,
         final_weights={n: final[n - 1] for n in phase.weights} if final else None,
+        class_weight_K=_class_weights(run, parts),
     )
     training, validation = _loaders(plan, front, parts, seed)
-    _trainer(run, plan.directory, checkpoint, plan.machines).fit(
-        module,
-        train_dataloaders=training,
-        val_dataloaders=validation,
-        ckpt_path=checkpoint if checkpoint.exists() else None,
-        weights_only=True,
-    )
+    with stopping_said(plan.directory):
+        _trainer(plan).fit(
+            module,
+            train_dataloaders=training,
+            val_dataloaders=validation,
+            ckpt_path=plan.last if plan.last.exists() else None,
+            weights_only=True,
+        )
+
+
+def _class_weights(run: Run, parts: TrainValidation) -> Tensor | None:
+    if run.recipe.class_weights == "equal":
+        return None
+    return balanced_weights(from_numpy(parts.train.classes), len(run.labels))
 
 
 def _loaders(
@@ -147,10 +180,10 @@ def _loaders(
     )
 
 
-def _trainer(run: Run, directory: Path, checkpoint: Path, machines: Machines) -> lightning.Trainer:
-    last = ModelCheckpoint(
-        directory, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
-    )
+def _trainer(plan: _Plan) -> lightning.Trainer:
+    recipe, machines = plan.run.recipe, plan.machines
+    progress = progress_of(plan.number, len(plan.phases))
+    best = plan.directory / best_checkpoint_name(plan.number)
     return lightning.Trainer(
         accelerator="auto",
         devices=machines.devices,
@@ -158,9 +191,12 @@ def _trainer(run: Run, directory: Path, checkpoint: Path, machines: Machines) ->
         strategy="ddp" if machines.processes > 1 else "auto",
         use_distributed_sampler=False,
         precision="bf16-mixed",
-        max_epochs=run.recipe.epochs,
-        callbacks=[last, Timer(), RichProgressBar()],
-        logger=CSVLogger(directory, name="log"),
+        max_epochs=recipe.epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.clip,
+        callbacks=[Timer(), progress, *keeping(recipe, last=plan.last, best=best)],
+        enable_progress_bar=isinstance(progress, ProgressBar),
+        logger=CSVLogger(plan.directory, name="log"),
         enable_model_summary=False,
         log_every_n_steps=50,
     )
