@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from offramp.authoring.networks.check import choose_layout
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.networks.recipes import Recipe
@@ -65,8 +66,7 @@ class PhaseTraining(lightning.LightningModule):
             final_weights: weights of the losses in the last epoch; the weights move there from the phase's own.
         """
         super().__init__()
-        # Convolutions on a CPU run faster with the channels last; the stubs lack this overload.
-        self.network: EarlyExitNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = choose_layout(network, recipe.preprocessing)
         self._phase = phase
         self._recipe = recipe
         self._seed = seed
