@@ -5,49 +5,71 @@ Shapes: B samples, C channels, H x W pixels, T tokens, D width, K classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
+from offramp.authoring.networks.agreement import check_images_apart
+from offramp.authoring.networks.classifier import LogitsOnly, as_classifier, check_runs
 from offramp.authoring.networks.cost import count_macs
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.graph import BackboneGraph, Cut, Origin
+from offramp.authoring.networks.head import find_head, new_head, replace_head
 from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
-from offramp.authoring.networks.tracing import LogitsOnly, trace_backbone
+from offramp.authoring.networks.rehearsal import Random, find_random, in_mode
+from offramp.authoring.networks.tracing import backbone_graph, exported, is_exported
+from offramp.authoring.networks.training_check import check_trains_alike
 from offramp.errors import ConfigError
 
 _TOLERANCE = 1e-5
 _NEAR = 0.02  # share of the backbone's cost; cuts this close count as the same place
+_FAR = 0.1  # share of the backbone's cost; an exit moved further than this is worth a warning
 _LARGEST_SIDE = 8
 _EEC_SHARE = 0.5  # an EEC costs at most this share of the block after it
 
+_log = logging.getLogger(__name__)
+
 
 def attach_exits(
-    model: nn.Module, *, image_shape: tuple[int, int, int], exits: Sequence[float] = (0.25, 0.5)
+    model: nn.Module | ExportedProgram,
+    *,
+    image_shape: tuple[int, int, int],
+    exits: Sequence[float] = (0.25, 0.5),
+    num_classes: int | None = None,
 ) -> EarlyExitNetwork:
     """Cut an ordinary classifier into blocks and attach EECs, which you then train.
 
     A model can be cut where a single tensor carries everything. These places are found in torch.export's graph, so it
-    does not matter how the model is written. The blocks share the model's weights and train like any module: batch
-    norm and dropout obey `train()` and `eval()`. The network's `origin` records how it was cut.
+    does not matter how the model is written. The blocks share the model's weights and train like the model: batch
+    norm, dropout and stochastic depth obey `train()` and `eval()`. The network's `origin` records how it was cut.
 
     Args:
-        model: normalised pixels (B, C, H, W) -> logits (B, K): a tensor, the first of a tuple, or `.logits`.
+        model: normalised pixels (B, C, H, W) -> logits (B, K): a tensor, the first of a tuple, `.logits`, or 'logits'
+            in a dict. Or a program of torch.export, for any number of images.
         image_shape: (C, H, W).
         exits: where to put the early exits, as rising shares of the backbone's cost between 0 and 1. Each goes to the
             nearest possible cut; if several are about as near, to the one with the smallest feature.
+        num_classes: K, for a model that was trained for other classes: an untrained layer replaces its last one.
 
     Returns:
-        A network whose last exit gives the model's logits to within 1e-5. Its EECs are untrained, and each costs at
-        most half as much as the block after it.
+        A network whose last exit gives the model's logits to within 1e-5, before any new layer. Its EECs are untrained,
+        and each costs at most half as much as the block after it.
 
     Raises:
-        ConfigError: the model cannot be traced, or has too few places to cut; the message says where and why.
+        ConfigError: the model cannot be traced, mixes the images of a batch, would not train the same in blocks, or
+            has too few places to cut; the message says where and why.
     """
     _check_shares(exits)
-    graph = trace_backbone(model, image_shape)
+    found = traced(model, image_shape)
+    graph = backbone_graph(found.program, image_shape)
+    head = None if num_classes is None else find_head(graph)
+    if head is not None and num_classes is not None:
+        graph.macs[head] = graph.macs[head] * _checked(num_classes) // graph.num_classes
     cuts = graph.cuts()
     if len(cuts) < len(exits):
         raise ConfigError(f"you asked for {len(exits)} exits, but {_where(graph, cuts)}; ask for fewer exits")
@@ -55,16 +77,89 @@ def attach_exits(
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
     # The last block ends in the backbone's own logits.
-    eecs = {**_eecs_behind(graph, cuts, chosen), len(blocks): nn.Identity()}
-    network = EarlyExitNetwork(blocks, eecs).eval()
-    origin = Origin(image_shape, tuple(cuts), tuple(chosen), _difference(model, network, image_shape))
-    if not origin.difference <= _TOLERANCE:
-        raise ConfigError(
-            f"the blocks together differ from the backbone by {origin.difference:.2e}, more than {_TOLERANCE:.0e}; "
-            "check whether the backbone draws random numbers or keeps state between images"
-        )
-    network.origin = origin
+    eecs = _eecs_behind(graph, cuts, chosen, num_classes or graph.num_classes)
+    network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
+    network.origin = Origin(image_shape, tuple(cuts), tuple(chosen), found.difference(network))
+    if found.is_module:
+        check_trains_alike(found.model, network, image_shape, found.random)
+    if head is not None and num_classes is not None:
+        replace_head(graph, head, new_head(head, num_classes))
+        network.blocks[-1] = graph.block(chosen[-1].node, graph.logits).eval()
+    _warn_of_moved(exits, chosen, cuts)
     return network
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A classifier and its exported program.
+
+    random: what it draws at random in training. is_module: whether it was given as a module that can train itself.
+    """
+
+    model: nn.Module
+    program: ExportedProgram
+    random: Random
+    is_module: bool
+    image_shape: tuple[int, int, int]
+
+    def difference(self, network: EarlyExitNetwork) -> float:
+        """The largest difference between its logits and those of its blocks together, on random images.
+
+        Raises:
+            ConfigError: it is larger than 1e-5.
+        """
+        generator = torch.Generator().manual_seed(0)
+        largest = 0.0
+        with torch.no_grad(), in_mode(self.model, training=False):
+            for batch in (1, 3):
+                image_BCHW = torch.randn(batch, *self.image_shape, generator=generator)
+                expected = LogitsOnly(self.model)(image_BCHW.clone())
+                found = network.logits_at(image_BCHW, [network.num_exits])[network.num_exits]
+                largest = max(largest, float((expected - found).abs().max()))
+        if not largest <= _TOLERANCE:
+            raise ConfigError(
+                f"the blocks together differ from the backbone by {largest:.2e}, more than {_TOLERANCE:.0e}; check "
+                "whether the backbone keeps state between images, or writes into a view of a tensor"
+            )
+        return largest
+
+
+def traced(model: nn.Module | ExportedProgram, image_shape: tuple[int, int, int]) -> Traced:
+    """Check a classifier and trace it.
+
+    Raises:
+        ConfigError: it cannot be traced, or it mixes the images of a batch; the message says where and why.
+    """
+    module = as_classifier(model)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # attention that has no gradients
+    try:
+        with in_mode(module, training=False):
+            check_runs(module, image_shape)
+            check_images_apart(LogitsOnly(module), image_shape, name="the backbone", within=module)
+        is_module = isinstance(model, nn.Module) and not isinstance(model, torch.fx.GraphModule)
+        random = find_random(module, torch.zeros(2, *image_shape)) if is_module else Random({}, ())
+        program = model if is_exported(model, image_shape) else exported(module, image_shape, random)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    assert isinstance(program, ExportedProgram)
+    return Traced(module, program, random, is_module, image_shape)
+
+
+def _checked(num_classes: int) -> int:
+    if num_classes < 2:
+        raise ConfigError(f"num_classes is {num_classes}, expected 2 or more")
+    return num_classes
+
+
+def _warn_of_moved(exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence[Cut]) -> None:
+    for number, (share, cut) in enumerate(zip(exits, chosen, strict=True), start=1):
+        if abs(cut.share - share) > _FAR:
+            _log.warning(
+                "event=moved_exit detail=%r",
+                f"exit {number} was asked for at {share:.0%} of the backbone's cost and sits at {cut.share:.0%}; "
+                f"it can be at {_places(cuts)}",
+            )
 
 
 def _check_shares(exits: Sequence[float]) -> None:
@@ -75,11 +170,16 @@ def _check_shares(exits: Sequence[float]) -> None:
 
 
 def _where(graph: BackboneGraph, cuts: Sequence[Cut]) -> str:
-    places = sorted({f"{cut.share:4.0%}".strip() for cut in cuts}, key=lambda text: float(text[:-1]))
+    crossing = " and ".join(graph.crossing())
     return (
-        f"the backbone can only be cut at {', '.join(places) or 'no place'} of its cost; elsewhere more than one "
-        f"tensor is still needed, such as {' and '.join(graph.crossing())}"
+        f"the backbone can only be cut at {_places(cuts)}; elsewhere more than one tensor is still needed"
+        + (f", such as {crossing}" if crossing else "")
     )
+
+
+def _places(cuts: Sequence[Cut]) -> str:
+    places = sorted({f"{cut.share:4.0%}".strip() for cut in cuts}, key=lambda text: float(text[:-1]))
+    return f"{', '.join(places) or 'no place'} of its cost"
 
 
 def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
@@ -94,7 +194,9 @@ def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
     return chosen
 
 
-def _eecs_behind(graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut]) -> dict[int, nn.Module]:
+def _eecs_behind(
+    graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut], num_classes: int
+) -> dict[int, nn.Module]:
     """An EEC for every chosen cut, by the number of the block that ends there."""
     spent = [cut.macs for cut in chosen]
     eecs: dict[int, nn.Module] = {}
@@ -102,7 +204,7 @@ def _eecs_behind(graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut
         zip(chosen, [*spent[1:], sum(graph.macs.values())], strict=True), start=1
     ):
         macs = until - cut.macs
-        eec = _sized_eec(cut, graph.num_classes, budget=_EEC_SHARE * macs)
+        eec = _sized_eec(cut, num_classes, budget=_EEC_SHARE * macs)
         if eec is None:
             raise ConfigError(
                 f"an exit at {cut.share:.0%} of the cost would not pay: only {macs} multiplications lie between it and "
@@ -129,36 +231,26 @@ def _eecs(shape: tuple[int, ...], num_classes: int) -> Iterator[nn.Module]:
         case (_, width):
             yield TokenMean(width, num_classes, hidden=2 * width)
             yield TokenMean(width, num_classes)
-        case (channels, height, _):
+        case (channels, height, across):
             for width, layers in (
                 (max(4 * channels, 128), 3),
                 (max(2 * channels, 64), 2),
                 (channels, 1),
                 (channels, 0),
             ):
-                yield _convolutional(channels, height, width, layers, num_classes)
+                yield _convolutional((channels, height, across), width, layers, num_classes)
         case _:
             yield nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), num_classes))
 
 
-def _convolutional(channels: int, side: int, width: int, layers: int, num_classes: int) -> nn.Module:
+def _convolutional(shape: tuple[int, int, int], width: int, layers: int, num_classes: int) -> nn.Module:
     parts: list[nn.Module] = []
-    while side > _LARGEST_SIDE:
-        parts.append(nn.MaxPool2d(2))
-        side //= 2
+    channels, *sides = shape
+    while max(sides) > _LARGEST_SIDE:
+        steps = [2 if side > _LARGEST_SIDE else 1 for side in sides]
+        parts.append(nn.MaxPool2d((steps[0], steps[1])))
+        sides = [side // step for side, step in zip(sides, steps, strict=True)]
     for _ in range(layers):
         parts.append(separable_conv(channels, width))
         channels = width
     return nn.Sequential(*parts, pooled_linear(channels, num_classes))
-
-
-def _difference(model: nn.Module, network: EarlyExitNetwork, image_shape: tuple[int, int, int]) -> float:
-    generator = torch.Generator().manual_seed(0)
-    largest = 0.0
-    with torch.no_grad():
-        for batch in (1, 3):
-            image_BCHW = torch.randn(batch, *image_shape, generator=generator)
-            expected = LogitsOnly(model)(image_BCHW)
-            found = network.logits_at(image_BCHW, [network.num_exits])[network.num_exits]
-            largest = max(largest, float((expected - found).abs().max()))
-    return largest

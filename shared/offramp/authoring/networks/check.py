@@ -1,20 +1,24 @@
-"""Checks that a network fits its preprocessing, labels and split point, before training and before export."""
+"""Checks that a network fits its preprocessing, labels and split point, before training and before export.
+
+Shapes: B samples, C channels, H x W pixels.
+"""
 
 from __future__ import annotations
 
 import torch
 
+from offramp.authoring.networks.agreement import alike, check_images_apart, different_images
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.bundle.manifest import Preprocessing
 from offramp.errors import ConfigError
 
 
 def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_labels: int) -> None:
-    """Run the network once on a blank image and check what every exit returns; the network does not change.
+    """Run the network on a few images and check what every exit returns; the network does not change.
 
     Raises:
-        ConfigError: the network was cut for images of another shape, fails on one of this shape, or has an exit that
-            does not return one logit for each label.
+        ConfigError: the network was cut for images of another shape, fails on one of this shape, answers differently
+            for an image alone and among others, or has an exit that does not return one logit for each label.
     """
     shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
     if network.origin is not None and network.origin.image_shape != shape:
@@ -33,6 +37,11 @@ def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_l
                 f"exit {number} has {logits_shape[1]} classes, but there are {num_labels} labels; build the "
                 "network for as many classes as the data has"
             )
+    was_training = network.training
+    try:
+        check_images_apart(network.eval(), shape, name="the network")
+    finally:
+        network.train(was_training)
 
 
 def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:
@@ -47,6 +56,32 @@ def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:
             f"split_point is {split_point}, but the network has blocks 1 to {last}; give the first block of the next "
             f"tier, 2 to {last}"
         )
+
+
+def choose_layout(network: EarlyExitNetwork, preprocessing: Preprocessing) -> EarlyExitNetwork:
+    """Lay out the weights with the channels last, which is faster on a CPU, unless the network then answers otherwise.
+
+    Such a network reads its features in the order of memory, for example with `x.view(-1, n)`.
+    """
+    image_BCHW = different_images((preprocessing.channels, preprocessing.height, preprocessing.width))
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            expected = network(image_BCHW)
+            found = _in_layout(network, torch.channels_last)(image_BCHW)
+        if not alike(expected, found):
+            _in_layout(network, torch.contiguous_format)
+    except RuntimeError:  # as `view` says it
+        _in_layout(network, torch.contiguous_format)
+    finally:
+        network.train(was_training)
+    return network
+
+
+def _in_layout(network: EarlyExitNetwork, layout: torch.memory_format) -> EarlyExitNetwork:
+    changed: EarlyExitNetwork = network.to(memory_format=layout)  # type: ignore[call-overload] # the stubs lack it
+    return changed
 
 
 def _logits_shapes(network: EarlyExitNetwork, shape: tuple[int, int, int]) -> list[tuple[int, ...]]:

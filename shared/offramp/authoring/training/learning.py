@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from offramp.authoring.networks.check import choose_layout
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.networks.recipe import RecipeValues
@@ -72,8 +73,7 @@ class PhaseTraining(lightning.LightningModule):
             class_weight_K: factor of the loss of each class.
         """
         super().__init__()
-        # Convolutions on a CPU run faster with the channels last; the stubs lack this overload.
-        self.network: EarlyExitNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = choose_layout(network, recipe.preprocessing)
         self._phase = phase
         self._recipe = recipe
         self._seed = seed
