@@ -10,6 +10,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from offramp.bundle.manifest import Preprocessing
 from offramp.engine.images import resize_pixels
 from offramp.errors import DataError
 
-_PREFIX: dict[Part, str] = {"train": "train", "test": "t10k"}
+IDX_PARTS: Mapping[Part, str] = {"train": "train", "test": "t10k"}
 
 
 def holds_idx(path: Path) -> bool:
@@ -32,10 +33,13 @@ def load_idx(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledIm
     """Read one part of an MNIST-like directory, gzipped or not.
 
     Raises:
-        DataError: a file is missing, empty or damaged, or there are not as many labels as images.
+        DataError: there is no such part, a file is missing, empty or damaged, or there are not as many labels as
+            images.
     """
-    pixels = read_idx(_find(path, f"{_PREFIX[part]}-images*idx3-ubyte*"), dimensions=3)
-    classes = read_idx(_find(path, f"{_PREFIX[part]}-labels*idx1-ubyte*"), dimensions=1)
+    if part not in IDX_PARTS:
+        raise DataError(f"{path} has IDX files, which have no {part} part; expected {' or '.join(IDX_PARTS)}")
+    pixels = read_idx(_find(path, f"{IDX_PARTS[part]}-images*idx3-ubyte*"), dimensions=3)
+    classes = read_idx(_find(path, f"{IDX_PARTS[part]}-labels*idx1-ubyte*"), dimensions=1)
     if len(pixels) != len(classes):
         raise DataError(f"{path} has {len(pixels)} {part} images, but {len(classes)} labels")
     if not pixels.size:
