@@ -162,8 +162,8 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     ("names", "says", "left"),
     [
         (
-            [*some("dog", 15, ".heic"), *some("cat", 2), *some("ant", 2)],
-            "15 images .*dog/ has 15 .heic",
+            [*some("dog", 15, ".avif"), *some("cat", 2), *some("ant", 2)],
+            "15 images .*dog/ has 15 .avif",
             "ant cat",
         ),
         (
@@ -256,8 +256,8 @@ def test_photos_without_labels_come_from_an_archive_too(tmp_path: Path) -> None:
     data = write(tmp_path / "photos", ["b/0.jpg", "a/1.jpg", "2.jpg", "a/notes.txt"])
     images = load_unlabelled(zipped(data), TINY)
     assert images.sources == ("2.jpg", "a/1.jpg", "b/0.jpg") == load_unlabelled(data, TINY).sources
-    (data / "3.heic").touch()
-    with pytest.raises(DataError, match=r"1 \.heic"):
+    (data / "3.avif").touch()
+    with pytest.raises(DataError, match=r"1 \.avif"):
         load_unlabelled(data, TINY)
 
 

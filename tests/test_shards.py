@@ -50,7 +50,7 @@ class TestWebDataset:
         ("samples", "says"),
         [
             ([sample(0), sample(1), ("0002", {"jpg": b"x"})], "1 photos have no class, the first: 0002.jpg"),
-            ([sample(0), sample(1), ("0002", {"heic": b"x", "cls": b"1"})], r"no photo .*: 0002 \(1 .heic\)"),
+            ([sample(0), sample(1), ("0002", {"avif": b"x", "cls": b"1"})], r"no photo .*: 0002 \(1 .avif\)"),
             ([sample(0), sample(0)], "has 1 classes"),
             ([sample(0), sample(1, suffix="json", text="[3]")], "0001.json does not name a class"),
         ],

@@ -51,13 +51,13 @@ class LabelledImages:
             highest = int(self.classes.max(initial=0))
             if highest >= len(labels):
                 raise DataError(
-                    f"the data has class {highest}, but the bundle knows only 0 to {len(labels) - 1}"
+                    f"the data has class {highest}, but the network knows only 0 to {len(labels) - 1}"
                 )
             return self.classes
         unknown = [label for label in self.labels if label not in labels]
         if unknown:
             raise DataError(
-                f"the data has class '{unknown[0]}', but the bundle knows only {', '.join(labels)}; "
-                "name the folders after the bundle's labels"
+                f"the data has class '{unknown[0]}', but the network knows only {', '.join(labels)}; "
+                "name the folders after its labels"
             )
         return np.array([labels.index(label) for label in self.labels], dtype=np.int64)[self.classes]

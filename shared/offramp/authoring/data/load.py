@@ -81,7 +81,7 @@ def load_images(
     """
     listing = open_data(path).find(part, skip_unreadable=skip_unreadable)
     if listing is None:
-        return load_idx(path, part, preprocessing)
+        return load_idx(path, part, preprocessing, cache_mb=cache_mb)
     return read_listing(
         listing, preprocessing, skip_unreadable=skip_unreadable, cache_mb=cache_mb, advance=found(listing)
     )

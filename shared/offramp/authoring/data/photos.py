@@ -6,7 +6,7 @@ Shapes: N photos, H x W pixels, C channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, overload
@@ -15,9 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.data.cache import PixelCache
-from offramp.authoring.data.container import Container
-from offramp.authoring.data.decode import read_photo
-from offramp.bundle.manifest import Preprocessing
 
 _BATCH_BYTES = 8 << 20
 
@@ -45,17 +42,16 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PhotoFiles:
-    """Photos in a container, some of them also decoded in a cache.
+    """Photos that are decoded when they are asked for, some of them also kept in a cache.
 
-    slots: (N,), where each photo lies in the cache; -1 if it does not. digest: SHA-256 of all pixels, in order.
+    decode: gives the pixels (H, W, C) of the photo with this number; safe to call from several threads and forked
+    processes. photo_shape: H, W, C. slots: where each photo lies in the cache; -1 if it does not.
     """
 
-    container: Container
-    names: tuple[str, ...]
-    preprocessing: Preprocessing
+    decode: Callable[[int], NDArray[np.uint8]]
+    photo_shape: tuple[int, ...]
     cache: PixelCache
     slots: NDArray[np.int64]
-    digest: Any
 
     def read(self, number: int, into: NDArray[np.uint8]) -> None:
         """Read the pixels of one photo into an array (H, W, C).
@@ -66,21 +62,28 @@ class PhotoFiles:
         if (slot := int(self.slots[number])) >= 0:
             self.cache.read(slot, into)
         else:
-            into[...] = read_photo(self.container, self.names[number], self.preprocessing)
+            into[...] = self.decode(number)
 
 
 class PhotoPixels:
     """Some of these photos, in some order; see `Pixels`. Safe to use from several threads and forked processes."""
 
-    def __init__(self, files: PhotoFiles, index: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, files: PhotoFiles, index: NDArray[np.int64], digest: Any = None) -> None:
+        """Choose photos.
+
+        Args:
+            files: the photos.
+            index: numbers of those that are chosen.
+            digest: SHA-256 of their pixels, if it is known.
+        """
         self._files = files
-        self._is_whole = index is None
-        self._index = np.arange(len(files.names)) if index is None else index
+        self._index = index
+        self._digest = digest
 
     @property
     def shape(self) -> tuple[int, ...]:
         """N, H, W, C."""
-        return (len(self._index), *self._files.preprocessing.pixel_shape)
+        return (len(self._index), *self._files.photo_shape)
 
     @property
     def is_cached(self) -> bool:
@@ -116,8 +119,8 @@ class PhotoPixels:
         return PhotoPixels(self._files, self._index[index])
 
     def digest(self) -> Any:
-        """SHA-256 of all pixels, to be continued; known already for the whole, or else found by reading them."""
-        return self._files.digest.copy() if self._is_whole else digest_of(self)
+        """SHA-256 of all pixels, to be continued; found by reading them, unless it is known already."""
+        return digest_of(self) if self._digest is None else self._digest.copy()
 
 
 def batch_size_for(shape: tuple[int, ...], *, most: int = 1000) -> int:

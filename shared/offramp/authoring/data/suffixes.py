@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from offramp.authoring.data.container import Container
+from offramp.engine.images import PHOTO_SUFFIXES as SERVED_SUFFIXES
 
 # What a node serves, and BMP, which is only for training and evaluation.
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"})
+PHOTO_SUFFIXES = SERVED_SUFFIXES | {".bmp"}
 # Images that we cannot read: leaving them out in silence would change what is learned.
 _OTHER_IMAGES = re.compile(
-    r"\.(heic|heif|avif|jxl|jp2|j2k|tiff?|gif|apng|ico|psd|svg|tga|p[pgbn]m|exr|hdr|dng|cr2|cr3|nef|arw|orf|rw2|raf|raw|dcm)"
+    r"\.(avif|jxl|jp2|j2k|tiff?|gif|apng|ico|psd|svg|tga|p[pgbn]m|exr|hdr|dng|cr2|cr3|nef|arw|orf|rw2|raf|raw|dcm)"
 )
 _NO_IMAGES = re.compile(
     r"\.(txt|md|rst|[ct]sv|jsonl?|xml|ya?ml|toml|ini|html?|pdf|py|ipynb|db|cls|log|npy|mat|pkl|zip|tar|gz|url|lnk|docx?|xlsx?)"
 )
 _PHOTO_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _OTHER_STARTS = (b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"8BPS")
-_OTHER_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+_PHOTO_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OTHER_BRANDS = (b"avif", b"avis")
 _HEAD = 16
 
 
@@ -71,9 +73,10 @@ def _kind(container: Container, name: str) -> str:
     if _NO_IMAGES.fullmatch(suffix):
         return "other"
     head = container.read(name, _HEAD)
-    if head.startswith(_PHOTO_STARTS) or _is_webp(head) or _is_bmp(head):
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if head.startswith(_PHOTO_STARTS) or brand in _PHOTO_BRANDS or _is_webp(head) or _is_bmp(head):
         return "photo"
-    if head.startswith(_OTHER_STARTS) or (head[4:8] == b"ftyp" and head[8:12] in _OTHER_BRANDS):
+    if head.startswith(_OTHER_STARTS) or brand in _OTHER_BRANDS:
         return "unreadable"
     return "other"
 
