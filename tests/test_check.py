@@ -42,7 +42,7 @@ def cut_for_14(num_classes: int) -> EarlyExitNetwork:
 
 
 def in_colour(images: LabelledImages) -> LabelledImages:
-    return replace(images, pixels=np.repeat(images.pixels, 3, axis=3))
+    return replace(images, pixels=np.repeat(images.pixels[:], 3, axis=3))
 
 
 def check_refused(directory: Path, images: LabelledImages, says: str, **changes: Any) -> None:

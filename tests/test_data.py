@@ -66,7 +66,7 @@ def zipped(folder: Path, compression: int = zipfile.ZIP_STORED) -> Path:
 class TestIdx:
     def test_both_parts_gzipped_or_not(self, idx_files: Path) -> None:
         train, test = (load_images(idx_files, part, GREY) for part in ("train", "test"))
-        np.testing.assert_array_equal(train.pixels[..., 0], pixels(10))
+        np.testing.assert_array_equal(train.pixels[:][..., 0], pixels(10))
         assert train.classes.tolist() == classes(10).tolist() and train.labels is None
         assert len(test) == 4 and test.sources[3] == "test/00003"
 
@@ -210,7 +210,7 @@ class TestLabelledImages:
 
     def test_one_bit_changes_the_fingerprint(self) -> None:
         images, other = self.images(), self.images()
-        other.pixels[3, 2, 1] ^= 1
+        other.pixels[:][3, 2, 1] ^= 1
         assert images.fingerprint() == self.images().fingerprint() != other.fingerprint()
 
     def test_one_class_changes_the_fingerprint(self) -> None:

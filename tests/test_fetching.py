@@ -218,7 +218,7 @@ def test_cifar10_becomes_an_image_folder_without_a_loss(tmp_path: Path) -> None:
         order = np.argsort(classes_N, kind="stable")
         assert found.labels == CLASSES
         assert np.array_equal(found.classes, classes_N[order])
-        assert np.array_equal(found.pixels, pixels_NHWC[order])
+        assert np.array_equal(found.pixels[:], pixels_NHWC[order])
         assert found.sources == tuple(f"{CLASSES[classes_N[n]]}/{n:05d}.png" for n in order)
 
 

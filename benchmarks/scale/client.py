@@ -11,17 +11,15 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import grpc
 import numpy as np
 import uvloop
-from numpy.typing import NDArray
 from pydantic import Field
 
-from offramp.authoring.data.image_folder import PHOTO_SUFFIXES, read_photo
+from offramp.authoring.data import load_unlabelled
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.options import BundleArgument
 from offramp.command import Command, run_command
@@ -67,7 +65,7 @@ def real_calls(bundle: Bundle, photos: Path) -> list[Call]:
     cloud = Tier(manifest, load_blocks(bundle, last + 1, len(manifest.blocks)), start=last + 1)
     block = manifest.blocks[last - 1]
     calls = []
-    for number, pixels in enumerate(_pixels(bundle, photos)):
+    for number, pixels in enumerate(load_unlabelled(photos, manifest.preprocessing).pixels):
         (outcome,) = edge.run(pixels[np.newaxis], point.thetas)
         if not isinstance(outcome, Handover):
             continue
@@ -85,12 +83,6 @@ def real_calls(bundle: Bundle, photos: Path) -> list[Call]:
     if not calls:
         raise ConfigError(f"'{manifest.bundle_id}' is confident about every photo in {photos}; give others")
     return calls
-
-
-def _pixels(bundle: Bundle, photos: Path) -> Iterator[NDArray[np.uint8]]:
-    files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES)
-    for file in files:
-        yield read_photo(file, bundle.manifest.preprocessing)
 
 
 async def take_turn(target: str, calls: list[Call], *, seconds: float, channels: int, in_flight: int) -> Turn:

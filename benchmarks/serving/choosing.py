@@ -12,7 +12,8 @@ from offramp.authoring.data import LabelledImages, load_images
 from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import OperatingPoint
-from offramp.cli.held_out import held_out
+from offramp.cli.held_out import held_out, origin_of
+from offramp.cli.reading import Reading
 from offramp.errors import ConfigError, DataError
 
 _AT_ONCE = 100
@@ -68,7 +69,8 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
 
 def _validation(bundle: Bundle, data: Path) -> LabelledImages:
     try:
-        return held_out(bundle.manifest, data, bundle.directory)
+        origin = origin_of(bundle.manifest, bundle.directory)
+        return held_out(origin, bundle.manifest.preprocessing, data, Reading())
     except DataError as error:
         raise ConfigError(
             f"{bundle.directory} aggregates, so its points must be compared with its backbone on held-out samples: "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from offramp.authoring.data import LabelledImages
+from offramp.authoring.data import LabelledImages, Pixels
 from offramp.bundle import Bundle
 from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Answer, Tier
@@ -34,7 +34,7 @@ def photo_points(
     """Send every photo through every codec, then through the full network without early exits."""
     points = []
     for name, options in _CODECS.items():
-        sizes, pixels = [], np.empty_like(images.pixels)
+        sizes, pixels = [], np.empty(images.pixels.shape, dtype=np.uint8)
         for number, image in enumerate(images.pixels):
             data = _encoded(image, options)
             sizes.append(len(data))
@@ -50,7 +50,7 @@ def num_codecs() -> int:
     return len(_CODECS)
 
 
-def _accuracy(bundle: Bundle, pixels: NDArray[np.uint8], classes_N: NDArray[np.int64]) -> float:
+def _accuracy(bundle: Bundle, pixels: Pixels, classes_N: NDArray[np.int64]) -> float:
     manifest = bundle.manifest
     tier = Tier(manifest, load_blocks(bundle, 1, len(manifest.blocks)), start=1)
     never = (1.0,) * (manifest.num_exits - 1)

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import Bundle, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest, RiskName
 from offramp.bundle.provenance import Provenance
-from offramp.cli.held_out import held_out
-from offramp.cli.options import BundleArgument, RuntimeOption, SkipOption
+from offramp.cli.held_out import held_out, origin_of
+from offramp.cli.options import BundleArgument, CacheOption, RuntimeOption, SkipOption
 from offramp.cli.progress import console, progress
+from offramp.cli.reading import Reading
 from offramp.cli.tables import points_table
 from offramp.command import Command
 
@@ -32,7 +34,10 @@ class Calibrate(Command):
     """
 
     bundle: BundleArgument
-    data: Path = Field(description="the data the network was trained on; its validation part is used")
+    data: Path = Field(
+        description="the data the network was trained on, or the photos it was given as --calibration; only those that "
+        "training never saw are used"
+    )
     max_drop: float | None = Field(
         default=None,
         description="cheapest point that is at most this many percentage points less accurate than the full network "
@@ -75,6 +80,7 @@ class Calibrate(Command):
     )
     runtime: RuntimeOption = "onnx"
     skip_unreadable: SkipOption = False
+    cache_mb: CacheOption = CACHE_MB
 
     def execute(self) -> None:
         """Predict, choose, certify if asked to, write, and show the operating points."""
@@ -93,7 +99,8 @@ class Calibrate(Command):
         loaded = load_bundle(self.bundle)
         manifest = loaded.manifest
         spent = read_profile(self.profile).exit_ms(manifest, runtime=self.runtime) if self.profile else None
-        validation = held_out(manifest, self.data, self.bundle, skip_unreadable=self.skip_unreadable)
+        reading = Reading(self.skip_unreadable, self.cache_mb)
+        validation = held_out(origin_of(manifest, self.bundle), manifest.preprocessing, self.data, reading)
         with progress("validation images", len(validation)) as advance:
             predictions = predict_every_exit(loaded, validation.pixels, runtime=self.runtime, advance=advance)
         spent = spent or exit_ms(loaded, validation.pixels, runtime=self.runtime)

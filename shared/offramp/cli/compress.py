@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from offramp.authoring.data import load_images
-from offramp.cli.held_out import same_held_out
-from offramp.cli.options import RunArgument, SkipOption
+from offramp.authoring.data.reading import CACHE_MB
+from offramp.cli.held_out import held_out, training_part
+from offramp.cli.options import CacheOption, RunArgument, SkipOption, WorkersOption
 from offramp.cli.progress import console, log_unless_terminal
+from offramp.cli.reading import Reading
 from offramp.cli.train import run_of
+from offramp.cli.training_data import relabelled
 from offramp.command import Command
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from offramp.authoring.data import LabelledImages
     from offramp.authoring.networks.bottleneck import BottleneckSpec
     from offramp.authoring.training.run import Run
 
@@ -72,22 +75,24 @@ class Compress(Command):
     temperature: float = Field(
         default=4.0, gt=0, description="temperature T that softens both the teacher and the student"
     )
+    calibration: Path | None = Field(
+        default=None, description="the photos that `train` was given as --calibration, if any"
+    )
     skip_unreadable: SkipOption = False
+    cache_mb: CacheOption = CACHE_MB
+    workers: WorkersOption = None
     resume: bool = Field(default=False, description="continue from the run's last checkpoint")
 
     def execute(self) -> None:
         """Train the bottleneck, and print what to do next."""
         from offramp.authoring.training.run import load_run
-        from offramp.authoring.training.train import train
+        from offramp.authoring.training.train import Machines, train
 
         origin = load_run(self.run)
         if origin.bottleneck:
             raise ConfigError(f"{self.run} has a bottleneck already; compress the run it was made from")
         spec = self._spec(origin)
-        images = load_images(
-            self.data, "train", origin.recipe.preprocessing, skip_unreadable=self.skip_unreadable
-        )
-        same_held_out(images, origin.provenance.data, self.data)
+        images, calibration = self._images(origin)
         provenance = origin.provenance.model_copy(
             update={"commands": (*origin.provenance.commands, self.as_typed), "epochs": self.epochs}
         )
@@ -105,8 +110,19 @@ class Compress(Command):
             temperature=self.temperature,
         )
         log_unless_terminal()
-        train(images, narrowed, self.out, resume=self.resume)
+        machines = Machines(workers=self.workers)
+        train(images, narrowed, self.out, calibration=calibration, resume=self.resume, machines=machines)
         console.print("compressed; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
+
+    def _images(self, origin: Run) -> tuple[LabelledImages, LabelledImages | None]:
+        """The training part, and the samples that thresholds are chosen on if they are a part of their own."""
+        reading, data = Reading(self.skip_unreadable, self.cache_mb), origin.provenance.data
+        preprocessing = origin.recipe.preprocessing
+        images = training_part(data, preprocessing, self.data, reading)
+        if data.calibration is None:
+            return images, None
+        calibration = held_out(data, preprocessing, self.calibration or self.data, reading)
+        return images, relabelled(calibration, origin.labels)
 
     def _spec(self, origin: Run) -> BottleneckSpec:
         from offramp.authoring.networks.bottleneck import BottleneckSpec, spec_for

@@ -12,23 +12,27 @@ from numpy.typing import NDArray
 from pydantic import Field
 from rich.console import Console
 
+from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import Bundle, Manifest, load_bundle
-from offramp.cli.held_out import held_out
+from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.options import (
     BundleArgument,
+    CacheOption,
     PointOption,
     RuntimeOption,
     SkipOption,
     ThetasOption,
     chosen_thetas,
 )
-from offramp.cli.progress import console, progress
+from offramp.cli.progress import console, progress, warn
+from offramp.cli.reading import Reading
 from offramp.cli.tables import quality_tables, report_table
 from offramp.command import Command
 from offramp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from offramp.authoring.data import LabelledImages
+    from offramp.authoring.evaluation.held_out import HeldOut
     from offramp.authoring.evaluation.predictions import ExitPredictions
     from offramp.authoring.evaluation.report import Report, RivalReport
 
@@ -40,11 +44,12 @@ class Evaluate(Command):
     """
 
     bundle: BundleArgument
-    data: Path = Field(description="directory of IDX files, an image folder, or the zip of one")
+    data: Path = Field(description="directory of IDX files, an image folder, or a zip or tar of one")
     part: Literal["test", "validation"] = Field(
-        default="test", description="validation is the part that thresholds are chosen on"
+        default="test", description="validation is what thresholds are chosen on"
     )
     skip_unreadable: SkipOption = False
+    cache_mb: CacheOption = CACHE_MB
     limit: int | None = Field(
         default=None, ge=1, description="use only this many images, spaced evenly over the part"
     )
@@ -79,6 +84,8 @@ class Evaluate(Command):
         with progress("images", len(images)) as advance:
             found = predict_every_exit(loaded, images.pixels, runtime=self.runtime, advance=advance)
         summary = self._summary(loaded, images, found, name, thetas, rivals)
+        if summary.held_out and summary.held_out.is_beyond_chance:
+            warn(summary.held_out.meaning)
         taken_N = found.against(images.classes_as(manifest.labels)).exit_taken(thetas)
         if self.page:
             self._write_page(self.page, manifest, images, found, summary, taken_N)
@@ -91,19 +98,12 @@ class Evaluate(Command):
                 Console().print(sheet)
 
     def _images(self, manifest: Manifest) -> LabelledImages:
-        from offramp.authoring.data import load_images
-
+        reading = Reading(self.skip_unreadable, self.cache_mb)
         if self.part == "validation":
-            images = held_out(manifest, self.data, self.bundle, skip_unreadable=self.skip_unreadable)
+            images = held_out(origin_of(manifest, self.bundle), manifest.preprocessing, self.data, reading)
         else:
-            images = load_images(
-                self.data, "test", manifest.preprocessing, skip_unreadable=self.skip_unreadable
-            )
-            if manifest.provenance and images.fingerprint() == manifest.provenance.data.fingerprint:
-                raise DataError(
-                    f"{self.data} is what this bundle was trained on; give a test part it has never seen, "
-                    "or --part validation"
-                )
+            images = reading.part(self.data, "test", manifest.preprocessing)
+            _check_unseen(images, manifest, self.data)
         if self.limit is None or self.limit >= len(images):
             return images
         return images.take(np.linspace(0, len(images) - 1, self.limit).astype(np.int64))
@@ -143,7 +143,21 @@ class Evaluate(Command):
                 "rivals": tuple(self._compared(rival, images, right_N) for rival in rivals),
                 "alternatives": others if manifest.num_exits > 1 else (),
                 "measures": compare_measures(manifest, found.probabilities, table),
+                "held_out": self._held_out(manifest, summary),
             }
+        )
+
+    def _held_out(self, manifest: Manifest, summary: Report) -> HeldOut | None:
+        from offramp.authoring.evaluation.held_out import compare_held_out
+
+        if self.part != "test":
+            return None
+        return compare_held_out(
+            manifest,
+            summary.operating_point,
+            accuracy=summary.accuracy,
+            full_accuracy=summary.full_accuracy,
+            samples=summary.samples,
         )
 
     def _compared(self, rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_]) -> RivalReport:
@@ -177,6 +191,19 @@ class Evaluate(Command):
         ]
         write_page(page, Evaluated(manifest, images, classes, table, taken_N, summary, points))
         console.print(f"page: {page}")
+
+
+def _check_unseen(images: LabelledImages, manifest: Manifest, path: Path) -> None:
+    if manifest.provenance is None:
+        return
+    origin = manifest.provenance.data
+    what = {origin.fingerprint: "was trained on"}
+    if origin.calibration:
+        what[origin.calibration.fingerprint] = "has its thresholds from"
+    if (fingerprint := images.fingerprint()) in what:
+        raise DataError(
+            f"{path} is what this bundle {what[fingerprint]}; give a test part it has never seen, or --part validation"
+        )
 
 
 def _rival(directory: Path, manifest: Manifest) -> Bundle:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from offramp.authoring.data import load_images
+from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle.manifest import Measure
-from offramp.cli.held_out import same_held_out
-from offramp.cli.options import RunArgument
+from offramp.cli.held_out import held_out
+from offramp.cli.options import CacheOption, RunArgument, SkipOption
 from offramp.cli.progress import console
+from offramp.cli.reading import Reading
 from offramp.command import Command
 from offramp.errors import ConfigError
 
@@ -37,9 +38,12 @@ class Export(Command):
     )
     fit_on: Path | None = Field(
         default=None,
-        description="the data the network was trained on: fit each exit's temperature, or its learned confidence, on "
-        "one half of the validation part, so that confidence matches accuracy",
+        description="the data the network was trained on, or the photos it was given as --calibration: fit each exit's "
+        "temperature, or its learned confidence, on one half of those that training never saw, so that confidence "
+        "matches accuracy",
     )
+    skip_unreadable: SkipOption = False
+    cache_mb: CacheOption = CACHE_MB
     static: bool = Field(
         default=False, description="the backbone alone, without early exits: the rival to compare with"
     )
@@ -89,8 +93,8 @@ class Export(Command):
                     "--measure learned needs --fit-on DATA, the data the network was trained on"
                 )
             return [Confidence(self.measure)] * network.num_exits
-        images = load_images(self.fit_on, "train", origin.recipe.preprocessing)
-        validation = same_held_out(images, origin.provenance.data, self.fit_on)
+        reading = Reading(self.skip_unreadable, self.cache_mb)
+        validation = held_out(origin.provenance.data, origin.recipe.preprocessing, self.fit_on, reading)
         proposing, _ = halves(len(validation))
         validation = validation.take(proposing)
         classes = validation.classes_as(origin.labels)

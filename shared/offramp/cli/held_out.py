@@ -1,43 +1,91 @@
-"""Finds the samples that a bundle's training never saw, in the data it was trained on."""
+"""Finds the samples that a bundle's thresholds are chosen on, which its training never saw."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from offramp.authoring.data import LabelledImages, load_images, load_unlabelled, split_train
-from offramp.bundle import Manifest
-from offramp.bundle.provenance import Data
+from offramp.authoring.data import LabelledImages, open_data, split_train
+from offramp.bundle import Manifest, Preprocessing
+from offramp.bundle.provenance import CalibrationPart, Data
+from offramp.cli.reading import Reading
 from offramp.errors import ConfigError, DataError
 
 
-def held_out(
-    manifest: Manifest, data: Path, bundle: Path, *, skip_unreadable: bool = False
-) -> LabelledImages:
-    """The validation part that training held out.
+def origin_of(manifest: Manifest, bundle: Path) -> Data:
+    """The data that a bundle was trained on.
 
     Raises:
-        ConfigError: the bundle does not say how the data was split.
-        DataError: this is not the data it was trained on.
+        ConfigError: the bundle does not say.
     """
     if manifest.provenance is None:
         raise ConfigError(f"{bundle} does not say which samples trained it, so none can be held out")
-    origin = manifest.provenance.data
-    if origin.labelled:
-        images = load_images(data, "train", manifest.preprocessing, skip_unreadable=skip_unreadable)
-    else:
-        images = load_unlabelled(data, manifest.preprocessing, skip_unreadable=skip_unreadable)
-    return same_held_out(images, origin, data)
+    return manifest.provenance.data
 
 
-def same_held_out(images: LabelledImages, origin: Data, path: Path) -> LabelledImages:
-    """The validation part of `images`, after a check that the network was trained on these images.
+def held_out(origin: Data, preprocessing: Preprocessing, path: Path, reading: Reading) -> LabelledImages:
+    """The samples to choose thresholds on.
+
+    Args:
+        origin: the data that the network was trained on.
+        preprocessing: of the network.
+        path: the same data; if thresholds are chosen on a part of its own, that part may be given as well.
+        reading: how to read it.
 
     Raises:
-        DataError: it was trained on other images.
+        DataError: this is other data.
     """
+    if origin.calibration is not None:
+        return _same_part(path, origin.calibration, calibration_part(path, preprocessing, reading, origin))
+    assert origin.split is not None, "data without a calibration part has a split"
+    return split_train(training_part(origin, preprocessing, path, reading), origin.split).validation
+
+
+def training_part(origin: Data, preprocessing: Preprocessing, path: Path, reading: Reading) -> LabelledImages:
+    """The samples that the network was trained on, with those that were held out of them.
+
+    Raises:
+        DataError: this is other data.
+    """
+    images = (
+        reading.part(path, "train", preprocessing)
+        if origin.labelled
+        else reading.unlabelled(path, preprocessing)
+    )
     if images.fingerprint() != origin.fingerprint:
         raise DataError(
             f"{path} is not the data this network was trained on ({origin.name}, {origin.samples} samples), so its "
             "held-out samples cannot be told from those it was trained on; give the same data"
         )
-    return split_train(images, origin.split).validation
+    return images
+
+
+def calibration_part(
+    path: Path, preprocessing: Preprocessing, reading: Reading, origin: Data | None = None
+) -> LabelledImages:
+    """The validation part of a data set, or all of it if it has no parts.
+
+    Raises:
+        DataError: it has other parts only, or cannot be read.
+    """
+    if origin is not None and not origin.labelled:
+        return reading.unlabelled(path, preprocessing)
+    parts = open_data(path).parts
+    if parts and "validation" not in parts:
+        wanted = f"{_described(origin.calibration)}, so " if origin and origin.calibration else ""
+        raise DataError(
+            f"{path} has {', '.join(sorted(parts))} but no validation part; {wanted}give a folder or an archive with a "
+            "validation part, or without any parts"
+        )
+    return reading.part(path, "validation", preprocessing)
+
+
+def _same_part(path: Path, expected: CalibrationPart, images: LabelledImages) -> LabelledImages:
+    if images.fingerprint() != expected.fingerprint:
+        raise DataError(
+            f"{path} has {len(images)} other samples; {_described(expected)}, so give that or the data it belongs to"
+        )
+    return images
+
+
+def _described(part: CalibrationPart) -> str:
+    return f"this network's thresholds are chosen on '{part.name}' with {part.samples} samples"

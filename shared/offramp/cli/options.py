@@ -18,7 +18,25 @@ RunArgument = Annotated[
     CliPositionalArg[Path], Field(description="directory of a run made by `offramp train`")
 ]
 RuntimeOption = Annotated[Runtime, Field(description="library that runs the blocks")]
-SkipOption = Annotated[bool, Field(description="skip files that cannot be read")]
+SkipOption = Annotated[
+    bool, Field(description="skip files that cannot be read, and classes that have no others")
+]
+CacheOption = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="most megabytes of decoded photos to keep in a temporary file; the others are decoded again "
+        "whenever they are needed",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        description="processes that decode photos for training (default: none if they all fit into --cache-mb, or else "
+        "one less than there are cores, at most 8)",
+    ),
+]
 PointOption = Annotated[str | None, Field(description="operating point (default: the bundle's own)")]
 ThetasOption = Annotated[
     str | None, Field(description="θ by hand instead: one for each exit but the last, such as 0.9,0.8")

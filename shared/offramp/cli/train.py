@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from offramp.authoring.data import LabelledImages, load_images, load_unlabelled
-from offramp.bundle.provenance import Data, Provenance, Split
+from offramp.authoring.data import LabelledImages
+from offramp.bundle.provenance import CalibrationPart, Data, Provenance, Split
 from offramp.cli.progress import console, log_unless_terminal
+from offramp.cli.reading import Reading
 from offramp.cli.train_options import TrainOptions, weights_from
+from offramp.cli.training_data import Wanted, find_calibration, recorded, relabelled
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,9 +38,13 @@ class Train(TrainOptions):
         with naming_options():
             plan = self.changed(recipe_named(self.recipe).values)
         images, names = self._images(plan)
+        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading)
+        found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
+        part = recorded(found, images) if found else None
+        calibration = relabelled(found.images, names) if found else None
         run = run_of(
             labels=names,
-            provenance=self._provenance(plan, images),
+            provenance=self._provenance(plan, images, part),
             recipe=plan,
             regime=self.regime,
             final_exit_weights=self.final_exit_weights
@@ -51,25 +57,40 @@ class Train(TrainOptions):
             views=1 if self.features and self.views is None else self.views,
         )
         origin = run.provenance
+        held_out = f"{part.samples} samples of {part.name}" if part else f"{origin.data.held_out} of them"
         console.print(
-            f"recipe {self.recipe}: {origin.epochs} epochs, {origin.data.split.validation} of {len(images)} samples "
-            "held out",
+            f"recipe {self.recipe}: {origin.epochs} epochs, {len(images)} samples, {held_out} held out",
             highlight=False,
+            soft_wrap=True,
         )
         log_unless_terminal()
-        machines = Machines(self.devices, self.nodes)
-        train(images, run, self.out, resume=self.resume, machines=machines, features=self.features)
+        machines = Machines(self.devices, self.nodes, self.workers)
+        train(
+            images,
+            run,
+            self.out,
+            calibration=calibration,
+            resume=self.resume,
+            machines=machines,
+            features=self.features,
+        )
         console.print("trained; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
 
     def _images(self, plan: RecipeValues) -> tuple[LabelledImages, tuple[str, ...]]:
         """The training part, and the names of its classes."""
         if self.unlabelled:
             names = _taught_labels(self.regime, self.alpha, self.start)
-            return load_unlabelled(self.data, plan.preprocessing, skip_unreadable=self.skip_unreadable), names
-        images = load_images(self.data, "train", plan.preprocessing, skip_unreadable=self.skip_unreadable)
+            return self._reading.unlabelled(self.data, plan.preprocessing), names
+        images = self._reading.part(self.data, "train", plan.preprocessing)
         return images, _labels(self.labels, images)
 
-    def _provenance(self, plan: RecipeValues, images: LabelledImages) -> Provenance:
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.skip_unreadable, self.cache_mb)
+
+    def _provenance(
+        self, plan: RecipeValues, images: LabelledImages, calibration: CalibrationPart | None
+    ) -> Provenance:
         from offramp.authoring.training.run import library_versions
 
         return Provenance(
@@ -81,7 +102,8 @@ class Train(TrainOptions):
                 name=self.data.name,
                 samples=len(images),
                 fingerprint=images.fingerprint(),
-                split=Split(seed=self.seed, validation=plan.validation),
+                split=None if calibration else Split(seed=self.seed, validation=plan.validation),
+                calibration=calibration,
                 labelled=not self.unlabelled,
             ),
             versions=library_versions(),

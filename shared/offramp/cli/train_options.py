@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from offramp.cli.options import SkipOption
+from offramp.authoring.data.reading import CACHE_MB
+from offramp.cli.options import CacheOption, SkipOption, WorkersOption
 from offramp.command import Command
 from offramp.errors import ConfigError
 
@@ -26,14 +27,20 @@ class TrainOptions(Command):
     recipe: CliPositionalArg[str] = Field(
         description="name of a recipe, such as b-lenet-mnist, or module:NAME for your own"
     )
-    data: Path = Field(description="directory of IDX files, an image folder, or the zip of one")
+    data: Path = Field(description="directory of IDX files, an image folder, or a zip or tar of one")
     out: Path = Field(description="directory of the run: its settings, checkpoints and log")
     labels: str | None = Field(
         default=None, description="names of the classes, such as a,b,c; IDX files have only numbers"
     )
     epochs: int | None = Field(default=None, description="passes over the data (default: the recipe's)")
     validation: int | None = Field(
-        default=None, description="samples held out to choose thresholds on (default: the recipe's)"
+        default=None,
+        description="samples held out of the training part to choose thresholds on (default: the recipe's)",
+    )
+    calibration: Path | None = Field(
+        default=None,
+        description="photos to choose thresholds on instead, which neither this training nor that of the backbone has "
+        "seen (default: the validation part of --data, if it has one)",
     )
     regime: str = Field(
         default="joint",
@@ -152,6 +159,8 @@ class TrainOptions(Command):
         description="use every photo below --data, whatever its folder; for distill with --alpha 1",
     )
     skip_unreadable: SkipOption = False
+    cache_mb: CacheOption = CACHE_MB
+    workers: WorkersOption = None
     seed: int = Field(default=0, description="seed for weights, order, augmentation and split")
     resume: bool = Field(default=False, description="continue from the run's last checkpoint")
 

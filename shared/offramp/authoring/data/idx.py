@@ -10,17 +10,20 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.data.labelled import LabelledImages, Part
+from offramp.authoring.data.photos import Pixels
+from offramp.authoring.data.reading import CACHE_MB, read_pixels
 from offramp.bundle.manifest import Preprocessing
 from offramp.engine.images import resize_pixels
 from offramp.errors import DataError
 
-_PREFIX: dict[Part, str] = {"train": "train", "test": "t10k"}
+IDX_PARTS: Mapping[Part, str] = {"train": "train", "test": "t10k"}
 
 
 def holds_idx(path: Path) -> bool:
@@ -28,22 +31,32 @@ def holds_idx(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*-images*idx3-ubyte*"))
 
 
-def load_idx(path: Path, part: Part, preprocessing: Preprocessing) -> LabelledImages:
-    """Read one part of an MNIST-like directory, gzipped or not.
+def load_idx(
+    path: Path, part: Part, preprocessing: Preprocessing, *, cache_mb: int = CACHE_MB
+) -> LabelledImages:
+    """Read one part of an MNIST-like directory, gzipped or not; `cache_mb` is the most to keep if they are resized.
 
     Raises:
-        DataError: a file is missing, empty or damaged, or there are not as many labels as images.
+        DataError: there is no such part, a file is missing, empty or damaged, or there are not as many labels as
+            images.
     """
-    pixels = read_idx(_find(path, f"{_PREFIX[part]}-images*idx3-ubyte*"), dimensions=3)
-    classes = read_idx(_find(path, f"{_PREFIX[part]}-labels*idx1-ubyte*"), dimensions=1)
+    if part not in IDX_PARTS:
+        raise DataError(f"{path} has IDX files, which have no {part} part; expected {' or '.join(IDX_PARTS)}")
+    pixels = read_idx(_find(path, f"{IDX_PARTS[part]}-images*idx3-ubyte*"), dimensions=3)
+    classes = read_idx(_find(path, f"{IDX_PARTS[part]}-labels*idx1-ubyte*"), dimensions=1)
     if len(pixels) != len(classes):
         raise DataError(f"{path} has {len(pixels)} {part} images, but {len(classes)} labels")
     if not pixels.size:
         raise DataError(f"{path} has {part} images of shape {pixels.shape}, without pixels; fetch it again")
     if pixels.shape[1:] == (preprocessing.height, preprocessing.width) and preprocessing.mode == "L":
-        fitted = pixels[..., np.newaxis]
+        fitted: Pixels = pixels[..., np.newaxis]
     else:
-        fitted = np.stack([resize_pixels(image, preprocessing) for image in pixels])
+        fitted, _ = read_pixels(
+            lambda number: resize_pixels(pixels[number], preprocessing),
+            len(pixels),
+            preprocessing.pixel_shape,
+            cache_mb=cache_mb,
+        )
     sources = tuple(f"{part}/{number:05d}" for number in range(len(classes)))
     return LabelledImages(fitted, classes.astype(np.int64), None, sources)
 

@@ -1,28 +1,28 @@
-"""A set of images in memory, each with its class."""
+"""A set of images, each with its class."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.authoring.data.photos import PhotoPixels, Pixels, digest_of
 from offramp.errors import DataError
 
-Part = Literal["train", "test"]
+Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
     """Images and their classes, in the order of the files.
 
-    pixels: uint8 (N, H, W, C). classes: int64 (N,), index into `labels`. labels: None if the files have only
-    class numbers. sources: a name for each sample, by which to find it again.
+    pixels: uint8 (N, H, W, C), in memory or decoded when they are asked for. classes: int64 (N,), index into `labels`.
+    labels: None if the files have only class numbers. sources: a name for each sample, by which to find it again.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     classes: NDArray[np.int64]
     labels: tuple[str, ...] | None
     sources: tuple[str, ...]
@@ -33,13 +33,13 @@ class LabelledImages:
     def take(self, index: NDArray[np.int64]) -> LabelledImages:
         """The samples at these positions, in that order."""
         sources = tuple(self.sources[i] for i in index)
-        return LabelledImages(self.pixels[index], self.classes[index], self.labels, sources)
+        return LabelledImages(self.pixels.take(index, axis=0), self.classes[index], self.labels, sources)
 
     def fingerprint(self) -> str:
         """SHA-256 of all pixels and classes; it changes if a single bit does."""
-        digest = hashlib.sha256(self.pixels.tobytes())
+        digest = self.pixels.digest() if isinstance(self.pixels, PhotoPixels) else digest_of(self.pixels)
         digest.update(self.classes.astype("<i8").tobytes())
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     def classes_as(self, labels: tuple[str, ...]) -> NDArray[np.int64]:
         """Class indices numbered as in `labels`, whose order may differ from that of the files.
@@ -51,13 +51,13 @@ class LabelledImages:
             highest = int(self.classes.max(initial=0))
             if highest >= len(labels):
                 raise DataError(
-                    f"the data has class {highest}, but the bundle knows only 0 to {len(labels) - 1}"
+                    f"the data has class {highest}, but the network knows only 0 to {len(labels) - 1}"
                 )
             return self.classes
         unknown = [label for label in self.labels if label not in labels]
         if unknown:
             raise DataError(
-                f"the data has class '{unknown[0]}', but the bundle knows only {', '.join(labels)}; "
-                "name the folders after the bundle's labels"
+                f"the data has class '{unknown[0]}', but the network knows only {', '.join(labels)}; "
+                "name the folders after its labels"
             )
         return np.array([labels.index(label) for label in self.labels], dtype=np.int64)[self.classes]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.data.labelled import LabelledImages
-from offramp.bundle.provenance import Split
+from offramp.bundle.provenance import Data, Split
 from offramp.errors import ConfigError
 
 
@@ -23,6 +23,28 @@ class TrainValidation:
 
     train: LabelledImages
     validation: LabelledImages
+
+
+def parts_of(
+    images: LabelledImages, data: Data, calibration: LabelledImages | None = None
+) -> TrainValidation:
+    """What to train on, and what to choose thresholds on.
+
+    Args:
+        images: the whole training part.
+        data: how it is divided.
+        calibration: the samples that thresholds are chosen on, if they are a part of their own.
+
+    Raises:
+        ConfigError: no sample would be left to train on, or the calibration part is missing or not needed.
+    """
+    if (calibration is None) != (data.calibration is None):
+        name = f"the part '{data.calibration.name}'" if data.calibration else "samples of the training part"
+        raise ConfigError(f"thresholds are chosen on {name}; give just what the run's data says")
+    if calibration is not None:
+        return TrainValidation(train=images, validation=calibration)
+    assert data.split is not None, "data without a calibration part has a split"
+    return split_train(images, data.split)
 
 
 def split_train(images: LabelledImages, split: Split) -> TrainValidation:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.authoring.data.photos import Pixels, batches
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import RiskName
@@ -52,7 +54,7 @@ class ExitPredictions:
 
 def predict_every_exit(
     bundle: Bundle,
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     *,
     runtime: Runtime = "onnx",
     advance: Callable[[int], None] = lambda _: None,
@@ -75,7 +77,7 @@ def predict_every_exit(
     split_point = manifest.operating_point.split_point
     codec = manifest.codec_at(split_point)
     payload_bytes = np.zeros(len(pixels), dtype=np.int64)
-    for sample, image in enumerate(pixels):
+    for sample, image in enumerate(chain.from_iterable(batches(pixels))):
         batch, exit = image[np.newaxis], 0
         for block, described in zip(blocks, manifest.blocks, strict=True):
             output = block.run(batch)

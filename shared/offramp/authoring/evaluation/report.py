@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from offramp.authoring.evaluation.comparison import Alternative
+from offramp.authoring.evaluation.held_out import HeldOut
 from offramp.authoring.evaluation.measures import MeasureReport
 from offramp.authoring.evaluation.overthinking import Overthinking, overthinking
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
@@ -89,6 +90,10 @@ class Report(Record):
     rivals: tuple[RivalReport, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     measures: tuple[MeasureReport, ...] = ()
+    held_out: HeldOut | None = Field(
+        default=None,
+        description="compared with the samples that thresholds were chosen on, if these are others",
+    )
     layers: tuple[Layer, ...] = Field(default=(), description="multiplications, layer by layer")
 
 

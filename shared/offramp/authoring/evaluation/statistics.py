@@ -21,6 +21,17 @@ def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def two_shares(hits: int, samples: int, other_hits: int, other_samples: int) -> float:
+    """Chance that two samples of the same population differ by as much in their shares; two-sided.
+
+    Source: Fisher's exact test, 1935.
+    """
+    from scipy.stats import fisher_exact
+
+    table = [[hits, samples - hits], [other_hits, other_samples - other_hits]]
+    return min(float(fisher_exact(table).pvalue), 1.0)
+
+
 @dataclass(frozen=True)
 class McNemar:
     """Two classifiers on the same samples: how often only one of them is right, and how likely that is by chance.

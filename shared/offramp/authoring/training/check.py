@@ -14,13 +14,21 @@ from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError, DataError
 
 
-def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, processes: int = 1) -> None:
+def check_run(
+    run: Run,
+    network: EarlyExitNetwork,
+    images: LabelledImages,
+    *,
+    calibration: LabelledImages | None = None,
+    processes: int = 1,
+) -> None:
     """Refuse a run that would fail later, or would train something other than what was meant.
 
     Args:
         run: what to train.
         network: the one that the run's recipe built.
         images: the whole training part.
+        calibration: the samples that thresholds are chosen on, if they are a part of their own.
         processes: how many share the training images.
 
     Raises:
@@ -29,9 +37,12 @@ def check_run(run: Run, network: EarlyExitNetwork, images: LabelledImages, *, pr
         DataError: there are no images, a class has no label, or the images do not have the preprocessing's shape.
     """
     _check_images(run, images)
-    check_split(len(images), run.provenance.data.split)
-    left = len(images) - run.provenance.data.split.validation
-    if left < processes:
+    if calibration is not None:
+        _check_images(run, calibration)
+    data = run.provenance.data
+    if data.split:
+        check_split(len(images), data.split)
+    if (left := data.trained_on) < processes:
         raise ConfigError(
             f"{processes} processes share {left} training images; start at most {left}, see --devices and --nodes"
         )

@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from offramp.authoring.data.labelled import LabelledImages
+from offramp.authoring.data.photos import batches
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.networks.recipe import RecipeValues
-
-_BATCH = 500
 
 
 def logits_of(
@@ -20,7 +19,5 @@ def logits_of(
     """Logits (N, K) of every exit, shallow to deep."""
     normalise, network = Normalise(recipe.preprocessing), network.eval()
     with torch.no_grad():
-        batches = [
-            network(normalise(pixels)) for pixels in torch.split(torch.from_numpy(images.pixels), _BATCH)
-        ]
-    return [torch.cat(of_exit).numpy() for of_exit in zip(*batches, strict=True)]
+        found = [network(normalise(torch.from_numpy(pixels.copy()))) for pixels in batches(images.pixels)]
+    return [torch.cat(of_exit).numpy() for of_exit in zip(*found, strict=True)]

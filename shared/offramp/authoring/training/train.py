@@ -17,7 +17,7 @@ from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader
 
 from offramp.authoring.data.labelled import LabelledImages
-from offramp.authoring.data.split import TrainValidation, split_train
+from offramp.authoring.data.split import TrainValidation, parts_of
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.training.batches import training_batches, validation_batches
 from offramp.authoring.training.check import check_run
@@ -48,10 +48,14 @@ _EPOCHS_PER_PHASE = 10_000
 
 @dataclass(frozen=True)
 class Machines:
-    """How many processes train: `devices` on each of `nodes` machines. They share each batch."""
+    """How many processes train: `devices` on each of `nodes` machines. They share each batch.
+
+    workers: processes that read photos ahead for each of them; None for as many as `workers_for` says.
+    """
 
     devices: int = 1
     nodes: int = 1
+    workers: int | None = None
 
     @property
     def processes(self) -> int:
@@ -64,6 +68,7 @@ def train(
     run: Run,
     directory: Path,
     *,
+    calibration: LabelledImages | None = None,
     resume: bool = False,
     machines: Machines | None = None,
     features: Path | None = None,
@@ -73,9 +78,10 @@ def train(
     A bar on a terminal shows the progress, elsewhere log lines.
 
     Args:
-        images: the whole training part; the run's split holds out its validation samples.
+        images: the whole training part; the run's split, if it has one, holds out its validation samples.
         run: what to train.
         directory: where checkpoints and the log of accuracies go.
+        calibration: the samples that thresholds are chosen on, if they are a part of their own.
         resume: continue from the last checkpoint, if there is one.
         machines: how many processes train, with Lightning's data parallelism; one unless given.
         features: where cached features are kept for further trainings; unless given, they are removed at the end.
@@ -91,9 +97,9 @@ def train(
     lightning.seed_everything(run.provenance.seed, workers=True, verbose=False)
     network = run.build(directory)
     _start(run, network)
-    check_run(run, network, images, processes=machines.processes)
+    check_run(run, network, images, calibration=calibration, processes=machines.processes)
     teacher = _teacher(run, network)
-    parts = split_train(images, run.provenance.data.split)
+    parts = parts_of(images, run.provenance.data, calibration)
     parts = TrainValidation(parts.train, judging_part(parts.validation))
     _quiet()
     with claimed(directory, run, resume=resume):
@@ -170,8 +176,10 @@ def _loaders(
     """Batches of pixels, or of the features that are computed from them here and now."""
     batch_size, processes = plan.run.recipe.batch_size, plan.machines.processes
     if front is None:
-        return training_batches(parts.train, batch_size, seed, processes), validation_batches(
-            parts.validation
+        workers = plan.machines.workers
+        return (
+            training_batches(parts.train, batch_size, seed, processes, workers=workers),
+            validation_batches(parts.validation, workers=workers),
         )
     cached = cache_features(front, parts, plan.run, plan.features)
     return (
