@@ -155,6 +155,8 @@ def test_what_the_whole_node_may_use_is_shared_out(tmp_path: Path) -> None:
     whole = EdgeSettings(bundle=tmp_path, port=0, processes=4, workers=8, max_pending=10)
     part = whole.share()
     assert (part.workers, part.max_pending, part.max_buffered_bytes) == (2, 2, 64_000_000)
+    many = EdgeSettings(bundle=tmp_path, port=0, processes=64).share()
+    assert many.max_buffered_bytes == many.max_body_bytes, "each has room for the largest body"
 
 
 def test_connections_are_dealt_out_to_all_processes(node: NodeProcess) -> None:

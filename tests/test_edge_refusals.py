@@ -93,7 +93,7 @@ class TestWhatItRefuses:
         self, client: httpx.AsyncClient, side: int, says: str
     ) -> None:
         response = await client.post("/v1/predict", content=huge_png(side, side))
-        check_refused(response, 413, says)
+        check_refused(response, 413, says, "EDGE_MAX_PIXELS")
 
     async def test_a_strip_of_1_x_10000_pixels(self, client: httpx.AsyncClient) -> None:
         strip = encoded(Image.new("RGB", (10_000, 1)), "PNG")
@@ -101,22 +101,24 @@ class TestWhatItRefuses:
 
     async def test_a_body_beyond_the_limit_by_its_length(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/v1/predict", content=b"\0" * 20_000_000)
-        check_refused(response, 413, "20000000", "1000000")
+        check_refused(response, 413, "20000000", "1000000 (EDGE_MAX_BODY_BYTES)")
 
     async def test_a_body_beyond_the_limit_that_tells_no_length(self, client: httpx.AsyncClient) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(30):
                 yield b"\0" * 100_000
 
-        check_refused(await client.post("/v1/predict", content=chunks()), 413, "1000000")
+        check_refused(
+            await client.post("/v1/predict", content=chunks()), 413, "1000000 (EDGE_MAX_BODY_BYTES)"
+        )
 
     async def test_a_thousand_images_as_json(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/v1/predict", json={"images": ["AA=="] * 1000})
-        check_refused(response, 413, "1000 images", "1 to 64")
+        check_refused(response, 413, "1000 images", "1 to 64 (EDGE_MAX_IMAGES)")
 
     async def test_a_thousand_images_as_files(self, client: httpx.AsyncClient) -> None:
         files = [("image", (f"{n}.png", b"x")) for n in range(1000)]
-        check_refused(await client.post("/v1/predict", files=files), 413, "1 to 64")
+        check_refused(await client.post("/v1/predict", files=files), 413, "1 to 64 (EDGE_MAX_IMAGES)")
 
     async def test_one_bad_image_among_good_ones_is_named(
         self, client: httpx.AsyncClient, image: bytes
@@ -201,4 +203,4 @@ async def test_images_of_one_request_share_one_limit_of_pixels(tiny_bundle: Bund
         fits = await client.post("/v1/predict", files=[("a", ("a.png", photo))] * 2)
         response = await client.post("/v1/predict", files=[("a", ("a.png", photo))] * 3)
     assert fits.status_code == 200
-    check_refused(response, 413, "image 3 of 3", "over its limit of 2500000 pixels")
+    check_refused(response, 413, "image 3 of 3", "over its limit of 2500000 pixels (EDGE_MAX_PIXELS)")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -14,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from offramp.bundle import Preprocessing
-from offramp.engine.images import ImageLimits, decode_image, decode_images, resize_pixels
+from offramp.engine.images import ImageLimits, decode_image, decode_images, open_images, resize_pixels
 from offramp.errors import OfframpError, RequestError, TooLargeError, UnsupportedMediaError
 from tests.nodes import encoded
+from tests.pngs import png_that_claims
 
 COLOUR = Preprocessing(height=6, width=8, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = Preprocessing(height=6, width=8, mode="L", mean=(0.0,), std=(1.0,))
@@ -163,6 +162,11 @@ class TestWhatIsRefused:
         with pytest.raises(RequestError, match="cannot be decoded"):
             decode_image(whole[: len(whole) // 2], COLOUR)
 
+    @pytest.mark.parametrize("sizes", [[(8192, 6144)], [(4032, 3024)] * 3])
+    def test_the_photos_of_phones_are_not(self, sizes: list[tuple[int, int]]) -> None:
+        opened = open_images([png_that_claims(*size) for size in sizes])
+        assert opened.num_pixels == [width * height for width, height in sizes]
+
     @pytest.mark.parametrize("side", [8_000, 30_000, 2_000_000])
     def test_an_image_that_claims_too_many_pixels(self, side: int) -> None:
         with pytest.raises((TooLargeError, RequestError), match="pixels"):
@@ -203,17 +207,3 @@ def check_refused_or_decoded(data: bytes) -> None:
     except OfframpError:
         return
     assert found.shape == COLOUR.pixel_shape
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
-        + chunk(b"IEND", b"")
-    )
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

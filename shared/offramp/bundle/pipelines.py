@@ -43,7 +43,7 @@ def of_timm(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     Source: `timm.data.transforms_factory.transforms_imagenet_eval`, and the defaults of `resolve_data_config`.
     """
-    cfg = _as_mapping(cfg, "timm configuration")
+    cfg = _as_mapping(cfg, "a configuration of timm")
     cfg = cfg.get("pretrained_cfg") or cfg
     channels, height, width = (int(side) for side in cfg.get("input_size") or (3, 224, 224))
     if channels not in (1, 3):
@@ -94,7 +94,7 @@ def of_transformers(processor: Any) -> dict[str, Any]:
 
     Its centre crop is the one of the fast processors, which is torchvision's. The slow ones round an odd margin down.
     """
-    config = _as_mapping(processor, "image processor")
+    config = _as_mapping(processor, "an image processor")
     _refuse_other_steps(config)
     if not config.get("do_resize", True):
         raise ConfigError("do_resize is off, but a network takes photos of one size; set do_resize and size")
@@ -211,7 +211,7 @@ def _as_mapping(source: Any, what: str) -> Mapping[str, Any]:
         return source
     if callable(to_dict := getattr(source, "to_dict", None)):
         return dict(to_dict())
-    raise ConfigError(f"{type(source).__name__} is not a {what}; pass the object itself, or its dictionary")
+    raise ConfigError(f"{type(source).__name__} is not {what}; pass the object itself, or its dictionary")
 
 
 def _list(size: Any) -> list[int]:

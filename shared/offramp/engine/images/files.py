@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from functools import cache
 
 from PIL import Image, UnidentifiedImageError
 
@@ -84,7 +83,6 @@ def _is_heic(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
 
 
-@cache
 def _register_heif() -> None:
     try:
         import pillow_heif

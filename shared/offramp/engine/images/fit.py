@@ -20,6 +20,10 @@ FILTERS: Mapping[str, Image.Resampling] = {
     "area": Image.Resampling.BOX,
 }
 
+# With these, resizing only what a crop keeps gives the pixels of resizing all of it, within a level. With the others,
+# which overshoot, it matters whether Pillow resizes across or down first, and it decides that by the sizes.
+_WITHIN_A_LEVEL = {Image.Resampling.BILINEAR, Image.Resampling.BOX}
+
 # Where Pillow looks for an orientation. Most small photos have none of these, and looking takes microseconds.
 _TELL_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 _ORIENTATION = 0x0112
@@ -97,25 +101,21 @@ def _centre(
 ) -> Image.Image:
     """What a crop of the target's size around the centre keeps of an image that is resized to `whole`."""
     width, height = (min(sides) for sides in zip(whole, target, strict=True))
-    if (width, height) == whole:
-        return image if image.size == whole else image.resize(whole, resampling)
     # Python rounds halves to the even number, and so does torchvision's CenterCrop.
     left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
     box = (left, upper, left + width, upper + height)
-    if image.size == whole:
-        return image.crop(box)
-    if resampling == Image.Resampling.NEAREST:
-        # Cheap; and with a box, Pillow may round to a neighbouring pixel.
-        return image.resize(whole, resampling).crop(box)
-    across, down = image.width / whole[0], image.height / whole[1]
-    part = (
-        box[0] * across,
-        box[1] * down,
-        min(box[2] * across, image.width),
-        min(box[3] * down, image.height),
-    )
-    # The filter looks beyond the box, so this gives the pixels of a crop after resizing all of it.
-    return image.resize((width, height), resampling, box=part)
+    if image.size != whole:
+        if resampling in _WITHIN_A_LEVEL and (width, height) != whole:
+            across, down = image.width / whole[0], image.height / whole[1]
+            part = (
+                left * across,
+                upper * down,
+                min(box[2] * across, image.width),
+                min(box[3] * down, image.height),
+            )
+            return image.resize((width, height), resampling, box=part)
+        image = image.resize(whole, resampling)
+    return image if (width, height) == whole else image.crop(box)
 
 
 def _finished(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
