@@ -70,13 +70,14 @@ def any_layout(module: fx.GraphModule) -> None:
 
 def place_of(node: fx.Node) -> str:
     """Where in the model's code a node comes from, as ` at file:line, `code``; empty if that is not known."""
-    for where in ("at", "before"):
+    where = "at"
+    while node.op != "output":
         frames = _FRAME.findall(str(node.meta.get("stack_trace") or ""))
         written = [(file, line, code) for file, line, code in frames if not is_ours_or_torch(file)]
         if written:
             file, line, code = written[-1]
             return f" {where} {file}:{line}, `{code.strip()}`"
-        node = node.next  # some operators carry no trace of their own
+        node, where = node.next, "before"  # some operators carry no trace of their own
     return ""
 
 

@@ -19,7 +19,7 @@ from offramp.authoring.networks.classifier import LogitsOnly, as_classifier, che
 from offramp.authoring.networks.cost import count_macs
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.graph import BackboneGraph, Cut, Origin
-from offramp.authoring.networks.head import find_head, new_head, replace_head
+from offramp.authoring.networks.head import ends_in_softmax, head_for
 from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
 from offramp.authoring.networks.rehearsal import Random, find_random, in_mode
 from offramp.authoring.networks.tracing import backbone_graph, exported, is_exported
@@ -67,12 +67,12 @@ def attach_exits(
     _check_shares(exits)
     found = traced(model, image_shape)
     graph = backbone_graph(found.program, image_shape)
-    head = None if num_classes is None else find_head(graph)
-    if head is not None and num_classes is not None:
-        graph.macs[head] = graph.macs[head] * _checked(num_classes) // graph.num_classes
+    head = None if num_classes is None else head_for(graph, num_classes)
     cuts = graph.cuts()
     if len(cuts) < len(exits):
-        raise ConfigError(f"you asked for {len(exits)} exits, but {_where(graph, cuts)}; ask for fewer exits")
+        asked = "1 exit" if len(exits) == 1 else f"{len(exits)} exits"
+        advice = "ask for fewer exits" if cuts else "put its layers behind one another"
+        raise ConfigError(f"you asked for {asked}, but {_where(graph, cuts)}; {advice}")
     chosen = _choose(cuts, exits)
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
@@ -82,10 +82,11 @@ def attach_exits(
     network.origin = Origin(image_shape, tuple(cuts), tuple(chosen), found.difference(network))
     if found.is_module:
         check_trains_alike(found.model, network, image_shape, found.random)
-    if head is not None and num_classes is not None:
-        replace_head(graph, head, new_head(head, num_classes))
+    if head is not None:
+        head.replace(graph)
         network.blocks[-1] = graph.block(chosen[-1].node, graph.logits).eval()
-    _warn_of_moved(exits, chosen, cuts)
+        head.check(network, image_shape)
+    _warn(graph, exits, chosen, cuts)
     return network
 
 
@@ -146,13 +147,7 @@ def traced(model: nn.Module | ExportedProgram, image_shape: tuple[int, int, int]
     return Traced(module, program, random, is_module, image_shape)
 
 
-def _checked(num_classes: int) -> int:
-    if num_classes < 2:
-        raise ConfigError(f"num_classes is {num_classes}, expected 2 or more")
-    return num_classes
-
-
-def _warn_of_moved(exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence[Cut]) -> None:
+def _warn(graph: BackboneGraph, exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence[Cut]) -> None:
     for number, (share, cut) in enumerate(zip(exits, chosen, strict=True), start=1):
         if abs(cut.share - share) > _FAR:
             _log.warning(
@@ -160,6 +155,11 @@ def _warn_of_moved(exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence
                 f"exit {number} was asked for at {share:.0%} of the backbone's cost and sits at {cut.share:.0%}; "
                 f"it can be at {_places(cuts)}",
             )
+    if ends_in_softmax(graph):
+        _log.warning(
+            "event=softmax detail=%r",
+            "the backbone ends in a softmax; let it return logits, which training expects",
+        )
 
 
 def _check_shares(exits: Sequence[float]) -> None:
@@ -170,11 +170,9 @@ def _check_shares(exits: Sequence[float]) -> None:
 
 
 def _where(graph: BackboneGraph, cuts: Sequence[Cut]) -> str:
-    crossing = " and ".join(graph.crossing())
-    return (
-        f"the backbone can only be cut at {_places(cuts)}; elsewhere more than one tensor is still needed"
-        + (f", such as {crossing}" if crossing else "")
-    )
+    crossing = graph.crossing()
+    because = f"; elsewhere more than one tensor is still needed, such as {' and '.join(crossing)}"
+    return f"the backbone can only be cut at {_places(cuts)}" + (because if len(crossing) > 1 else "")
 
 
 def _places(cuts: Sequence[Cut]) -> str:

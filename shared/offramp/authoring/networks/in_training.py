@@ -1,4 +1,4 @@
-"""What a classifier does in training only, as modules that obey `train()` and `eval()`, and the mark for what they replace.
+"""What a classifier does in training only, as modules that obey `train()` and `eval()`, and the mark for it.
 
 Most of it can still be seen in a graph exported for inference, such as dropout that is switched off. Stochastic depth
 and dropout inside attention leave no trace there, so they are marked before the export by an operator that does nothing

@@ -1,4 +1,4 @@
-"""Puts back into a graph exported for inference what differs in training: normalisation, dropout, regions without gradients."""
+"""Puts back into a graph exported for inference what differs in training, such as batch norm and dropout."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from offramp.authoring.networks.classifier import first_line, line_of
 from offramp.authoring.networks.in_training import ATTENTION, PATH, WHOLE_PATH, StochasticDepth, mark
+from offramp.errors import ConfigError
 
 _PROBES, _SAMPLES = 500, 16  # enough to see a path of 0.1 % left out
 _DROPS = {
@@ -112,8 +114,20 @@ def _switch(model: nn.Module, *, training: bool) -> None:
         return
 
 
+def failure_in_training(error: Exception) -> ConfigError:
+    """The error about a classifier that cannot be run as in training."""
+    return ConfigError(
+        f"the backbone fails in training{line_of(error)}: {first_line(error)}; make model.train()(image) work, as its "
+        "blocks are compared with it"
+    )
+
+
 def find_random(model: nn.Module, image_BCHW: Tensor) -> Random:
-    """Find what a classifier draws at random in training and leaves no trace of; it is run a few times."""
+    """Find what a classifier draws at random in training and leaves no trace of, by running it.
+
+    Raises:
+        ConfigError: it fails in training.
+    """
     seen: dict[nn.Module, int] = {}
     attention: list[float] = []
 
@@ -129,8 +143,11 @@ def find_random(model: nn.Module, image_BCHW: Tensor) -> Random:
         for module in model.modules():
             if _may_be_path(module):
                 hooks.callback(module.register_forward_hook(look).remove)
-        with torch.no_grad():
-            model(image_BCHW.clone())
+        try:
+            with torch.no_grad():
+                model(image_BCHW.clone())
+        except Exception as error:
+            raise failure_in_training(error) from error
         paths = {module: found for module, ndim in seen.items() if (found := _path(module, ndim))}
     return Random(paths, tuple(attention))
 

@@ -69,7 +69,7 @@ def is_exported(model: object, image_shape: tuple[int, int, int]) -> bool:
     is_alone = model.call_spec.out_spec is not None and model.call_spec.out_spec.is_leaf()
     return (
         is_alone and isinstance(logits, Tensor) and logits.ndim == 2
-        and image.meta["val"].shape[1:] == image_shape
+        and image.meta["val"].shape[1:] == tuple(image_shape)
     )  # fmt: skip
 
 

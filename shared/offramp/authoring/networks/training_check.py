@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from offramp.authoring.networks.agreement import alike, called, different_images
-from offramp.authoring.networks.classifier import LogitsOnly, first_line, line_of
+from offramp.authoring.networks.classifier import LogitsOnly
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.in_training import Attention
-from offramp.authoring.networks.rehearsal import Random, in_mode, trial
+from offramp.authoring.networks.rehearsal import Random, failure_in_training, in_mode, trial
 from offramp.errors import ConfigError
 
 _OBEDIENT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)  # noqa: SLF001 - their common base
@@ -79,10 +79,7 @@ def _run(
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(
-            f"the backbone fails in training{line_of(error)}: {first_line(error)}; make model.train()(image) work, as "
-            "its blocks are compared with it"
-        ) from error
+        raise failure_in_training(error) from error
     return logits_BK, dict(zip(weights, gradients, strict=True))
 
 

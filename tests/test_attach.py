@@ -1,0 +1,327 @@
+"""Any torch classifier can be cut, and trains in blocks as it would whole; or one line says why not."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from offramp.authoring.export import bundling, export_bundle
+from offramp.authoring.networks import EarlyExitNetwork, recipes
+from offramp.authoring.networks.backbone import attach_exits
+from offramp.authoring.networks.check import check_answers, choose_layout
+from offramp.authoring.training.train import train
+from offramp.bundle import Preprocessing
+from offramp.errors import BundleError, ConfigError
+from tests import odd_models as odd
+from tests.odd_models import SHAPE, VIEWS, Plain, computing, program
+from tests.test_training import RECIPE, run_of, stripes
+
+PREPROCESSING = Preprocessing(height=16, width=16, mode="RGB", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def attach(model: Any, *, share: float = 0.3, **options: Any) -> EarlyExitNetwork:
+    torch.manual_seed(0)
+    return attach_exits(model, image_shape=SHAPE, exits=(share,), **options)
+
+
+def last_logits(network: EarlyExitNetwork, images: int = 3) -> torch.Tensor:
+    with torch.no_grad():
+        return network(torch.rand(images, *SHAPE, generator=torch.Generator().manual_seed(0)))[-1]
+
+
+def by_hand(*late: nn.Module) -> EarlyExitNetwork:
+    """A network of two blocks that nothing was checked about."""
+    torch.manual_seed(0)
+    early = nn.Conv2d(3, 8, 3, padding=1)
+    block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1), *late)
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return EarlyExitNetwork(
+        [early, block],
+        {1: nn.Sequential(pooled, nn.Linear(8, 4)), 2: nn.Sequential(pooled, nn.Linear(16, 4))},
+    ).eval()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_backbone_that_views_its_features_trains_with_the_channels_last(view: str) -> None:
+    network = attach(odd.viewing(VIEWS[view]))
+    expected = last_logits(network)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.testing.assert_close(last_logits(network), expected, atol=1e-5, rtol=0)
+    network.train()(torch.rand(2, *SHAPE))[-1].sum().backward()
+
+
+class Rows(nn.Module):
+    def __init__(self, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.view, self.linear = view, nn.Linear(28 * 28 * 4, 3)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        logits_BK: torch.Tensor = self.linear(self.view(feature))
+        return logits_BK
+
+
+def viewed_by_hand(num_classes: int, *, view: Callable[[torch.Tensor], torch.Tensor]) -> EarlyExitNetwork:
+    blocks = [nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)]
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    return EarlyExitNetwork(blocks, {1: pooled, 2: Rows(view)})
+
+
+@pytest.mark.training
+def test_a_network_built_by_hand_may_view_its_features_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = partial(viewed_by_hand, view=lambda x: x.view(x.shape[0], -1))
+    monkeypatch.setitem(recipes.RECIPES, RECIPE, replace(recipes.RECIPES[RECIPE], build=build))
+    images = stripes(100)
+    train(images, run_of(images), tmp_path / "run")
+
+
+def test_channels_come_last_only_if_the_answers_stay() -> None:
+    grey = Preprocessing(height=28, width=28, mode="L", mean=(0.5,), std=(0.5,))
+    for view, stays in (
+        (lambda x: x.reshape(len(x), -1), True),
+        (lambda x: x.view(len(x), -1), False),
+        (lambda x: x.as_strided((len(x), 3136), (3136, 1)), False),  # no error, but another order
+    ):
+        network = choose_layout(viewed_by_hand(3, view=view), grey)
+        weight = next(network.blocks[1].parameters())
+        assert weight.is_contiguous(memory_format=torch.channels_last) == stays
+
+
+def drops_in(network: EarlyExitNetwork) -> dict[str, float]:
+    """Everything random in a network, with its probability."""
+    return {type(module).__name__: module.p for module in network.modules() if hasattr(module, "p")}
+
+
+def test_everything_random_in_training_is_put_back() -> None:
+    network = attach(odd.drops_everything())
+    expected = {"Dropout": 0.1, "Dropout1d": 0.11, "Dropout2d": 0.12, "AlphaDropout": 0.13}
+    expected |= {"FeatureAlphaDropout": 0.14, "StochasticDepth": 0.25, "Attention": 0.15}
+    assert drops_in(network) == pytest.approx(expected)
+    assert any(isinstance(module, nn.RReLU) for module in network.modules())
+    for kind in (*expected, "RReLU"):
+        network.eval()
+        exact = last_logits(network)
+        for module in network.modules():
+            module.training = type(module).__name__ == kind
+        assert not torch.equal(last_logits(network), exact), kind
+
+
+def test_stochastic_depth_leaves_out_samples_or_batches_as_the_model_does() -> None:
+    found = [module for module in attach(odd.drops_everything()).modules() if hasattr(module, "of_batch")]
+    feature = torch.ones(1000, 1, 1, 1)
+    for module, p, of_batch in zip(found, (0.2, 0.25), (False, True), strict=True):
+        assert module.p == pytest.approx(p)
+        kept = torch.cat([module.train()(feature[:1] if of_batch else feature) for _ in range(400)])
+        assert float(kept.mean()) == pytest.approx(1.0, abs=0.1)
+        assert len(module(feature).unique()) == (1 if of_batch else 2)
+
+
+def test_statistics_that_average_over_all_batches_go_on_doing_so() -> None:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(Plain(nn.BatchNorm2d(8, momentum=None)))
+        for _ in range(2):
+            models[-1].train()(torch.rand(8, *SHAPE))
+    whole, cut = models
+    network = attach(cut).train()
+    for _ in range(3):
+        image_BCHW = torch.rand(8, *SHAPE)
+        whole(image_BCHW), network(image_BCHW)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(cut.between[0], name), getattr(whole.between[0], name))
+
+
+@pytest.mark.parametrize("forward", [odd.without_gradients, odd.detached])
+def test_a_part_without_gradients_gets_none_in_blocks_either(forward: odd.Forward) -> None:
+    model = computing(forward)
+    attach(model).train()(torch.rand(4, *SHAPE))[-1].sum().backward()
+    got = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
+    assert got == {"late", "head"}
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "noise": (lambda: Plain(odd.Noise()), r"else in training .*: between.0 \(Noise\)"),
+    "another value": (lambda: Plain(odd.Doubling()), r"else in training .*: between.0 \(Doubling\)"),
+    "weights of attention": (
+        lambda: nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(256, 2, 8), nn.Flatten(), nn.Linear(768, 4)),
+        r"mixes the images of a batch: 1.self_attn \(MultiheadAttention\)",
+    ),
+    "own gradient": (lambda: Plain(odd.Rounded()), "gradient of the weight early.* torch.autograd.Function"),
+    "spectral norm": (
+        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)), Plain()),
+        r"changes its buffer 0.parametrizations.weight.0._u in training",
+    ),
+    "counter": (lambda: Plain(odd.Counting()), r"in place at .*odd_models.py:\d+, `self.seen \+= 1`"),
+    "part that stays": (odd.Frozen, r"keeps early.0.1 \(BatchNorm2d\) in inference mode"),
+    "no momentum": (lambda: Plain(nn.BatchNorm2d(8, momentum=0.0)), "between.0 has a momentum of 0"),
+    "inference mode": (lambda: computing(odd.in_inference_mode), "torch.no_grad instead of torch.inference_mode"),
+    "untracked": (
+        lambda: Plain(nn.BatchNorm2d(8, track_running_stats=False)),
+        r"mixes the images of a batch: between.0 \(BatchNorm2d\)",
+    ),
+    "centred": (lambda: Plain(odd.Centred()), r"mixes the images of a batch: between.0 \(Centred\)"),
+    "random answer": (lambda: computing(odd.always_dropping), r"another answer each time: its own code \(Computing\)"),
+    "batch of two": (lambda: computing(odd.of_two), r"fails on 4 images at .*odd_models.py:\d+"),
+    "write into a part": (lambda: computing(odd.padded), "in place .*; make a new tensor"),
+    "two inputs": (odd.TwoInputs, "needs more than an image: .*'mask_BK'; wrap it"),
+    "traced": (lambda: torch.jit.trace(Plain().eval(), torch.zeros(1, *SHAPE)), "it is TorchScript"),
+    "scripted part": (lambda: Plain(torch.jit.script(nn.ReLU())), "its layer between.0 is TorchScript"),
+    "fixed program": (lambda: program(Plain().eval(), 1, fixed=True), "is for exactly 1 images; .*dynamic_shapes"),
+    "program in training": (lambda: program(Plain(nn.Dropout()).train()), "another answer each time"),
+    "state": (lambda: Plain().state_dict(), "is a OrderedDict, expected .*; build the model"),
+    "half": (lambda: Plain().half(), "early.0.0.weight of the backbone is torch.float16, .* give model.float"),
+    "bfloat16": (lambda: Plain().bfloat16(), "is torch.bfloat16"),
+    "meta": (lambda: Plain().to("meta"), r"is on meta; give model.cpu\(\)"),
+    "one logit": (lambda: Plain(num_classes=1), r"of shape \(2, 1\), expected one logit for each"),
+    "unknown keys": (
+        lambda: computing(lambda self, image: {"main": self.feature(image), "aux": image}),
+        "returns a dict of main, aux, expected",
+    ),
+    "no multiplications": (
+        lambda: nn.Sequential(nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "no multiplications",
+    ),
+    "one layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), "1 exit, .* cut at no place"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore:enable_nested_tensor:UserWarning"
+)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_cut_is_refused_in_one_line(kind: str) -> None:
+    build, says = REFUSED[kind]
+    with pytest.raises(ConfigError, match=says) as refused:
+        attach(build())
+    assert "\n" not in str(refused.value)
+
+
+ACCEPTED: dict[str, Callable[[], Any]] = {
+    "dict": lambda: computing(lambda self, image: {"logits": Plain.forward(self, image), "aux": image}),
+    "1 x 1 at the end": lambda: nn.Sequential(Plain().early, nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1)),
+    "weight norm": lambda: Plain(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))),
+    "tied": lambda: Plain(*[nn.Conv2d(8, 8, 1)] * 2),
+    "instance norm": lambda: Plain(nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
+    "data parallel": lambda: nn.DataParallel(Plain()),
+    "program": lambda: program(Plain().eval()),
+    "decomposed program": lambda: program(Plain().eval()).run_decompositions({}),
+    "lazy": lambda: nn.Sequential(Plain().early, nn.Flatten(), nn.LazyLinear(4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning", "ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_unusual_classifiers_are_cut_and_train(kind: str) -> None:
+    network = attach(ACCEPTED[kind]())
+    assert network.origin is not None
+    assert network.origin.difference <= 1e-5
+    network.train()(torch.rand(4, *SHAPE))[-1].sum().backward()
+
+
+def test_a_classifier_is_left_as_it_was() -> None:
+    model = Plain().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attach(model)
+    assert model.training and model.early[0].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_auxiliary_classifier_takes_no_cut_away(caplog: pytest.LogCaptureFixture) -> None:
+    class Auxiliary(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aux = nn.Linear(8 * 256, 4)
+
+        def forward(self, image_BCHW: torch.Tensor) -> Any:
+            early = self.early(image_BCHW)
+            aux_BK = self.aux(early.flatten(1))
+            main_BK = self.head(self.late(early).flatten(1))
+            return main_BK, aux_BK
+
+    origin, plain = attach(Auxiliary(), share=0.5).origin, attach(Plain(), share=0.5).origin
+    assert origin is not None and plain is not None
+    assert [cut.share for cut in origin.cuts] == [cut.share for cut in plain.cuts]
+
+
+def test_an_exit_far_from_where_it_was_asked_for_is_said_with_the_places(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        attach(Plain(), share=0.7)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert re.search(r"exit 1 was asked for at 70% .* sits at 46%; it can be at 5%, ", said)
+    assert "\n" not in said
+
+
+def test_images_of_any_sides_get_exits_that_pool_both() -> None:
+    for shape in ((3, 256, 16), (3, 8, 64)):
+        network = attach_exits(Plain(), image_shape=shape, exits=(0.3,))
+        assert network(torch.zeros(1, *shape))[0].shape == (1, 4)
+
+
+def test_a_pretrained_backbone_gets_a_new_last_layer_for_other_classes() -> None:
+    model = Plain(num_classes=10)
+    network = attach(model, num_classes=3)
+    assert [logits_BK.shape[1] for logits_BK in network(torch.rand(2, *SHAPE))] == [3, 3]
+    assert network.origin is not None and network.origin.difference <= 1e-5
+    kept = {weight.data_ptr() for weight in network.parameters()}
+    old = {weight.data_ptr() for weight in model.head.parameters()}
+    assert {weight.data_ptr() for weight in model.parameters()} - kept == old
+    assert not old & kept
+    check_answers(network, PREPROCESSING, 3)
+
+
+def test_a_last_convolution_is_replaced_as_well() -> None:
+    late = (nn.Conv2d(8, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = attach(nn.Sequential(Plain().early, *late), num_classes=3)
+    assert last_logits(network).shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("forward", "says"),
+    [
+        (
+            lambda self, image: Plain.forward(self, image) + 1,
+            "logits come from add, expected one linear layer",
+        ),
+        (lambda self, image: Plain.forward(self, image).view(-1, 4), "written for the old number of classes"),
+    ],
+)
+def test_a_last_layer_that_cannot_be_replaced_says_what_to_do(forward: odd.Forward, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"{says}.*; replace the last layer in the model yourself"):
+        attach(computing(forward), num_classes=3)
+
+
+def test_a_network_that_mixes_images_is_refused_before_training_and_before_export(tmp_path: Path) -> None:
+    network = by_hand(nn.BatchNorm2d(16, track_running_stats=False))
+    says = r"the network mixes the images of a batch: blocks.1.2 \(BatchNorm2d\)"
+    with pytest.raises(ConfigError, match=says):
+        check_answers(network, PREPROCESSING, 4)
+    with pytest.raises(ConfigError, match=says):
+        export_bundle(
+            network, tmp_path / "b", name="b", labels="abcd", preprocessing=PREPROCESSING, split_point=2
+        )
+
+
+def test_graphs_that_mix_images_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundling, "check_answers", lambda *_: None)
+    with pytest.raises(BundleError, match="block 2 answers differently for a sample alone"):
+        export_bundle(
+            by_hand(odd.Centred()),
+            tmp_path / "b",
+            name="b",
+            labels="abcd",
+            preprocessing=PREPROCESSING,
+            split_point=2,
+        )
