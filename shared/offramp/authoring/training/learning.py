@@ -188,7 +188,7 @@ class PhaseTraining(lightning.LightningModule):
         if not self._phase.exits:
             error = self._matching(given)
             self.log("reconstruction", error, prog_bar=True, on_epoch=True)
-            self.log(SCORE, -error, on_epoch=True)
+            self.log(SCORE, -error, on_epoch=True, sync_dist=True)
             return
         for number, logits_BK in self._logits(given).items():
             accuracy = self._accuracies[number]
@@ -204,7 +204,7 @@ class PhaseTraining(lightning.LightningModule):
         """Log the score; every process has validated all images."""
         if self._phase.exits:
             accuracies = [accuracy.compute() for accuracy in self._accuracies.values()]
-            self.log(SCORE, torch.stack(accuracies).mean())
+            self.log(SCORE, torch.stack(accuracies).mean(), sync_dist=True)
 
     # Lightning accepts this dictionary, but its annotation asks for a typed one.
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
