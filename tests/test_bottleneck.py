@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.authoring.export import export_bundle
 from offramp.authoring.networks.bottleneck import Bottleneck, BottleneckSpec, spec_for
 from offramp.authoring.networks.cost import network_cost
+from offramp.authoring.training.losses import reconstruction_loss
+from offramp.authoring.training.regimes import phases
+from offramp.authoring.training.run import load_network
 from offramp.bundle import Bundle, Preprocessing, load_bundle
 from offramp.errors import ConfigError
 from tests.commands import check_refused, offramp
@@ -187,8 +191,11 @@ def test_a_trained_network_is_compressed_from_its_split_on(
     narrow: tuple[str, ...],
 ) -> None:
     run, bundle, data = tmp_path / "run", tmp_path / "bundle", trained / "photos"
-    result = offramp("compress", trained / "run", "--data", data, "--out", run, "--epochs", "1", *narrow)
+    more = ("--epochs", "1", "--max-drop", "100", *narrow)
+    result = offramp("compress", trained / "run", "--data", data, "--out", run, *more)
     assert result.exit_code == 0, result.output
+    said = re.search(r"4,500 -> (\d+) bytes per sample; accuracy .* [\d.]+% -> [\d.]+%, on", result.output)
+    assert said, result.output
     assert offramp("export", run, "--out", bundle).exit_code == 0
     assert offramp("calibrate", bundle, "--data", data, "--guarantee", "0.2").exit_code == 0
     before, after = load_bundle(trained / "bundle"), load_bundle(bundle)
@@ -197,6 +204,7 @@ def test_a_trained_network_is_compressed_from_its_split_on(
     np.testing.assert_array_equal(first.probabilities[:, 0], second.probabilities[:, 0])
     assert not np.array_equal(first.probabilities[:, 1], second.probabilities[:, 1])
     assert second.payload_bytes.max() < first.payload_bytes.min() == 5 * 15 * 15 * 4
+    assert second.payload_bytes.mean() == pytest.approx(int(said[1]), rel=0.3)
     found = offramp(
         "evaluate", str(bundle), "--data", str(data), "--part", "validation", "--thetas", "1", "--json"
     )
@@ -204,3 +212,65 @@ def test_a_trained_network_is_compressed_from_its_split_on(
     assert report["offload_bytes_mean"] == report["request_bytes_mean"] > report["payload_bytes_mean"] > 0
     again = offramp("compress", run, "--data", data, "--out", tmp_path / "more", *narrow)
     check_refused(again, "has a bottleneck already")
+
+
+def learned(feature: torch.Tensor, *, channels: int = 4) -> float:
+    """Reconstruction loss of a bottleneck that learned on these features as the first phase of `compress` does."""
+    torch.manual_seed(0)
+    bottleneck = Bottleneck(SHAPE, BottleneckSpec(split_point=2, channels=channels, levels=16))
+    (phase, _) = phases("bottleneck", (1, 2), (1.0, 1.0), frozen=True, bottleneck=bottleneck.spec)
+    bottleneck.fit(feature)
+    optimizer = torch.optim.AdamW(bottleneck.parameters(), lr=phase.changes["learning_rate"])
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.autograd.backward(reconstruction_loss(bottleneck(feature), feature))
+        optimizer.step()
+    return reconstruction_loss(bottleneck.eval()(feature), feature).item()
+
+
+def mixed(*, scale: float, shift: float = 0.0) -> torch.Tensor:
+    """Features (256, 8, 4, 4) that four numbers per position determine."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(256, 4, 4, 4, generator=generator)
+    mixing = torch.randn(8, 4, generator=generator)
+    return (torch.einsum("bchw,dc->bdhw", source, mixing) + shift) * scale
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.01, 20.0), (100.0, 0.0)])
+def test_a_feature_of_any_sign_and_size_is_learned_about_as_well(scale: float, shift: float) -> None:
+    assert learned(mixed(scale=scale, shift=shift)) < 0.15
+
+
+def test_after_a_relu_the_decoder_gives_nothing_negative() -> None:
+    bottleneck = Bottleneck(SHAPE, BottleneckSpec(split_point=2, channels=3))
+    next(bottleneck.decoder[-2].parameters()).data *= 20
+    bottleneck.fit(features())
+    assert bottleneck.eval()(features()).min() == 0
+    bottleneck.fit(mixed(scale=1.0))
+    assert (bottleneck(mixed(scale=1.0)) < 0).float().mean() > 0.3
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_rounding_takes_its_range_from_the_feature_at_once(scale: float) -> None:
+    feature = mixed(scale=scale)
+    bottleneck = Bottleneck(SHAPE, BottleneckSpec(split_point=2, levels=16))
+    bottleneck.fit(feature)
+    assert reconstruction_loss(bottleneck.train()(feature), feature) < 0.02
+
+
+@pytest.mark.training
+def test_a_bottleneck_that_loses_too_much_is_an_error_but_stays_on_disk(
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    found = offramp(
+        *("compress", trained / "run", "--data", trained / "photos", "--out", run, "--bytes", "11"),
+        *("--epochs", "1", "--learning-rate", "1e-9", "--max-drop", "1", "--features", tmp_path / "features"),
+    )
+    check_refused(found, "percentage points, more than --max-drop 1", f"the run is in {run}")
+    assert load_network(run).bottleneck is not None
+    assert {path.name.rpartition("-")[0] for path in (tmp_path / "features").glob("train-*")} == {
+        "train-block-1",
+        "train-teacher",
+    }

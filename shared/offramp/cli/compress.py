@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from offramp.authoring.data.reading import CACHE_MB
+from offramp.authoring.data.split import parts_of
 from offramp.cli.held_out import held_out, training_part
-from offramp.cli.options import CacheOption, RunArgument, SkipOption, WorkersOption
+from offramp.cli.options import (
+    CacheOption,
+    FeaturesOption,
+    RunArgument,
+    SkipOption,
+    ViewsOption,
+    WorkersOption,
+    views_of,
+)
 from offramp.cli.progress import console, log_unless_terminal
 from offramp.cli.reading import Reading
 from offramp.cli.train import run_of
@@ -40,8 +49,9 @@ class Compress(Command):
     """Make the feature between two tiers small: round it, or learn a bottleneck.
 
     Needs the extra `train`. The blocks before the split stay as they are. First only the bottleneck learns, to
-    reproduce its input. Then the blocks after the split learn together with it, taught by the original network or by a
-    better one.
+    reproduce its input, with a learning rate of its own. Then the blocks after the split learn together with it, taught
+    by the original network or by a better one. At the end the last exit is compared with the original's on held-out
+    samples: if it lost more than --max-drop, the command fails, but leaves the run for you to look at.
 
     Example: offramp compress runs/b-alexnet --data data/cifar10.zip --bytes 128 --out runs/narrow
     """
@@ -66,7 +76,12 @@ class Compress(Command):
         default=None, ge=2, description="first block of the next tier (default: the recipe's)"
     )
     epochs: int = Field(default=10, ge=1, description="passes over the data in each of the two phases")
-    learning_rate: float = Field(default=0.03, gt=0, description="highest learning rate")
+    learning_rate: float = Field(
+        default=0.03, gt=0, description="highest learning rate of the blocks after the split"
+    )
+    max_drop: float = Field(
+        default=5, ge=0, description="percentage points of accuracy that the last exit may lose at most"
+    )
     teacher: Path | None = Field(
         default=None,
         description="run of any recipe, whose last exit teaches (default: the original network)",
@@ -78,6 +93,8 @@ class Compress(Command):
     calibration: Path | None = Field(
         default=None, description="the photos that `train` was given as --calibration, if any"
     )
+    views: ViewsOption = None
+    features: FeaturesOption = None
     skip_unreadable: SkipOption = False
     cache_mb: CacheOption = CACHE_MB
     workers: WorkersOption = None
@@ -93,10 +110,24 @@ class Compress(Command):
             raise ConfigError(f"{self.run} has a bottleneck already; compress the run it was made from")
         spec = self._spec(origin)
         images, calibration = self._images(origin)
+        log_unless_terminal()
+        train(
+            images,
+            self._narrowed(origin, spec),
+            self.out,
+            calibration=calibration,
+            resume=self.resume,
+            machines=Machines(workers=self.workers),
+            features=self.features,
+        )
+        self._compare(parts_of(images, origin.provenance.data, calibration).validation, origin)
+        console.print("compressed; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
+
+    def _narrowed(self, origin: Run, spec: BottleneckSpec) -> Run:
         provenance = origin.provenance.model_copy(
             update={"commands": (*origin.provenance.commands, self.as_typed), "epochs": self.epochs}
         )
-        narrowed = run_of(
+        return run_of(
             labels=origin.labels,
             provenance=provenance,
             recipe=origin.recipe.changed(
@@ -106,13 +137,38 @@ class Compress(Command):
             bottleneck=spec,
             start=str(self.run),
             teacher=self.teacher and str(self.teacher),
-            alpha=self.alpha,
+            alpha=self.alpha if origin.provenance.data.labelled else 1.0,
             temperature=self.temperature,
+            views=views_of(self.views, self.features),
         )
-        log_unless_terminal()
-        machines = Machines(workers=self.workers)
-        train(images, narrowed, self.out, calibration=calibration, resume=self.resume, machines=machines)
-        console.print("compressed; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
+
+    def _compare(self, held_out: LabelledImages, origin: Run) -> None:
+        """Print what it did to the network.
+
+        Raises:
+            ConfigError: it lost too much.
+        """
+        from offramp.authoring.training.keeping import judging_part
+        from offramp.authoring.training.narrowing import measure_bottleneck
+        from offramp.authoring.training.run import load_network
+
+        images = judging_part(held_out)
+        labelled = origin.provenance.data.labelled
+        found = measure_bottleneck(
+            load_network(self.run), load_network(self.out), images, origin.recipe, labelled=labelled
+        )
+        accuracy = "accuracy" if labelled else "agreement with the original"
+        console.print(
+            f"{found.bytes_before:,} -> {found.bytes_after:,.0f} bytes per sample; {accuracy} of the last exit "
+            f"{found.before:.1%} -> {found.after:.1%}, on {found.samples:,} held-out samples",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if found.drop > self.max_drop:
+            raise ConfigError(
+                f"the last exit lost {found.drop:.1f} percentage points, more than --max-drop {self.max_drop:g}; give "
+                f"more --bytes, more --epochs or another --learning-rate, or allow more; the run is in {self.out}"
+            )
 
     def _images(self, origin: Run) -> tuple[LabelledImages, LabelledImages | None]:
         """The training part, and the samples that thresholds are chosen on if they are a part of their own."""

@@ -37,10 +37,31 @@ WorkersOption = Annotated[
         "one less than there are cores, at most 8)",
     ),
 ]
+ViewsOption = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        description="with frozen blocks in front: compute the features of this many versions of each photo once, "
+        "before the first epoch. 1 is the photo as it is, more are augmented; 0 augments and computes anew in each "
+        "epoch (default: 1 for the regime exits, else 0)",
+    ),
+]
+FeaturesOption = Annotated[
+    Path | None,
+    Field(
+        description="keep these features in this directory, for other trainings on the same blocks and photos "
+        "(default: remove them at the end); implies --views 1"
+    ),
+]
 PointOption = Annotated[str | None, Field(description="operating point (default: the bundle's own)")]
 ThetasOption = Annotated[
     str | None, Field(description="θ by hand instead: one for each exit but the last, such as 0.9,0.8")
 ]
+
+
+def views_of(views: int | None, features: Path | None) -> int | None:
+    """The run's number of cached views: who keeps features wants at least one."""
+    return 1 if views is None and features is not None else views
 
 
 def chosen_thetas(

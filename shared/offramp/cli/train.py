@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from offramp.authoring.data import LabelledImages
 from offramp.bundle.provenance import CalibrationPart, Data, Provenance, Split
+from offramp.cli.options import views_of
 from offramp.cli.progress import console, log_unless_terminal
 from offramp.cli.reading import Reading
 from offramp.cli.train_options import TrainOptions, weights_from
@@ -54,7 +55,7 @@ class Train(TrainOptions):
             alpha=self.alpha,
             temperature=self.temperature,
             frozen=not self.unfrozen,
-            views=1 if self.features and self.views is None else self.views,
+            views=views_of(self.views, self.features),
         )
         origin = run.provenance
         held_out = f"{part.samples} samples of {part.name}" if part else f"{origin.data.held_out} of them"

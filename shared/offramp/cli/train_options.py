@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from offramp.authoring.data.reading import CACHE_MB
-from offramp.cli.options import CacheOption, SkipOption, WorkersOption
+from offramp.cli.options import CacheOption, FeaturesOption, SkipOption, ViewsOption, WorkersOption
 from offramp.command import Command
 from offramp.errors import ConfigError
 
@@ -62,18 +62,8 @@ class TrainOptions(Command):
         default=4.0, gt=0, description="distill: temperature T that softens both the teacher and the student"
     )
     unfrozen: bool = Field(default=False, description="distill: train the backbone as well")
-    views: int | None = Field(
-        default=None,
-        ge=0,
-        description="with a frozen backbone: compute the features of this many versions of each photo once, before the "
-        "first epoch. 1 is the photo as it is, more are augmented; 0 augments and computes anew in each epoch "
-        "(default: 1 for `exits`, else 0)",
-    )
-    features: Path | None = Field(
-        default=None,
-        description="keep these features in this directory, for other trainings on the same backbone and photos "
-        "(default: remove them at the end); implies --views 1",
-    )
+    views: ViewsOption = None
+    features: FeaturesOption = None
     exit_weights: str | None = Field(
         default=None, description="weight of each exit's loss, w1,w2,… (default: the recipe's)"
     )

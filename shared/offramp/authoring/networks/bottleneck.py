@@ -15,7 +15,6 @@ import math
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from offramp.errors import ConfigError
 from offramp.record import Record
@@ -23,6 +22,7 @@ from offramp.record import Record
 _POSITIONS = 4  # side of the code's grid that a learned bottleneck aims at
 _OF_PAYLOAD = 4  # bytes that the entropy coder needs besides its symbols
 _EXTREME = 0.999
+_LEAST_SCALE = 1e-3  # of a typical channel's spread
 _MEMORY = 0.99  # of the running statistics in training, as in a batch norm
 _SEEN_AT_ONCE = 16  # samples of a batch that set the range of a plain quantiser
 _SPREAD = 1.7  # sigmoid(1.7 x) is close to the normal CDF, so all levels are used about equally
@@ -72,6 +72,9 @@ class Bottleneck(nn.Module):
     counts: Tensor
     low: Tensor
     high: Tensor
+    mean: Tensor
+    scale: Tensor
+    floor: Tensor
 
     def __init__(self, feature_shape: tuple[int, ...], spec: BottleneckSpec) -> None:
         """Make an untrained bottleneck.
@@ -85,11 +88,15 @@ class Bottleneck(nn.Module):
         self.feature_shape = feature_shape
         # How often each level was seen in training, for the entropy coder.
         self.register_buffer("counts", torch.full((spec.levels,), 1 / spec.levels))
+        channels = (feature_shape[0], *(1 for _ in feature_shape[1:]))
         if spec.channels is None:
-            channels = (feature_shape[0], *(1 for _ in feature_shape[1:]))
             self.register_buffer("low", torch.zeros(channels))
             self.register_buffer("high", torch.ones(channels))
         else:
+            # Of each channel of the feature; `fit` measures them.
+            self.register_buffer("mean", torch.zeros(channels))
+            self.register_buffer("scale", torch.ones(channels))
+            self.register_buffer("floor", torch.full(channels, torch.finfo(torch.float32).min))
             self.encoder, self.decoder = _learned(feature_shape, spec.channels, spec.stride)
 
     @property
@@ -105,6 +112,28 @@ class Bottleneck(nn.Module):
         """How often each level occurs, in 65,536ths; at least 1, so that every level can be sent."""
         shares = self.counts.double() / self.counts.double().sum()
         return tuple(max(1, round(share)) for share in (shares * 2**16).tolist())
+
+    def fit(self, feature: Tensor) -> None:
+        """Adapt to the size of a feature's values, before anything is learned.
+
+        A learned bottleneck works on values with mean 0 and variance 1 in each channel, and its decoder never gives
+        less than the least value of the channel: after a ReLU, 0. Plain rounding takes its range from here.
+
+        Args:
+            feature: of some hundred samples, (B, …).
+        """
+        by_channel = feature.float().transpose(0, 1).flatten(1)
+        if self.spec.channels is None:
+            low, high = self._range(feature)
+            self.low.copy_(low)
+            self.high.copy_(high)
+            return
+        # A channel that hardly changes would be blown up to noise.
+        spread = by_channel.std(dim=1)
+        least = spread.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny) * _LEAST_SCALE
+        self.mean.copy_(by_channel.mean(dim=1).reshape(self.mean.shape))
+        self.scale.copy_(spread.maximum(least).reshape(self.scale.shape))
+        self.floor.copy_(by_channel.amin(dim=1).reshape(self.floor.shape))
 
     def forward(self, feature: Tensor) -> Tensor:
         """Feature -> what the next block receives, with a gradient."""
@@ -123,9 +152,15 @@ class Bottleneck(nn.Module):
         """Code -> what the next block receives."""
         return self._from_unit(code.to(torch.float32) / (self.spec.levels - 1))
 
+    def code_bytes(self, code: Tensor) -> Tensor:
+        """Bytes (B,) that the entropy coder needs for each sample's code, to within a few."""
+        shares = torch.tensor(self.frequencies, device=code.device).double()
+        bits = -(shares / shares.sum()).log2()
+        return bits[code.long()].flatten(1).sum(dim=1) / 8 + _OF_PAYLOAD
+
     def _to_unit(self, feature: Tensor) -> Tensor:
         if self.spec.channels is not None:
-            return torch.sigmoid(self.encoder(feature))
+            return torch.sigmoid(self.encoder((feature - self.mean) / self.scale))
         if self.training:
             self._observe(feature.detach())
         return ((feature - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
@@ -135,15 +170,21 @@ class Bottleneck(nn.Module):
             return self.low + unit * (self.high - self.low)
         _, height, width = self.feature_shape
         feature: Tensor = self.decoder(unit - 0.5)
-        return functional.relu(feature[:, :, :height, :width])
+        return torch.maximum(feature[:, :, :height, :width] * self.scale + self.mean, self.floor)
 
     def _observe(self, feature: Tensor) -> None:
+        low, high = self._range(feature)
+        self.low.mul_(_MEMORY).add_(low, alpha=1 - _MEMORY)
+        self.high.mul_(_MEMORY).add_(high, alpha=1 - _MEMORY)
+
+    def _range(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         # Clip the few extreme values that would stretch the range for all others.
         by_channel = feature[:_SEEN_AT_ONCE].float().transpose(0, 1).flatten(1)
-        low = torch.quantile(by_channel, 1 - _EXTREME, dim=1).reshape(self.low.shape)
-        high = torch.quantile(by_channel, _EXTREME, dim=1).reshape(self.high.shape)
-        self.low.mul_(_MEMORY).add_(low, alpha=1 - _MEMORY)
-        self.high.mul_(_MEMORY).add_(torch.maximum(high, low + 1e-3), alpha=1 - _MEMORY)
+        low = torch.quantile(by_channel, 1 - _EXTREME, dim=1)
+        high = torch.quantile(by_channel, _EXTREME, dim=1)
+        # A channel that never changes still needs a range to divide by.
+        least = (high - low).amax().clamp(min=torch.finfo(torch.float32).eps) * _LEAST_SCALE
+        return low.reshape(self.low.shape), torch.maximum(high, low + least).reshape(self.high.shape)
 
     def _count(self, rounded: Tensor) -> None:
         level = (rounded.float() * (self.spec.levels - 1)).round()

@@ -14,7 +14,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,11 @@ from offramp.authoring.training.frozen import Front
 from offramp.authoring.training.pixels import PixelChanges
 from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError
+from offramp.logs import line
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("offramp.train")
 
+_LOGGED_EVERY_S = 30.0
 _VALUES_AT_ONCE = 2**23  # pixels of a batch, times channels
 _PROBED = 4  # photos that are computed again before a file is used again
 _ALIKE = 0.02  # of the largest value; rounding to float16 and another batch size make less of a difference
@@ -158,8 +161,7 @@ class _Source:
         """Compute what is missing, in all views."""
         if not self._missing:
             return
-        console = Console(stderr=True)
-        console.print(f"features of {self._part} photos, computed once: {self.missing_bytes / 1e6:,.0f} MB")
+        _log.info(line("features", part=self._part, photos=len(self._images), data_bytes=self.missing_bytes))
         with ExitStack() as stack:
             writers = {
                 name: stack.enter_context(
@@ -167,12 +169,13 @@ class _Source:
                 )
                 for name in self._missing
             }
-            bar = stack.enter_context(Progress(console=console, transient=True))
-            for start in bar.track(range(0, len(self._images), self._batch)):
+            advance = stack.enter_context(_progress(f"features of {self._part} photos", len(self._images)))
+            for start in range(0, len(self._images), self._batch):
                 for view in range(self._views):
                     for name, values in self._computed(start, view, self._missing).items():
                         _check_finite(name, values)
                         writers[name].write(values, view * len(self._images) + start)
+                advance(min(self._batch, len(self._images) - start))
 
     def _computed(self, start: int, view: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Features of one batch, in one view."""
@@ -191,6 +194,25 @@ class _Source:
         """The files, all written."""
         files = {name: FeatureFile(path) for name, path in self._paths.items()}
         return CachedPart(files, self._images.classes, self._views)
+
+
+@contextmanager
+def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, log lines elsewhere; yields the function that advances it."""
+    done, logged_s = 0, time.monotonic()
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+
+        def advance(count: int) -> None:
+            nonlocal done, logged_s
+            done += count
+            bar.advance(task, count)
+            if not console.is_terminal and time.monotonic() - logged_s >= _LOGGED_EVERY_S:
+                logged_s = time.monotonic()
+                _log.info(line("features", done=done, of=total))
+
+        yield advance
 
 
 def _device() -> torch.device:
@@ -226,5 +248,5 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            _log.info("event=unlocked directory=%r", str(directory))  # a file system without locks
+            _log.info(line("unlocked", directory=directory))  # a file system without locks
         yield

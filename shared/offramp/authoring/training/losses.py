@@ -121,5 +121,7 @@ def _check_weights(logits_by_exit: Mapping[int, Tensor], weights: Mapping[int, f
 
 
 def reconstruction_loss(found: Tensor, feature: Tensor) -> Tensor:
-    """Mean squared error of a feature after a bottleneck, as a share of the feature's variance: 0 is perfect."""
-    return functional.mse_loss(found.float(), feature.float()) / feature.float().var().clamp(min=1e-8)
+    """Squared error of a feature (B, C, …) after a bottleneck: 0 is perfect, 1 no better than each channel's mean."""
+    expected = feature.float()
+    variance = expected.transpose(0, 1).flatten(1).var(dim=1).mean()
+    return functional.mse_loss(found.float(), expected) / variance.clamp(min=torch.finfo(torch.float32).tiny)

@@ -13,8 +13,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -22,6 +22,16 @@ from offramp.authoring.networks.bottleneck import BottleneckSpec
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 
 RegimeName = Literal["joint", "backbone", "layer-wise", "distill", "exits", "bottleneck"]
+# A fresh encoder and decoder, on features of mean 0 and variance 1, learn with one rate whatever the network.
+_RECONSTRUCTING: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "weight_decay": 0.0,
+    "schedule": "one_cycle",
+    "warmup": None,
+    "backbone_rate": 1.0,
+    "layer_decay": 1.0,
+}
 REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 
 
@@ -30,13 +40,14 @@ class Phase:
     """The numbers of the blocks and exits that learn; everything else is frozen, batch-norm statistics included.
 
     weights: of the loss of every exit that learns, by exit number. narrows: whether the bottleneck learns too; if no
-    exit does, it learns to reproduce its input.
+    exit does, it learns to reproduce its input. changes: what this phase does otherwise than the recipe says.
     """
 
     blocks: frozenset[int]
     exits: frozenset[int]
     weights: Mapping[int, float]
     narrows: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def learning(self, network: EarlyExitNetwork) -> list[nn.Module]:
         """The modules whose weights change."""
@@ -87,7 +98,9 @@ def _bottleneck(
     blocks = frozenset(range(spec.split_point, exit_blocks[-1] + 1))
     tuned = Phase(blocks, frozenset(behind), behind, narrows=True)
     # Plain rounding has no weights to train on its own.
-    return (tuned,) if spec.channels is None else (Phase(none, none, {}, narrows=True), tuned)
+    if spec.channels is None:
+        return (tuned,)
+    return Phase(none, none, {}, narrows=True, changes=_RECONSTRUCTING), tuned
 
 
 def _all_at_once(exit_blocks: Sequence[int], weights: Mapping[int, float]) -> tuple[Phase, ...]:

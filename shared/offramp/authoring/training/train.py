@@ -28,6 +28,7 @@ from offramp.authoring.training.frozen import Front, front_of
 from offramp.authoring.training.keeping import judging_part, keeping
 from offramp.authoring.training.learning import PhaseTraining, Teacher, epoch_seed
 from offramp.authoring.training.losses import balanced_weights
+from offramp.authoring.training.narrowing import fit_bottleneck
 from offramp.authoring.training.progress import progress_of
 from offramp.authoring.training.regimes import Phase
 from offramp.authoring.training.run import (
@@ -103,6 +104,8 @@ def train(
     parts = TrainValidation(parts.train, judging_part(parts.validation))
     _quiet()
     with claimed(directory, run, resume=resume):
+        if run.bottleneck:
+            fit_bottleneck(network, parts.train, run.recipe)
         phases = run.phases(network)
         for number in range(1, len(phases) + 1):
             plan = _Plan(number, phases, run, directory, features or directory / _FEATURES, machines)
@@ -145,7 +148,7 @@ def _train_phase(
     module = PhaseTraining(
         network,
         phase,
-        run.recipe,
+        run.recipe.changed(**phase.changes),
         num_classes=len(run.labels),
         seed=seed,
         teacher=teacher,
