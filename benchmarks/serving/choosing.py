@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.reading import Reading
 from offramp.errors import ConfigError, DataError
 
-_AT_ONCE = 100
+_BATCH_BYTES = 1 << 20  # of pixels; the features inside the network take a hundred times as much
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def _accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
         backbone_of(bundle).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     name = session.get_inputs()[0].name
+    at_once = max(1, _BATCH_BYTES // math.prod(bundle.manifest.preprocessing.pixel_shape))
     right = 0
-    for start in range(0, len(images), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
         [probabilities_BK] = session.run(["probabilities"], {name: images.pixels[part]})
         right += int((probabilities_BK.argmax(axis=1) == images.classes[part]).sum())
     return right / len(images)
