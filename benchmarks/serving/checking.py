@@ -1,11 +1,15 @@
-"""Checks a rival before it is timed: it answers as the bundle's own backbone does, and all its workers answer."""
+"""Checks that figures mean what they say: a rival answers as the bundle's backbone does, with all its workers, before it
+is timed; and of Offramp's timed answers, none was degraded.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import onnxruntime
@@ -77,10 +81,38 @@ def _check_answer(name: str, answer: dict[str, Any], expected: Expected) -> None
         )
 
 
+@contextmanager
+def none_degraded(server: Server) -> Iterator[None]:
+    """Check that Offramp gives no degraded answer meanwhile, since those leave out the cloud's work.
+
+    Raises:
+        ConfigError: it gave some.
+    """
+    before = _degraded(server)
+    yield
+    if found := _degraded(server) - before:
+        raise ConfigError(
+            f"{found:.0f} answers of {server.name} were degraded, so its figures leave out work; "
+            "give --edge-args a longer --offload-timeout-s"
+        )
+
+
+def _degraded(server: Server) -> float:
+    lines = httpx.get(urljoin(server.url, "/metrics"), timeout=60, trust_env=False).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("offramp_degraded_total{"))
+
+
 async def _ask(server: Server, photos: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Send each photo over a connection of its own, all at the same time."""
+    """Send each photo over a connection of its own, all at the same time.
+
+    Raises:
+        ConfigError: one was not answered.
+    """
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=60, trust_env=False, limits=limits) as client:
         asked = [client.post(server.url, **as_request(photo, form=server.takes_form)) for photo in photos]
-        answers = await asyncio.gather(*asked)
-    return [answer.raise_for_status().json() for answer in answers]
+        try:
+            answers = await asyncio.gather(*asked)
+            return [answer.raise_for_status().json() for answer in answers]
+        except httpx.HTTPError as error:
+            raise ConfigError(f"{server.name} failed one of {len(photos)} photos: {error}") from error

@@ -54,7 +54,7 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
         raise ConfigError(f"no measured point '{name}'; {bundle.directory} has {', '.join(measured)}")
     of_backbone = measured["full"].accuracy
     if bundle.manifest.aggregates:
-        of_backbone = _accuracy_of_backbone(bundle, _validation(bundle, data))
+        of_backbone = accuracy_of_backbone(bundle, _validation(bundle, data))
     drops = {each: 100 * (of_backbone - found.accuracy) for each, found in measured.items()}
     allowed = [each for each, drop in drops.items() if drop <= max_drop + 1e-9]
     name = name or min(allowed, key=lambda each: measured[each].macs_mean)
@@ -65,7 +65,7 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
         return Chosen(point, drops[name])
     table = predict_every_exit(bundle, test.pixels).against(test.classes)
     right = table.correct_at(table.exit_taken(point.thetas))
-    return Chosen(point, drops[name], float(right.mean()), _accuracy_of_backbone(bundle, test))
+    return Chosen(point, drops[name], float(right.mean()), accuracy_of_backbone(bundle, test))
 
 
 def _validation(bundle: Bundle, data: Path) -> LabelledImages:
@@ -79,7 +79,8 @@ def _validation(bundle: Bundle, data: Path) -> LabelledImages:
         ) from error
 
 
-def _accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
+def accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
+    """Share of images, 0 to 1, that the plain backbone classifies right; few of them are held at a time."""
     session = onnxruntime.InferenceSession(
         backbone_of(bundle).SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from benchmarks.serving.backbone import write_backbone
 from benchmarks.serving.bare import BareLoop, Pass, non_exiting_ratio, read_photos
-from benchmarks.serving.checking import Expected, check_rival, expected_answers
+from benchmarks.serving.checking import Expected, check_rival, expected_answers, none_degraded
 from benchmarks.serving.choosing import Chosen
 from benchmarks.serving.cores import one_core, other_cores
 from benchmarks.serving.load import Turn, turn, write_script
@@ -31,6 +31,7 @@ ONE_CORE = "Offramp, edge alone on one core"
 _OURS = (OFFRAMP, ALONE, ONE_CORE)
 
 
+_TIMEOUT = "--offload-timeout-s"
 _CHECKED = 8  # photos that every rival has to answer as expected
 
 
@@ -173,10 +174,20 @@ _Context = Callable[[], AbstractContextManager[Server]]
 
 def _ours(bundle: Path, point: str, plan: Plan, photo: bytes) -> Mapping[str, _Context]:
     return {
-        OFFRAMP: partial(offramp, bundle, point, photo, edge=plan.edge, cloud=plan.cloud),
+        OFFRAMP: partial(_whole, bundle, point, photo, plan),
         ALONE: partial(offramp, bundle, point, photo, edge=plan.edge, cloud=None),
         ONE_CORE: partial(offramp, bundle, point, photo, edge=(), cloud=None, cores=one_core()),
     }
+
+
+@contextmanager
+def _whole(bundle: Path, point: str, photo: bytes, plan: Plan) -> Iterator[Server]:
+    patient = () if _TIMEOUT in " ".join(plan.edge) else (_TIMEOUT, "60")
+    with (
+        offramp(bundle, point, photo, edge=(*plan.edge, *patient), cloud=plan.cloud) as server,
+        none_degraded(server),
+    ):
+        yield server
 
 
 def _theirs(bundle: Bundle, plan: Plan, folder: Path, photos: Sequence[bytes]) -> Mapping[str, _Context]:

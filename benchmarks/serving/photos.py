@@ -21,7 +21,7 @@ from offramp.errors import ConfigError
 _QUALITY = 90
 # Levels of brightness. An enlarged photo is smooth, so its file would be small and decode too fast; with as much noise
 # as a sensor's, a photo of 12 megapixels takes about as many bytes as one from a phone.
-_NOISE = 4.0
+_NOISE = 5.0
 _STRIPES = 8  # a camera's size is a multiple of this
 
 
@@ -70,10 +70,14 @@ def describe(folder: Path) -> str:
     """How many photos there are, and how large they are, in words."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     some = files[:: max(1, len(files) // 100)]
-    sizes = [Image.open(path).size for path in some]
-    megapixels = median(width * height for width, height in sizes) / 1e6
+    megapixels = median(_num_pixels(path) for path in some) / 1e6
     kilobytes = median(path.stat().st_size for path in some) / 1000
     return f"{len(files)} photos of {megapixels:.2g} megapixels and {kilobytes:.3g} kB (medians)"
+
+
+def _num_pixels(photo: Path) -> int:
+    with Image.open(photo) as image:
+        return image.width * image.height
 
 
 def _from_camera(data: bytes, megapixels: float, *, seed: int) -> bytes:

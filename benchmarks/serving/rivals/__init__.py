@@ -70,7 +70,14 @@ RIVALS: tuple[Rival, ...] = (
         name="Mosec",
         folder="mosec",
         requirements=("mosec", *_COMMON),
-        command=("python", str(PROGRAMS / "mosec_server.py"), "--port={port}", "--address=127.0.0.1"),
+        # By default, it gives up after 3 s, which many clients with large photos wait.
+        command=(
+            "python",
+            str(PROGRAMS / "mosec_server.py"),
+            "--port={port}",
+            "--address=127.0.0.1",
+            "--timeout=60000",
+        ),
         path="/inference",
     ),
     Rival(

@@ -20,6 +20,8 @@ class Plain:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ["RIVAL_THREADS"])
         options.inter_op_num_threads = 1
+        # As on the edge node: spinning threads steal the cores that the server's loop and the clients need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(
             spec["model"], options, providers=["CPUExecutionProvider"]
         )
