@@ -1,5 +1,7 @@
-"""Checks that figures mean what they say: a rival answers as the bundle's backbone does, with all its workers, before it
-is timed; and of Offramp's timed answers, none was degraded.
+"""Checks that figures mean what they say.
+
+Before a rival is timed, it answers as the bundle's backbone does, with all its workers. No timed answer of Offramp's is
+degraded.
 """
 
 from __future__ import annotations

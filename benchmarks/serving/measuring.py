@@ -140,7 +140,11 @@ class Plan:
 
 
 def compare(bundle: Bundle, chosen: Chosen, plan: Plan, advance: Callable[[int], None]) -> Comparison:
-    """Measure everything about one bundle."""
+    """Measure everything about one bundle.
+
+    Raises:
+        ConfigError: Offramp itself could not be measured, or none of the rivals.
+    """
     photos, point = read_photos(plan.photos, 1000), chosen.point
     loop, bare = BareLoop(bundle, point.thetas, photos), []
     with TemporaryDirectory() as folder:
@@ -157,13 +161,15 @@ def compare(bundle: Bundle, chosen: Chosen, plan: Plan, advance: Callable[[int],
                 advance(len(plan.clients))
             bare.append(loop.run(plan.seconds))
             advance(1)
+    servers = {name: _joined(parts) for name, parts in found.items()}
+    _check_measured(servers)
     return Comparison(
         bundle=bundle.manifest.name,
         point=point.name,
         accuracy_drop=chosen.drop,
         test_accuracy=chosen.test_accuracy,
         test_accuracy_of_backbone=chosen.test_accuracy_of_backbone,
-        servers={name: _joined(parts) for name, parts in found.items()},
+        servers=servers,
         bare=tuple(bare),
         non_exiting_ratio=non_exiting_ratio(bundle, photos, seconds=plan.rounds * plan.seconds),
     )
@@ -209,6 +215,15 @@ def _checked(each: Rival, environments: Path, spec: Path, expected: Sequence[Exp
     with rival(each, environments, spec, expected[0].photo) as server:
         check_rival(each, server, expected)
         yield server
+
+
+def _check_measured(servers: Mapping[str, Measured]) -> None:
+    for name in _OURS:
+        if not servers[name].turns:
+            raise ConfigError(f"{name}: {servers[name].failed}")
+    theirs = {name: each for name, each in servers.items() if name not in _OURS}
+    if not any(each.turns for each in theirs.values()):
+        raise ConfigError("; ".join(f"{name}: {each.failed}" for name, each in theirs.items()))
 
 
 def _one(context: _Context, script: Path, plan: Plan) -> Measured:
