@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.serving.backbone import backbone_of
-from benchmarks.serving.choosing import choose
+from benchmarks.serving.bare import Pass
+from benchmarks.serving.choosing import accuracy_of_backbone, choose
 from benchmarks.serving.load import read_turn
-from benchmarks.serving.measuring import ALONE, OFFRAMP, Comparison, Measured, Seen
-from benchmarks.serving.photos import folder_of
+from benchmarks.serving.measuring import ALONE, OFFRAMP, ONE_CORE, Comparison, Measured, Plan, Seen
+from benchmarks.serving.page import page_of
+from benchmarks.serving.photos import describe, enlarged, folder_of
 from benchmarks.serving.rivals import RIVALS
+from offramp.authoring.data import LabelledImages
 from offramp.bundle import Bundle, load_bundle
 from offramp.engine.runtime import load_blocks
 from offramp.errors import ConfigError
@@ -62,6 +69,8 @@ def test_a_turn_in_which_requests_failed_is_worth_nothing() -> None:
         read_turn("TURN 5000 2000000 480 900 2100 3", "http://x")
     with pytest.raises(ConfigError, match="printed no figures"):
         read_turn("unable to connect", "http://x")
+    with pytest.raises(ConfigError, match="no request to http://x was answered"):
+        read_turn("TURN 0 2000000 0 0 0 0", "http://x")
 
 
 def test_the_cheapest_point_within_the_drop_is_served(tmp_path: Path) -> None:
@@ -94,30 +103,63 @@ def test_a_bundle_that_was_never_calibrated_has_no_such_point(tiny_bundle: Bundl
         choose(tiny_bundle, tmp_path, max_drop=0.2)
 
 
+class OnDemand:
+    """Pixels that are made when they are asked for; remembers the most that it was asked for at once."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+        self.most_bytes = 0
+
+    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
+        count = len(range(self.shape[0])[index])
+        self.most_bytes = max(self.most_bytes, count * math.prod(self.shape[1:]))
+        return np.zeros((count, *self.shape[1:]), dtype=np.uint8)
+
+
+def test_the_backbones_accuracy_needs_few_photos_in_memory(tiny_bundle: Bundle) -> None:
+    pixels: Any = OnDemand(12_000, 8, 8, 3)
+    images = LabelledImages(pixels, np.zeros(12_000, dtype=np.int64), tiny_bundle.manifest.labels, ())
+    assert accuracy_of_backbone(tiny_bundle, images) in (0.0, 1.0)
+    assert 0 < pixels.most_bytes <= 1 << 20
+
+
 def measured(per_second: float, p50_ms: float, **cpu_us: float) -> Measured:
     return Measured(
         turns=tuple(
-            Seen(clients=n, per_second=per_second, p50_ms=p50_ms, p90_ms=9, p99_ms=9, cpu_us=cpu_us)
+            Seen(
+                clients=n,
+                per_second=per_second,
+                p50_ms=p50_ms,
+                p90_ms=9,
+                p99_ms=9,
+                cpu_us=cpu_us,
+                busiest=0.5,
+            )
             for n in (1, 16)
         )
     )
 
 
-def test_ratios_are_to_the_best_rival_of_each_kind() -> None:
-    found = Comparison(
+def compared() -> Comparison:
+    return Comparison(
         bundle="x",
         point="drop-0",
         accuracy_drop=0.1,
         servers={
             OFFRAMP: measured(3000, 0.5, edge=200, cloud=100),
-            ALONE: measured(2700, 0.5, edge=330),
+            ALONE: measured(4800, 0.5, edge=330),
+            ONE_CORE: measured(2700, 0.5, edge=330),
             "fast": measured(2000, 1.0, server=500),
             "prompt": measured(1000, 0.8, server=900),
             "broken": Measured(failed="it did not start"),
         },
-        bare_per_second=3600,
+        bare=(Pass(per_second=3600, decode_ms=0.1), Pass(per_second=3600, decode_ms=0.1)),
         non_exiting_ratio=1.2,
     )
+
+
+def test_ratios_are_to_the_best_rival_of_each_kind() -> None:
+    found = compared()
     assert found.best(16) == "fast"
     assert found.ratios(1, 16) == {
         "throughput_ratio_16": 1.5,
@@ -126,12 +168,45 @@ def test_ratios_are_to_the_best_rival_of_each_kind() -> None:
         "cpu_ratio": 0.6,
         "limit_share": 0.75,
         "non_exiting_ratio": 1.2,
+        "decoding_share": pytest.approx(0.27),
     }
+
+
+def test_the_page_says_which_photos_were_sent_and_what_decoding_costs(tmp_path: Path) -> None:
+    plan = Plan(
+        clients=(1, 16),
+        rounds=2,
+        seconds=3,
+        rivals=(),
+        environments=tmp_path,
+        photos=tmp_path,
+        sent="24 photos of 12 megapixels",
+        megapixels=12,
+        edge=(),
+        cloud=(),
+    )
+    page = page_of([compared()], plan)
+    assert "wrk sends 24 photos of 12 megapixels" in page and "x-12mp.svg" in page
+    assert "edge alone on one core | 27% |" in page and "| 0.10 ms |" in page
 
 
 def test_no_photos_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --photos"), folder_of(tmp_path / "none"):
         pass
+
+
+def test_photos_are_enlarged_once_to_the_size_of_a_cameras(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "a.jpg")
+    folder = enlarged(tmp_path / "photos", 0.3, tmp_path / "cache")
+    (made,) = folder.iterdir()
+    with Image.open(made) as photo:
+        assert photo.size == (632, 472)
+    before = made.stat().st_mtime_ns
+    assert enlarged(tmp_path / "photos", 0.3, tmp_path / "cache") == folder
+    assert made.stat().st_mtime_ns == before
+    assert describe(folder).startswith("1 photos of 0.3 megapixels and ")
 
 
 def test_every_rival_has_its_program_and_a_name_of_its_own() -> None:

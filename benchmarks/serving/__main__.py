@@ -14,8 +14,8 @@ from rich.console import Console
 
 from benchmarks.serving.choosing import choose
 from benchmarks.serving.measuring import Comparison, Plan, compare
-from benchmarks.serving.page import machine, page_of, plot_of
-from benchmarks.serving.photos import folder_of
+from benchmarks.serving.page import machine, page_of, plot_name, plot_of
+from benchmarks.serving.photos import describe, enlarged, folder_of
 from benchmarks.serving.rivals import RIVALS, Rival
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.progress import progress
@@ -26,7 +26,7 @@ _BUNDLES = (Path("models/b-alexnet-cifar10"), Path("models/b-resnet56-cifar10"))
 
 
 class Serving(Command):
-    """Compare Offramp with servers of the plain backbone, in one run; needs wrk and the extras train and dev.
+    """Compare Offramp with servers of the plain backbone, in one run; needs Linux, wrk and the extras train and dev.
 
     Example: python -m benchmarks.serving models/b-alexnet-cifar10 --photos data/cifar10.zip --quick
     """
@@ -37,6 +37,15 @@ class Serving(Command):
     photos: Path = Field(
         default=Path("data/cifar10.zip"),
         description="folder of JPEG photos to send, or a zip with a folder test/",
+    )
+    megapixels: float | None = Field(
+        default=None,
+        gt=0,
+        le=25,
+        description="send 24 of them enlarged to this size, as a camera would encode them (default: as they are)",
+    )
+    enlarged: Path = Field(
+        default=Path("~/.cache/offramp/enlarged"), description="where enlarged photos are kept"
     )
     max_drop: float = Field(
         default=0.5,
@@ -63,6 +72,8 @@ class Serving(Command):
         rivals = _rivals("FastAPI" if self.quick else self.only)
         loaded = [load_bundle(path) for path in self.bundles or _BUNDLES]
         with folder_of(self.photos) as folder:
+            if self.megapixels:
+                folder = enlarged(folder, self.megapixels, self.enlarged.expanduser())
             found = []
             for bundle in loaded:
                 served = choose(bundle, self.photos, max_drop=self.max_drop, name=self.point)
@@ -77,7 +88,7 @@ class Serving(Command):
         if self.page:
             self.page.write_text(text, encoding="utf-8")
             for each in found:
-                plot_of(each, self.page.parent / f"{each.bundle}.svg")
+                plot_of(each, plan, self.page.parent / plot_name(each, plan))
 
     def _plan(self, bundle: Bundle, rivals: Sequence[Rival], photos: Path) -> Plan:
         return Plan(
@@ -87,6 +98,8 @@ class Serving(Command):
             rivals=rivals,
             environments=self.environments.expanduser(),
             photos=photos,
+            sent=describe(photos),
+            megapixels=self.megapixels,
             edge=shlex.split(self.edge_args),
             cloud=_cloud(bundle) if self.cloud_args is None else shlex.split(self.cloud_args),
         )
@@ -108,7 +121,7 @@ def _cloud(bundle: Bundle) -> Sequence[str]:
 
 def _as_json(found: Comparison, plan: Plan) -> dict[str, object]:
     many = 16 if 16 in plan.clients else plan.clients[-1]
-    return {**found.ratios(plan.clients[0], many), **found.model_dump()}
+    return {**found.ratios(plan.clients[0], many), "decode_ms": found.decode_ms, **found.model_dump()}
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,36 +1,54 @@
-"""The machine's limit: the same decoding, blocks and exits in a loop, without any server."""
+"""The machine's limit: the same decoding, blocks and exits in a loop on one core, without any server."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import onnxruntime
 
 from benchmarks.serving.backbone import backbone_of
+from benchmarks.serving.cores import one_core, pinned
 from offramp.bundle import Bundle
 from offramp.engine.images import decode_images
 from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Tier
+from offramp.record import Record
 
 
-def bare_per_second(
-    bundle: Bundle, thetas: Sequence[float], photos: Sequence[bytes], *, rounds: int
-) -> float:
-    """Photos a second that one core can answer: the median of `rounds` passes over all of them."""
-    tier = _tier(bundle)
-    spent = []
-    for _ in range(rounds):
-        before = time.perf_counter()
-        for photo in photos:
-            tier.run(decode_images([photo], bundle.manifest.preprocessing), thetas)
-        spent.append(time.perf_counter() - before)
-    return len(photos) / median(spent)
+class Pass(Record):
+    """What one core did in some seconds; decode_ms: for a photo, on average."""
+
+    per_second: float
+    decode_ms: float
 
 
-def non_exiting_ratio(bundle: Bundle, photos: Sequence[bytes], *, rounds: int) -> float:
+class BareLoop:
+    """Answers photos in random order, one after the other."""
+
+    def __init__(self, bundle: Bundle, thetas: Sequence[float], photos: Sequence[bytes]) -> None:
+        self._preprocessing = bundle.manifest.preprocessing
+        self._tier = _tier(bundle)
+        self._thetas = thetas
+        self._photos = _shuffled(photos)
+
+    def run(self, seconds: float) -> Pass:
+        """Answer photos on one core for so long."""
+        decode_s, count = [], 0
+        with pinned(one_core()):
+            start = time.perf_counter()
+            while (before := time.perf_counter()) < start + seconds:
+                pixels = decode_images([next(self._photos)], self._preprocessing)
+                decode_s.append(time.perf_counter() - before)
+                self._tier.run(pixels, self._thetas)
+                count += 1
+            return Pass(per_second=count / (before - start), decode_ms=1000 * fmean(decode_s))
+
+
+def non_exiting_ratio(bundle: Bundle, photos: Sequence[bytes], *, seconds: float) -> float:
     """Time of a sample that passes every exit, relative to the plain backbone in one piece: a ratio of medians."""
     manifest = bundle.manifest
     tier = _tier(bundle)
@@ -42,9 +60,10 @@ def non_exiting_ratio(bundle: Bundle, photos: Sequence[bytes], *, rounds: int) -
     name = whole.get_inputs()[0].name
     never = [1.0] * (manifest.num_exits - 1)
     split_s, whole_s = [], []
-    for _ in range(rounds):
-        for photo in photos:
-            pixels = decode_images([photo], manifest.preprocessing)
+    shuffled, end = _shuffled(photos), time.perf_counter() + seconds
+    with pinned(one_core()):
+        while time.perf_counter() < end:
+            pixels = decode_images([next(shuffled)], manifest.preprocessing)
             start = time.perf_counter()
             tier.run(pixels, never)
             middle = time.perf_counter()
@@ -54,10 +73,16 @@ def non_exiting_ratio(bundle: Bundle, photos: Sequence[bytes], *, rounds: int) -
     return median(split_s) / median(whole_s)
 
 
+def read_photos(folder: Path, count: int) -> list[bytes]:
+    """The first photos of a folder."""
+    return [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()][:count]
+
+
 def _tier(bundle: Bundle) -> Tier:
     return Tier(bundle.manifest, load_blocks(bundle, 1, len(bundle.manifest.blocks)), start=1)
 
 
-def read_photos(folder: Path, count: int) -> list[bytes]:
-    """The first photos of a folder."""
-    return [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()][:count]
+def _shuffled(photos: Sequence[bytes]) -> Iterator[bytes]:
+    numbers = random.Random(0)
+    while True:
+        yield from numbers.sample(photos, len(photos))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.reading import Reading
 from offramp.errors import ConfigError, DataError
 
-_AT_ONCE = 100
+_BATCH_BYTES = 1 << 20  # of pixels; the features inside the network take a hundred times as much
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
         raise ConfigError(f"no measured point '{name}'; {bundle.directory} has {', '.join(measured)}")
     of_backbone = measured["full"].accuracy
     if bundle.manifest.aggregates:
-        of_backbone = _accuracy_of_backbone(bundle, _validation(bundle, data))
+        of_backbone = accuracy_of_backbone(bundle, _validation(bundle, data))
     drops = {each: 100 * (of_backbone - found.accuracy) for each, found in measured.items()}
     allowed = [each for each, drop in drops.items() if drop <= max_drop + 1e-9]
     name = name or min(allowed, key=lambda each: measured[each].macs_mean)
@@ -64,7 +65,7 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
         return Chosen(point, drops[name])
     table = predict_every_exit(bundle, test.pixels).against(test.classes)
     right = table.correct_at(table.exit_taken(point.thetas))
-    return Chosen(point, drops[name], float(right.mean()), _accuracy_of_backbone(bundle, test))
+    return Chosen(point, drops[name], float(right.mean()), accuracy_of_backbone(bundle, test))
 
 
 def _validation(bundle: Bundle, data: Path) -> LabelledImages:
@@ -78,14 +79,16 @@ def _validation(bundle: Bundle, data: Path) -> LabelledImages:
         ) from error
 
 
-def _accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
+def accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
+    """Share of images, 0 to 1, that the plain backbone classifies right; few of them are held at a time."""
     session = onnxruntime.InferenceSession(
         backbone_of(bundle).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     name = session.get_inputs()[0].name
+    at_once = max(1, _BATCH_BYTES // math.prod(bundle.manifest.preprocessing.pixel_shape))
     right = 0
-    for start in range(0, len(images), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
         [probabilities_BK] = session.run(["probabilities"], {name: images.pixels[part]})
         right += int((probabilities_BK.argmax(axis=1) == images.classes[part]).sum())
     return right / len(images)

@@ -19,7 +19,9 @@ _MEANS = {
     "cpu_ratio": "CPU time per request of edge and cloud, relative to the best rival",
     "limit_share": "requests a second of the edge alone on one core, relative to a bare loop on one core",
     "non_exiting_ratio": "time of a sample that passes every exit, relative to the plain backbone in one piece",
+    "decoding_share": "decoding, as a share of the time of a request of the edge alone on one core",
 }
+_SHARES = ("decoding_share",)
 
 
 def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
@@ -27,11 +29,17 @@ def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
     intro = (
         "# Serving\n\n"
         "Made by `python -m benchmarks.serving`. Every rival serves the plain backbone of the same bundle: JPEG in, "
-        "JSON out, Pillow and ONNX Runtime with one thread, in an environment of its own. Offramp serves "
+        "JSON out, in an environment of its own, with the same releases of Pillow and ONNX Runtime and the same "
+        "preprocessing. Before each turn it must answer some photos as the bundle's backbone does, and each of its "
+        "workers must have answered. Rivals have 2 workers, which answer one request at a time with one thread, "
+        "unless their name says otherwise. Offramp serves "
         f"the early-exit network as edge ({' '.join(plan.edge) or 'no options'}) and cloud "
-        f"({' '.join(plan.cloud) or 'no options'}) "
-        "on the same machine. wrk sends the test photos in random order and shares the cores with the servers it "
-        f"measures. Figures are medians of {plan.rounds} rounds of {plan.seconds:g} s; the servers take turns."
+        f"({' '.join(plan.cloud) or 'no options'}) on the same machine; alone, the edge runs all blocks. "
+        "None of its answers is degraded. "
+        "On one core, the edge and a bare loop of decoding and blocks are each kept to the same one, and the clients "
+        f"to the others. wrk sends {plan.sent} in random order and shares the cores with the servers it measures. "
+        f"Figures are medians of {plan.rounds} rounds of {plan.seconds:g} s; the servers take turns, and each is idle "
+        "before its turn begins."
         f"\n\n{machine()}\n\n"
     )
     return intro + "\n".join(_section(each, plan) for each in comparisons)
@@ -57,10 +65,14 @@ def _cpuinfo() -> list[str]:
 
 def _section(found: Comparison, plan: Plan) -> str:
     few, many = plan.clients[0], _many(plan)
-    rows = [(_name(key), f"{value:.2f}×") for key, value in found.ratios(few, many).items()]
+    rows = [
+        (_name(key), f"{value:.0%}" if key in _SHARES else f"{value:.2f}×")
+        for key, value in found.ratios(few, many).items()
+    ]
+    rows.append(("decoding one photo, on one core without a server", f"{found.decode_ms:.2f} ms"))
     rows.append(("best rival", found.best(many)))
     ratios = Sheet(
-        f"{found.bundle} at {found.point}",
+        _title(found, plan),
         ("figure", f"with {many} clients; latency with {few}"),
         rows,
     )
@@ -69,11 +81,12 @@ def _section(found: Comparison, plan: Plan) -> str:
         *(f"/s, {clients}" for clients in plan.clients),
         *(f"p50 / p99 ms, {clients}" for clients in plan.clients),
         f"CPU µs per request, {many}",
+        f"busiest process, {many}",
         "MB",
         "s to first answer",
     )
     servers = Sheet("Servers", columns, [_row(name, each, plan) for name, each in found.servers.items()])
-    plot = f"![requests a second and latency]({found.bundle}.svg)\n\n"
+    plot = f"![requests a second and latency]({plot_name(found, plan)})\n\n"
     return "\n".join((ratios.as_markdown(), _accuracy(found), "#" + servers.as_markdown(), plot))
 
 
@@ -89,7 +102,7 @@ def _accuracy(found: Comparison) -> str:
 
 def _row(name: str, each: Measured, plan: Plan) -> tuple[str, ...]:
     if not each.turns:
-        return (name, f"failed: {each.failed}", *("–" for _ in range(2 * len(plan.clients) + 2)))
+        return (name, f"failed: {each.failed}", *("–" for _ in range(2 * len(plan.clients) + 3)))
     many = _many(plan)
     parts = sorted(each.turns[0].cpu_us)
     return (
@@ -100,6 +113,7 @@ def _row(name: str, each: Measured, plan: Plan) -> tuple[str, ...]:
             for clients in plan.clients
         ),
         ", ".join(f"{part} {each.cpu_us(many, part):.0f}" for part in parts),
+        f"{each.median(many, 'busiest'):.0%}",
         ", ".join(f"{part} {each.memory_bytes[part] / 1e6:.0f}" for part in sorted(each.memory_bytes)),
         f"{min(each.start_s):.1f}",
     )
@@ -113,7 +127,17 @@ def _name(key: str) -> str:
     return next(text for start, text in _MEANS.items() if key.startswith(start))
 
 
-def plot_of(found: Comparison, path: Path) -> None:
+def plot_name(found: Comparison, plan: Plan) -> str:
+    """File name of a bundle's plot, beside the page."""
+    return f"{found.bundle}-{plan.megapixels:g}mp.svg" if plan.megapixels else f"{found.bundle}.svg"
+
+
+def _title(found: Comparison, plan: Plan) -> str:
+    photos = f", photos of {plan.megapixels:g} megapixels" if plan.megapixels else ""
+    return f"{found.bundle} at {found.point}{photos}"
+
+
+def plot_of(found: Comparison, plan: Plan, path: Path) -> None:
     """Requests a second and median latency against the number of clients."""
     import matplotlib
 
@@ -137,6 +161,6 @@ def plot_of(found: Comparison, path: Path) -> None:
     right.set_yscale("log")
     right.set_ylim(auto=True)
     left.legend(fontsize=8)
-    figure.suptitle(f"{found.bundle} at {found.point}")
+    figure.suptitle(_title(found, plan))
     figure.savefig(path)
     pyplot.close(figure)

@@ -18,11 +18,14 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.serving.cores import Cores, check_pinned, pinned
 from benchmarks.serving.rivals import Rival
 from offramp.errors import ConfigError
 
 _START_S = 90.0
 _STOP_S = 10.0
+_DRAIN_S, _LOOK_S = 15.0, 0.2
+_IDLE = 0.3  # cores that an idle server still uses at most
 
 
 @dataclass(eq=False)
@@ -42,6 +45,11 @@ class Tree:
             self._seen_s[each.pid] = times.user + times.system
         return sum(self._seen_s.values())
 
+    def cpu_s_by_process(self) -> dict[int, float]:
+        """The same by process id."""
+        self.cpu_s()
+        return dict(self._seen_s)
+
     def memory_bytes(self) -> int:
         """Resident memory, with shared pages divided among the processes that share them (PSS)."""
         total = 0
@@ -58,13 +66,30 @@ class Tree:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its URL, its processes by name, and the seconds until its first answer."""
+    """A running server: its URL, its processes by name, and the seconds until its first answer.
+
+    cores: those it is kept to, if not all.
+    """
 
     name: str
     url: str
     trees: Mapping[str, Tree]
     start_s: float
     takes_form: bool = False
+    cores: Cores | None = None
+
+    def wait_until_idle(self) -> None:
+        """Let it finish what clients that have left still had queued, which would be part of the next turn."""
+        end = time.monotonic() + _DRAIN_S
+        used_s = self._cpu_s()
+        while time.monotonic() < end:
+            time.sleep(_LOOK_S)
+            before_s, used_s = used_s, self._cpu_s()
+            if used_s - before_s < _IDLE * _LOOK_S:
+                return
+
+    def _cpu_s(self) -> float:
+        return sum(tree.cpu_s() for tree in self.trees.values())
 
 
 def free_port() -> int:
@@ -83,29 +108,34 @@ def running(
     photo: bytes,
     *,
     form: bool = False,
+    cores: Cores | None = None,
 ) -> Iterator[Server]:
     """Start a server's processes, one after the other, and wait for its first answer.
 
     Raises:
-        ConfigError: it does not answer; the message quotes its last line of output.
+        ConfigError: it does not answer, and the message quotes its last line of output; or it does not keep to `cores`.
     """
     with tempfile.TemporaryFile() as log:
         started: dict[str, subprocess.Popen[bytes]] = {}
         begun = time.perf_counter()
         try:
             for part, command in commands.items():
-                started[part] = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, **variables},
-                    start_new_session=True,
-                )
-            body: dict[str, Any] = {"files": {"content": photo}} if form else {"content": photo, **_HEADERS}
-            _until_it_answers(name, url, body, started, log.fileno())
+                with pinned(cores):
+                    started[part] = subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env={**os.environ, **variables},
+                        start_new_session=True,
+                    )
+            _until_it_answers(name, url, as_request(photo, form=form), started, log.fileno())
+            start_s = time.perf_counter() - begun
             trees = {part: Tree(psutil.Process(process.pid)) for part, process in started.items()}
-            yield Server(name, url, trees, time.perf_counter() - begun, form)
+            if cores is not None:
+                for tree in trees.values():
+                    check_pinned(name, tree.process, cores)
+            yield Server(name, url, trees, start_s, form, cores)
         finally:
             for process in reversed(started.values()):
                 _end(process)
@@ -127,7 +157,11 @@ def _until_it_answers(
     raise ConfigError(f"{name} did not answer at {url}: {said[-1] if said else 'it printed nothing'}")
 
 
-_HEADERS = {"headers": {"content-type": "image/jpeg"}}
+def as_request(photo: bytes, *, form: bool) -> dict[str, Any]:
+    """What httpx is to send: the photo as a form field or as the body."""
+    if form:
+        return {"files": {"content": photo}}
+    return {"content": photo, "headers": {"content-type": "image/jpeg"}}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -146,7 +180,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def rival(each: Rival, environments: Path, spec: Path, photo: bytes) -> Iterator[Server]:
-    """Run a rival in an environment of its own, which is made if it does not exist.
+    """Run a rival in an environment of its own, which is made if it does not exist or has other releases.
 
     Raises:
         ConfigError: it cannot be installed, or does not answer.
@@ -161,7 +195,8 @@ def rival(each: Rival, environments: Path, spec: Path, photo: bytes) -> Iterator
 
 
 def _install(each: Rival, environment: Path) -> None:
-    if (environment / "bin" / "python").exists():
+    wanted, installed = "\n".join(each.requirements), environment / "installed.txt"
+    if installed.exists() and installed.read_text(encoding="utf-8") == wanted:
         return
     environment.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -171,16 +206,30 @@ def _install(each: Rival, environment: Path) -> None:
     except subprocess.CalledProcessError as error:
         said = str(error.stderr).strip().splitlines()
         raise ConfigError(f"{each.name} cannot be installed: {said[-1] if said else error}") from error
+    installed.write_text(wanted, encoding="utf-8")
 
 
 @contextmanager
 def offramp(
-    bundle: Path, point: str, photo: bytes, *, edge: Sequence[str], cloud: Sequence[str] | None
+    bundle: Path,
+    point: str,
+    photo: bytes,
+    *,
+    edge: Sequence[str],
+    cloud: Sequence[str] | None,
+    cores: Cores | None = None,
 ) -> Iterator[Server]:
     """Run edge and cloud on this machine at an operating point, or the edge alone with all blocks if `cloud` is None.
 
+    Args:
+        bundle: directory.
+        point: name of the operating point.
+        photo: asked for until it is answered.
+        edge, cloud: options of the nodes.
+        cores: those that the nodes may use, if not all.
+
     Raises:
-        ConfigError: a node does not answer.
+        ConfigError: a node does not answer, or does not keep to `cores`.
     """
     ports = free_port(), free_port()
     common = [str(bundle), "--port"]
@@ -192,7 +241,8 @@ def offramp(
     commands["edge"] = [*start, "edge_node", *common, str(ports[0]), *edge]
     base = f"http://127.0.0.1:{ports[0]}"
     variables = {"OMP_NUM_THREADS": "1"}
-    with running("Offramp", f"{base}/v1/predict", commands, variables, photo) as server:
+    name = "Offramp"
+    with running(name, f"{base}/v1/predict", commands, variables, photo, cores=cores) as server:
         policy = httpx.put(f"{base}/v1/policy", json={"operating_point": point}, trust_env=False)
         policy.raise_for_status()
         yield server

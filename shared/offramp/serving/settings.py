@@ -32,6 +32,11 @@ def _target(text: str) -> str:
     return text
 
 
+def _cores() -> int:
+    """How many cores this process may use; fewer than there are under taskset or in a cpuset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class NodeSettings(Command):
     """Settings that both kinds of node share. Durations are in seconds, unless the name ends in another unit."""
 
@@ -65,10 +70,10 @@ class NodeSettings(Command):
         description="how long an offloaded sample waits for others to share its call while another call is in progress",
     )
     workers: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=_cores,
         ge=1,
         le=256,
-        description="threads for slow blocks; fast ones run on the event loop (default: one per core)",
+        description="threads for slow blocks; fast ones run on the event loop (default: one per core it may use)",
     )
     runtime: Runtime = Field(default="onnx", description="library that runs the blocks")
     threads: int = Field(
