@@ -21,8 +21,8 @@ _ATEN = torch.ops.aten
 class Cut:
     """A place where the backbone can be cut.
 
-    node: of the tensor that is sent, as its graph names it. share: how much of the backbone's cost lies before the cut, 0 to 1. macs: the same
-    in multiplications. feature_shape: of the tensor, without the batch.
+    node: of the tensor that is sent, as its graph names it. share: how much of the backbone's cost lies before the cut,
+    0 to 1. macs: the same in multiplications. feature_shape: of the tensor, without the batch.
     """
 
     node: Any

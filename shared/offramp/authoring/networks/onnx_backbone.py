@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from offramp.authoring.networks.backbone import attach_to, check_shares
+from offramp.authoring.networks.backbone import TOLERANCE, attach_to, check_shares
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.onnx_file import OnnxFile, read_classifier
 from offramp.authoring.networks.onnx_graph import OnnxGraph
@@ -53,14 +53,20 @@ def attach_exits_to_onnx(
     file = read_classifier(model, image_shape)
     graph = OnnxGraph(file, num_classes)
     if not any(graph.macs.values()):
-        raise ConfigError("the file's graph has no convolution or linear layer; give a trained image classifier")
+        raise ConfigError(
+            "the file's graph has no convolution or linear layer; give a trained image classifier"
+        )
     before_head = graph.before_head
     if num_classes is not None and before_head is None:
         raise ConfigError(
             "the file does not end in a linear layer, so num_classes cannot replace it; leave num_classes out"
         )
     network = attach_to(
-        graph, file.image_shape, exits, difference=lambda network: _difference(file, network)
+        graph,
+        file.image_shape,
+        exits,
+        graph.num_classes,
+        difference=lambda network: _difference(file, network),
     )
     if num_classes is not None:
         assert network.origin is not None
@@ -86,4 +92,19 @@ def _difference(file: OnnxFile, network: EarlyExitNetwork) -> float:
         )
     # float32 has about seven digits, so large logits can't agree to within 1e-5.
     scale = max(1.0, float(np.abs(expected).max()))
-    return max(float(np.abs(found - expected).max()) / scale for found in (together, np.concatenate(alone)))
+    apart = float(np.abs(together - np.concatenate(alone)).max()) / scale
+    if not apart <= TOLERANCE:
+        raise ConfigError(
+            f"an image in a batch of {len(images)} and the same image alone get answers that differ by {apart:.2e}, "
+            f"more than {TOLERANCE:.0e}; the answer for an image must not depend on the others: export the model for "
+            "inference, and for any number of images (dynamic_axes or dynamic_shapes)"
+        )
+    difference = max(
+        float(np.abs(found - expected).max()) / scale for found in (together, np.concatenate(alone))
+    )
+    if not difference <= TOLERANCE:
+        raise ConfigError(
+            f"the blocks together differ from the file by {difference:.2e}, more than {TOLERANCE:.0e}; check whether "
+            "its graph draws random numbers"
+        )
+    return difference

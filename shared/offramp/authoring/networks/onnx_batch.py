@@ -18,9 +18,7 @@ def free_batch(model: Any, image_shape: tuple[int, int, int]) -> None:
     back.
     """
     of_images = dependence(model).images
-    reshapes = [
-        node for node in model.graph.node if node.op_type == "Reshape" and node.input[0] in of_images
-    ]
+    reshapes = [node for node in model.graph.node if node.op_type == "Reshape" and node.input[0] in of_images]
     made = values_of(model, [node.output[0] for node in reshapes], np.zeros((1, *image_shape), np.float32))
     for node in reshapes:
         shape = made[node.output[0]].shape

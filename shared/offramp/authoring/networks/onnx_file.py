@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, inliner
 
 from offramp.authoring.networks.onnx_batch import free_batch
 from offramp.authoring.networks.onnx_run import first_line, session_of, values_of
@@ -92,15 +92,19 @@ def _loaded(model: Any) -> Any:
                 "its weights beside it, if it has some"
             ) from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        raise ConfigError("the model's weights are in a file of their own; give the path of the .onnx file instead")
+        raise ConfigError(
+            "the model's weights are in a file of their own; give the path of the .onnx file instead"
+        )
     return copy.deepcopy(model)
 
 
 def _inlined(model: Any) -> Any:
     versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     if not versions or not model.graph.node:
-        raise ConfigError("the file has no graph of ONNX's standard operators (no opset); export the model again")
-    model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        raise ConfigError(
+            "the file has no graph of ONNX's standard operators (no opset); export the model again"
+        )
+    model = inliner.inline_local_functions(model) if model.functions else model
     # Before IR version 4, weights were inputs as well, and so not constant.
     weights = {tensor.name for tensor in model.graph.initializer}
     for given in [one for one in model.graph.input if one.name in weights]:
@@ -128,16 +132,16 @@ def _image_input(model: Any) -> Any:
     return inputs[0]
 
 
-def _image_shape(
-    image: Any, wished: tuple[int, int, int] | None
-) -> tuple[tuple[int, int, int], bool]:
+def _image_shape(image: Any, wished: tuple[int, int, int] | None) -> tuple[tuple[int, int, int], bool]:
     """(C, H, W), and whether the file has the channels last."""
     sides = tuple(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])
     channels_last = sides[2] in _CHANNELS and sides[0] not in _CHANNELS
     found = (sides[2], sides[0], sides[1]) if channels_last else sides
     shape = wished or found
     if any(side < 1 for side in shape):
-        raise ConfigError("the file does not say how large its images are; give image_shape, such as (3, 224, 224)")
+        raise ConfigError(
+            "the file does not say how large its images are; give image_shape, such as (3, 224, 224)"
+        )
     if any(side not in (0, given) for side, given in zip(found, shape, strict=True)):
         raise ConfigError(f"the file takes images of shape {found}, but image_shape is {shape}; leave it out")
     channels, height, width = shape
@@ -199,8 +203,8 @@ def _folded(model: Any) -> Any:
     control = {node.op_type for node in folded.graph.node} & {"If", "Loop", "Scan"}
     if control:
         raise ConfigError(
-            f"the file's graph decides what to compute while it runs ({control.pop()}), so it cannot be cut; export the "
-            "model for images of one size"
+            f"the file's graph decides what to compute while it runs ({control.pop()}), so it cannot be cut; export "
+            "the model for images of one size"
         )
     return folded
 

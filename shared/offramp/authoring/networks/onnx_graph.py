@@ -101,7 +101,8 @@ class OnnxGraph:
         alone: dict[str, int] = {}
         for at, live in enumerate(self._live):
             if len(live) == 1:
-                alone.setdefault(*live, at)
+                (only,) = live
+                alone.setdefault(only, at)
         return alone
 
     def _shapes_for(self, batch: int, names: set[str]) -> dict[str, Shape]:
@@ -129,7 +130,8 @@ class OnnxGraph:
 
     def crossing(self) -> list[str]:
         """Names of the tensors needed at the same time where the graph is widest, at most five."""
-        return sorted(max(self._live, key=len))[:5]
+        widest = max(range(len(self._live)), key=lambda at: len(self._live[at]))
+        return sorted(self._live[widest])[:5]
 
     def block(self, start: str, stop: str) -> OnnxPart:
         """The part of the graph that computes `stop` from `start`."""
@@ -138,7 +140,7 @@ class OnnxGraph:
         graph = model.graph
         ends = ((graph.input, start), (graph.output, stop))
         for field_, name in ends:
-            shape = ["samples", *self.shapes[name][1:]]
+            shape: list[str | int | None] = ["samples", *self.shapes[name][1:]]
             del field_[:]
             field_.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         kept = [node for node in graph.node if not {start, COUNT}.intersection(node.output)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ def keep_needed(model: Any) -> None:
 
 
 def _set(field: Any, values: Sequence[Any]) -> None:
-    copies = [type(value).FromString(value.SerializeToString()) for value in values]
+    copies = [copy.deepcopy(value) for value in values]
     del field[:]
     field.extend(copies)
 

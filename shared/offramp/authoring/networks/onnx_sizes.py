@@ -6,6 +6,7 @@ images of one size such a value is a · B + c, element by element, so it is comp
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,7 @@ def settle_sizes(model: Any, image_shape: tuple[int, int, int]) -> None:
         ConfigError: the graph fails on a batch.
     """
     names = sorted(dependence(model).count - {COUNT})
-    found = [
-        values_of(model, names, np.zeros((batch, *image_shape), np.float32)) for batch in _BATCHES
-    ]
+    found = [values_of(model, names, np.zeros((batch, *image_shape), np.float32)) for batch in _BATCHES]
     made: list[Any] = []
     settled: set[str] = set()
     for name in names:
@@ -44,10 +43,10 @@ def settle_sizes(model: Any, image_shape: tuple[int, int, int]) -> None:
             made += nodes
     for node in model.graph.node:
         node.output[:] = [f"{name}_replaced" if name in settled else name for name in node.output]
-    if all(COUNT not in node.output for node in model.graph.node):
-        made.insert(0, count_of(model.graph.input[0].name))
-    for at, node in enumerate(made):
-        model.graph.node.insert(at, node)
+    nodes = [node for node in model.graph.node if COUNT not in node.output]
+    copies = [copy.deepcopy(node) for node in (count_of(model.graph.input[0].name), *made, *nodes)]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
     _leave_one_open(model)
     keep_needed(model)
 
