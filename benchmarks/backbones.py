@@ -34,7 +34,9 @@ _TINY_VIT: dict[str, Any] = {
 }
 
 
-def _of(architecture: str, **settings: Any) -> Callable[[], nn.Module]:
+def of_architecture(architecture: str, **settings: Any) -> Callable[[], nn.Module]:
+    """A function that builds one of the package's image classifiers, with random weights."""
+
     def build() -> nn.Module:
         config = getattr(transformers, f"{architecture}Config")(**settings)
         model: nn.Module = getattr(transformers, f"{architecture}ForImageClassification")(config)
@@ -44,16 +46,16 @@ def _of(architecture: str, **settings: Any) -> Callable[[], nn.Module]:
 
 
 ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
-    "ResNet": _of(
+    "ResNet": of_architecture(
         "ResNet", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[2, 2, 2, 2], num_labels=10
     ),
-    "ConvNeXt": _of("ConvNext", hidden_sizes=[16, 32, 64, 128], depths=[2, 2, 4, 2], **_IMAGE),
-    "MobileNetV1": _of("MobileNetV1", depth_multiplier=0.25, **_IMAGE),
-    "MobileNetV2": _of("MobileNetV2", depth_multiplier=0.35, **_IMAGE),
-    "EfficientNet": _of(
+    "ConvNeXt": of_architecture("ConvNext", hidden_sizes=[16, 32, 64, 128], depths=[2, 2, 4, 2], **_IMAGE),
+    "MobileNetV1": of_architecture("MobileNetV1", depth_multiplier=0.25, **_IMAGE),
+    "MobileNetV2": of_architecture("MobileNetV2", depth_multiplier=0.35, **_IMAGE),
+    "EfficientNet": of_architecture(
         "EfficientNet", width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=640, **_IMAGE
     ),
-    "RegNet": _of(
+    "RegNet": of_architecture(
         "RegNet",
         embedding_size=16,
         hidden_sizes=[16, 32, 64, 128],
@@ -61,9 +63,9 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
         groups_width=8,
         num_labels=10,
     ),
-    "ViT": _of("ViT", **_TINY_VIT),
-    "DeiT": _of("DeiT", **_TINY_VIT),
-    "Swin": _of(
+    "ViT": of_architecture("ViT", **_TINY_VIT),
+    "DeiT": of_architecture("DeiT", **_TINY_VIT),
+    "Swin": of_architecture(
         "Swin", patch_size=2, embed_dim=24, depths=[2, 2, 2], num_heads=[2, 4, 8], window_size=4, **_IMAGE
     ),
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from offramp.authoring.networks.backbone import attach_exits
     from offramp.authoring.networks.early_exit import EarlyExitNetwork
+    from offramp.authoring.networks.onnx_backbone import attach_exits_to_onnx
     from offramp.authoring.networks.recipe import Augmentation, Recipe
     from offramp.bundle import Bundle, Preprocessing, load_bundle
     from offramp.engine.classifier import Classifier, Prediction
@@ -27,6 +28,7 @@ __all__ = [
     "Preprocessing",
     "Recipe",
     "attach_exits",
+    "attach_exits_to_onnx",
     "load",
     "load_bundle",
 ]
@@ -40,6 +42,7 @@ _PLACES = {
     "Preprocessing": "offramp.bundle",
     "Recipe": "offramp.authoring.networks.recipe",
     "attach_exits": "offramp.authoring.networks.backbone",
+    "attach_exits_to_onnx": "offramp.authoring.networks.onnx_backbone",
     "load_bundle": "offramp.bundle",
 }
 

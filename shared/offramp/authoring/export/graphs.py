@@ -16,11 +16,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from offramp.authoring.export.joining import joined, rename
 from offramp.authoring.networks.bottleneck import Decode, Encode
 from offramp.authoring.networks.confidence import Confidence
 from offramp.authoring.networks.cost import NetworkCost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
+from offramp.authoring.networks.onnx_part import OnnxPart, onnx_parts
 from offramp.bundle import Preprocessing
 
 
@@ -46,46 +48,45 @@ def export_graphs(
     batch = torch.zeros(2, *preprocessing.pixel_shape, dtype=torch.uint8)
     for number, block in enumerate(network.blocks, start=1):
         arriving, narrowed = network.bottleneck_behind(number - 1), network.bottleneck_behind(number)
+        before: list[nn.Module] = [Decode(arriving)] if arriving is not None else []
         if number == 1:
-            block = nn.Sequential(Normalise(preprocessing), _Contiguous(), block)
-        elif arriving is not None:
-            block = nn.Sequential(Decode(arriving), block)
+            before = [Normalise(preprocessing), _Contiguous()]
         leaving: nn.Module | None = Encode(narrowed) if narrowed is not None else nn.Identity()
         if number == len(network.blocks):
             leaving = None
-        exported = _ExportedBlock(block, network.eec_behind(number), behind.get(number), leaving).eval()
-        graphs[number] = _to_onnx(exported, batch)
+        end = _End(network.eec_behind(number), behind.get(number), leaving)
+        parts = onnx_parts(block)
+        if parts:
+            shape = narrowed.feature_shape if narrowed is not None else cost.feature_shapes[number]
+            model = _joined_block(before, parts, end, batch, torch.zeros(2, *shape))
+        else:
+            model = _to_onnx(nn.Sequential(*before, block, end), batch, end.output_names)
+        graphs[number] = _finished(model)
         dtype = torch.uint8 if narrowed is not None else torch.float32
         batch = torch.zeros(2, *cost.feature_shapes[number], dtype=dtype)
     return graphs
 
 
-class _ExportedBlock(nn.Module):
-    """A block as its graph computes it: feature, probabilities and confidence, or those of the three that it has."""
+class _End(nn.Module):
+    """What a graph does with the feature of its block: feature, probabilities, confidence, or those it returns."""
 
     def __init__(
-        self,
-        block: nn.Module,
-        eec: nn.Module | None,
-        confidence: Confidence | None,
-        leaving: nn.Module | None,
+        self, eec: nn.Module | None, confidence: Confidence | None, leaving: nn.Module | None
     ) -> None:
         super().__init__()
-        self.block = block
         self.eec = eec
         self.leaving = leaving
-        self._confidence = confidence
+        self.confidence = confidence
 
     @property
     def output_names(self) -> list[str]:
         return (["feature"] if self.leaving else []) + (["probabilities", "confidence"] if self.eec else [])
 
-    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
-        feature = self.block(batch)
+    def forward(self, feature: Tensor) -> tuple[Tensor, ...]:
         handed_on = (self.leaving(feature),) if self.leaving else ()
-        if self.eec is None or self._confidence is None:
+        if self.eec is None or self.confidence is None:
             return handed_on
-        return (*handed_on, *self._confidence.of(self.eec(feature)))
+        return (*handed_on, *self.confidence.of(self.eec(feature)))
 
 
 class _Contiguous(nn.Module):
@@ -95,19 +96,44 @@ class _Contiguous(nn.Module):
         return image_BCHW.contiguous()
 
 
-def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
+def _joined_block(
+    before: Sequence[nn.Module], parts: Sequence[OnnxPart], end: _End, batch: Tensor, feature: Tensor
+) -> Any:
+    """The graph of a block that comes from an ONNX file, with what is before and behind it."""
+    models = [part.model for part in parts]
+    if before:
+        models.insert(0, _to_onnx(nn.Sequential(*before), batch, ["feature"]))
+    names = end.output_names
+    passes_on = isinstance(end.leaving, nn.Identity)
+    if passes_on:
+        end = _End(end.eec, end.confidence, None)
+    if end.output_names:
+        models.append(_to_onnx(end, feature, end.output_names))
+    model = joined(models)
+    if end.output_names and not passes_on:
+        del model.graph.output[0]
+    rename(model.graph, model.graph.input[0].name, "batch")
+    for name, output in zip(names, [output.name for output in model.graph.output], strict=True):
+        rename(model.graph, output, name)
+    return model
+
+
+def _to_onnx(module: nn.Module, batch: Tensor, output_names: Sequence[str]) -> Any:
     with _silenced():
         program = torch.onnx.export(
-            block,
+            module.eval(),
             (batch,),
             input_names=["batch"],
-            output_names=block.output_names,
+            output_names=output_names,
             dynamic_shapes=({0: torch.export.Dim("samples", min=1)},),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
+    return program.model_proto
+
+
+def _finished(model: Any) -> bytes:
     del model.metadata_props[:]
     for node in model.graph.node:
         # The exporter records the source line of every node, including paths on this machine.
@@ -124,7 +150,7 @@ def _to_onnx(block: _ExportedBlock, batch: Tensor) -> bytes:
         part.doc_string = ""
     _keep_layout(model.graph)
     onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _keep_layout(graph: onnx.GraphProto) -> None:

@@ -6,7 +6,7 @@ Shapes: B samples, C channels, H x W pixels, T tokens, D width, K classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from offramp.authoring.networks.agreement import check_images_apart
 from offramp.authoring.networks.classifier import LogitsOnly, as_classifier, check_runs
 from offramp.authoring.networks.cost import count_macs
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.graph import BackboneGraph, Cut, Origin
+from offramp.authoring.networks.graph import Cut, Graph, Origin
 from offramp.authoring.networks.head import ends_in_softmax, head_for
 from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
 from offramp.authoring.networks.rehearsal import Random, find_random, in_mode
@@ -26,7 +26,9 @@ from offramp.authoring.networks.tracing import backbone_graph, exported, is_expo
 from offramp.authoring.networks.training_check import check_trains_alike
 from offramp.errors import ConfigError
 
-_TOLERANCE = 1e-5
+TOLERANCE = 1e-5
+"""Largest difference between the logits of a backbone and those of its blocks together."""
+
 _NEAR = 0.02  # share of the backbone's cost; cuts this close count as the same place
 _FAR = 0.1  # share of the backbone's cost; an exit moved further than this is worth a warning
 _LARGEST_SIDE = 8
@@ -64,10 +66,50 @@ def attach_exits(
         ConfigError: the model cannot be traced, mixes the images of a batch, would not train the same in blocks, or
             has too few places to cut; the message says where and why.
     """
-    _check_shares(exits)
+    check_shares(exits)
     found = traced(model, image_shape)
     graph = backbone_graph(found.program, image_shape)
     head = None if num_classes is None else head_for(graph, num_classes)
+    classes = num_classes or graph.num_classes
+    network = attach_to(graph, image_shape, exits, classes, difference=found.difference)
+    if found.is_module:
+        check_trains_alike(found.model, network, image_shape, found.random)
+    if head is not None:
+        assert network.origin is not None, "attach_to records how it cut the network"
+        before = head.node.all_input_nodes[0]
+        head.replace(graph)
+        # The new layer is an exit's, so that it learns where the backbone doesn't.
+        network.blocks[-1] = graph.block(network.origin.chosen[-1].node, before).eval()
+        network.eecs[str(len(network.blocks))] = graph.block(before, graph.logits).eval()
+        head.check(network, image_shape)
+    if ends_in_softmax(graph):
+        _log.warning(
+            "event=softmax detail=%r",
+            "the backbone ends in a softmax; let it return logits, which training expects",
+        )
+    return network
+
+
+def attach_to(
+    graph: Graph,
+    image_shape: tuple[int, int, int],
+    exits: Sequence[float],
+    num_classes: int,
+    *,
+    difference: Callable[[EarlyExitNetwork], float],
+) -> EarlyExitNetwork:
+    """Cut a graph into blocks and attach EECs.
+
+    Args:
+        graph: of a backbone.
+        image_shape: (C, H, W).
+        exits: rising shares of the backbone's cost, as for `attach_exits`.
+        num_classes: K of the early exits.
+        difference: largest difference between the backbone and the network's last exit; it may refuse the network.
+
+    Raises:
+        ConfigError: there are too few places to cut.
+    """
     cuts = graph.cuts()
     if len(cuts) < len(exits):
         asked = "1 exit" if len(exits) == 1 else f"{len(exits)} exits"
@@ -77,16 +119,10 @@ def attach_exits(
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
     # The last block ends in the backbone's own logits.
-    eecs = _eecs_behind(graph, cuts, chosen, num_classes or graph.num_classes)
+    eecs = _eecs_behind(graph, cuts, chosen, num_classes)
     network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
-    network.origin = Origin(image_shape, tuple(cuts), tuple(chosen), found.difference(network))
-    if found.is_module:
-        check_trains_alike(found.model, network, image_shape, found.random)
-    if head is not None:
-        head.replace(graph)
-        network.blocks[-1] = graph.block(chosen[-1].node, graph.logits).eval()
-        head.check(network, image_shape)
-    _warn(graph, exits, chosen, cuts)
+    network.origin = Origin(image_shape, tuple(cuts), tuple(chosen), difference(network))
+    _warn_of_moved(exits, chosen, cuts)
     return network
 
 
@@ -117,9 +153,9 @@ class Traced:
                 expected = LogitsOnly(self.model)(image_BCHW.clone())
                 found = network.logits_at(image_BCHW, [network.num_exits])[network.num_exits]
                 largest = max(largest, float((expected - found).abs().max()))
-        if not largest <= _TOLERANCE:
+        if not largest <= TOLERANCE:
             raise ConfigError(
-                f"the blocks together differ from the backbone by {largest:.2e}, more than {_TOLERANCE:.0e}; check "
+                f"the blocks together differ from the backbone by {largest:.2e}, more than {TOLERANCE:.0e}; check "
                 "whether the backbone keeps state between images, or writes into a view of a tensor"
             )
         return largest
@@ -147,7 +183,7 @@ def traced(model: nn.Module | ExportedProgram, image_shape: tuple[int, int, int]
     return Traced(module, program, random, is_module, image_shape)
 
 
-def _warn(graph: BackboneGraph, exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence[Cut]) -> None:
+def _warn_of_moved(exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence[Cut]) -> None:
     for number, (share, cut) in enumerate(zip(exits, chosen, strict=True), start=1):
         if abs(cut.share - share) > _FAR:
             _log.warning(
@@ -155,21 +191,17 @@ def _warn(graph: BackboneGraph, exits: Sequence[float], chosen: Sequence[Cut], c
                 f"exit {number} was asked for at {share:.0%} of the backbone's cost and sits at {cut.share:.0%}; "
                 f"it can be at {_places(cuts)}",
             )
-    if ends_in_softmax(graph):
-        _log.warning(
-            "event=softmax detail=%r",
-            "the backbone ends in a softmax; let it return logits, which training expects",
-        )
 
 
-def _check_shares(exits: Sequence[float]) -> None:
+def check_shares(exits: Sequence[float]) -> None:
+    """Refuse shares that do not rise from above 0 to below 1, as ConfigError."""
     if not exits or not all(0 < share < 1 for share in exits) or sorted(set(exits)) != list(exits):
         raise ConfigError(
             f"exits is {tuple(exits)}; give rising shares of the cost between 0 and 1, such as (0.25, 0.5)"
         )
 
 
-def _where(graph: BackboneGraph, cuts: Sequence[Cut]) -> str:
+def _where(graph: Graph, cuts: Sequence[Cut]) -> str:
     crossing = graph.crossing()
     because = f"; elsewhere more than one tensor is still needed, such as {' and '.join(crossing)}"
     return f"the backbone can only be cut at {_places(cuts)}" + (because if len(crossing) > 1 else "")
@@ -193,7 +225,7 @@ def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
 
 
 def _eecs_behind(
-    graph: BackboneGraph, cuts: Sequence[Cut], chosen: Sequence[Cut], num_classes: int
+    graph: Graph, cuts: Sequence[Cut], chosen: Sequence[Cut], num_classes: int
 ) -> dict[int, nn.Module]:
     """An EEC for every chosen cut, by the number of the block that ends there."""
     spent = [cut.macs for cut in chosen]

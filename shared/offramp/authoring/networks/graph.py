@@ -6,13 +6,13 @@ be sent. Cuts are found in torch.export's graph, not by the names of modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 _ATEN = torch.ops.aten
 
@@ -21,11 +21,11 @@ _ATEN = torch.ops.aten
 class Cut:
     """A place where the backbone can be cut.
 
-    node: of the tensor that is sent. share: how much of the backbone's cost lies before the cut, 0 to 1. macs: the same
-    in multiplications. feature_shape: of the tensor, without the batch.
+    node: of the tensor that is sent, as its graph names it. share: how much of the backbone's cost lies before the cut,
+    0 to 1. macs: the same in multiplications. feature_shape: of the tensor, without the batch.
     """
 
-    node: fx.Node
+    node: Any
     share: float
     macs: int
     feature_shape: tuple[int, ...]
@@ -44,6 +44,34 @@ class Origin:
     cuts: tuple[Cut, ...]
     chosen: tuple[Cut, ...]
     difference: float
+
+
+class Graph(Protocol):
+    """A classifier that can be cut, from normalised pixels (B, C, H, W) to logits (B, K).
+
+    image, logits: the nodes where it starts and ends. num_classes: K. macs: multiplications for one sample, by node.
+    """
+
+    @property
+    def image(self) -> Any: ...  # noqa: D102
+    @property
+    def logits(self) -> Any: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+    @property
+    def macs(self) -> Mapping[Any, int]: ...  # noqa: D102
+
+    def cuts(self) -> list[Cut]:
+        """All places where a single tensor carries everything, from the image to the logits."""
+        ...
+
+    def crossing(self) -> list[str]:
+        """Names of the tensors needed at the same time where the graph is widest, at most five."""
+        ...
+
+    def block(self, start: Any, stop: Any) -> nn.Module:
+        """The part of the graph that computes `stop` from `start`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

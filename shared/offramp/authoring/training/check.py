@@ -9,6 +9,7 @@ from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.split import check_split
 from offramp.authoring.networks.check import check_answers, check_split_point
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.networks.onnx_part import onnx_parts
 from offramp.authoring.training.frozen import front_of
 from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError, DataError
@@ -33,7 +34,7 @@ def check_run(
 
     Raises:
         ConfigError: the network does not fit the preprocessing, the labels, the split point or the number of exit
-            weights; the warm-up never ends; or too few images are left to train on.
+            weights; the warm-up never ends; it trains blocks from an ONNX file; or too few images are left to train on.
         DataError: there are no images, a class has no label, or the images do not have the preprocessing's shape.
     """
     _check_images(run, images)
@@ -57,6 +58,7 @@ def check_run(
     _check_weights("exit_weights", run.recipe.exit_weights, network.num_exits)
     if run.final_exit_weights is not None:
         _check_weights("final_exit_weights", run.final_exit_weights, network.num_exits)
+    _check_fixed(run, network)
 
 
 def _check_warmup(run: Run) -> None:
@@ -81,6 +83,16 @@ def _check_images(run: Run, images: LabelledImages) -> None:
         raise DataError(
             f"the images have shape {images.pixels.shape[1:]}, expected {expected}; load them with the recipe's "
             "preprocessing"
+        )
+
+
+def _check_fixed(run: Run, network: EarlyExitNetwork) -> None:
+    fixed = {number for number, block in enumerate(network.blocks, start=1) if onnx_parts(block)}
+    trained = sorted(fixed & {number for phase in run.phases(network) for number in phase.blocks})
+    if trained:
+        raise ConfigError(
+            f"this run would train block {trained[0]}, which comes from an ONNX file and stays as it is; train only "
+            "the exits, with --regime exits or distill, and without --unfrozen"
         )
 
 
