@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from offramp.authoring.data.split import TrainValidation, split_train
+from offramp.authoring.data.split import TrainValidation, parts_of
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.lenet import b_lenet
 from offramp.authoring.networks.recipe import Augmentation
@@ -37,7 +37,7 @@ def of_the_run(run: Run, network: EarlyExitNetwork) -> tuple[Front, TrainValidat
     (phase,) = run.phases(network)
     front = front_of(network, phase, network if run.regime == "distill" else None)
     assert front is not None
-    return front, split_train(stripes(), run.provenance.data.split)
+    return front, parts_of(stripes(), run.provenance.data)
 
 
 def cached(directory: Path, network: EarlyExitNetwork | None = None, **changes: Any) -> CachedParts:
