@@ -100,7 +100,14 @@ def drops_everything() -> Plain:
     flat = nn.Sequential(nn.Flatten(2), nn.Dropout1d(0.11), nn.Unflatten(2, (16, 16)))
     return Plain(
         *(nn.Dropout(0.1, inplace=True), flat, nn.Dropout2d(0.12), nn.AlphaDropout(0.13)),
-        *(nn.FeatureAlphaDropout(0.14), nn.Conv2d(8, 8, 1), nn.RReLU(), DropPath(0.2), DropAll(), Attending()),
+        *(
+            nn.FeatureAlphaDropout(0.14),
+            nn.Conv2d(8, 8, 1),
+            nn.RReLU(),
+            DropPath(0.2),
+            DropAll(),
+            Attending(),
+        ),
     )
 
 

@@ -37,7 +37,7 @@ def of_the_run(run: Run, network: EarlyExitNetwork) -> tuple[Front, TrainValidat
     (phase,) = run.phases(network)
     front = front_of(network, phase, network if run.regime == "distill" else None)
     assert front is not None
-    return front, parts_of(stripes(), run.provenance.data, None)
+    return front, parts_of(stripes(), run.provenance.data)
 
 
 def cached(directory: Path, network: EarlyExitNetwork | None = None, **changes: Any) -> CachedParts:

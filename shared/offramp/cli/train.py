@@ -43,20 +43,7 @@ class Train(TrainOptions):
         found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
         part = recorded(found, images) if found else None
         calibration = relabelled(found.images, names) if found else None
-        run = run_of(
-            labels=names,
-            provenance=self._provenance(plan, images, part),
-            recipe=plan,
-            regime=self.regime,
-            final_exit_weights=self.final_exit_weights
-            and weights_from("--final-exit-weights", self.final_exit_weights, len(plan.exit_weights)),
-            start=self.start and str(self.start),
-            teacher=self.teacher and str(self.teacher),
-            alpha=self.alpha,
-            temperature=self.temperature,
-            frozen=not self.unfrozen,
-            views=views_of(self.views, self.features),
-        )
+        run = self._run(plan, names, self._provenance(plan, images, part))
         origin = run.provenance
         held_out = f"{part.samples} samples of {part.name}" if part else f"{origin.data.held_out} of them"
         console.print(
@@ -76,6 +63,22 @@ class Train(TrainOptions):
             features=self.features,
         )
         console.print("trained; next:", f"offramp export {self.out} --out DIR", sep="\n", soft_wrap=True)
+
+    def _run(self, plan: RecipeValues, names: tuple[str, ...], provenance: Provenance) -> Run:
+        return run_of(
+            labels=names,
+            provenance=provenance,
+            recipe=plan,
+            regime=self.regime,
+            final_exit_weights=self.final_exit_weights
+            and weights_from("--final-exit-weights", self.final_exit_weights, len(plan.exit_weights)),
+            start=self.start and str(self.start),
+            teacher=self.teacher and str(self.teacher),
+            alpha=self.alpha,
+            temperature=self.temperature,
+            frozen=not self.unfrozen,
+            views=views_of(self.views, self.features),
+        )
 
     def _images(self, plan: RecipeValues) -> tuple[LabelledImages, tuple[str, ...]]:
         """The training part, and the names of its classes."""
