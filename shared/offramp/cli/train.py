@@ -39,15 +39,11 @@ class Train(TrainOptions):
         with naming_options():
             plan = self.changed(recipe_named(self.recipe).values)
         images, names = self._images(plan)
-        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading)
-        found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
-        part = recorded(found, images) if found else None
-        calibration = relabelled(found.images, names) if found else None
+        calibration, part = self._calibration(plan, images, names)
         run = self._run(plan, names, self._provenance(plan, images, part))
-        origin = run.provenance
-        held_out = f"{part.samples} samples of {part.name}" if part else f"{origin.data.held_out} of them"
+        held_out = f"{part.samples} samples of {part.name}" if part else f"{plan.validation} of them"
         console.print(
-            f"recipe {self.recipe}: {origin.epochs} epochs, {len(images)} samples, {held_out} held out",
+            f"recipe {self.recipe}: {plan.epochs} epochs, {len(images)} samples, {held_out} held out",
             highlight=False,
             soft_wrap=True,
         )
@@ -87,6 +83,16 @@ class Train(TrainOptions):
             return self._reading.unlabelled(self.data, plan.preprocessing), names
         images = self._reading.part(self.data, "train", plan.preprocessing)
         return images, _labels(self.labels, images)
+
+    def _calibration(
+        self, plan: RecipeValues, images: LabelledImages, names: tuple[str, ...]
+    ) -> tuple[LabelledImages, CalibrationPart] | tuple[None, None]:
+        """The photos to choose thresholds on and what is recorded of them, if they are a part of their own."""
+        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading)
+        found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
+        if found is None:
+            return None, None
+        return relabelled(found.images, names), recorded(found, images)
 
     @property
     def _reading(self) -> Reading:
