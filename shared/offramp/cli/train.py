@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from offramp.authoring.data import LabelledImages
 from offramp.bundle.provenance import CalibrationPart, Data, Provenance, Split
 from offramp.cli.options import views_of
-from offramp.cli.progress import console, log_unless_terminal
+from offramp.cli.progress import console, log_unless_terminal, warn
 from offramp.cli.reading import Reading
 from offramp.cli.train_options import TrainOptions, weights_from
-from offramp.cli.training_data import Wanted, find_calibration, recorded, relabelled
+from offramp.cli.training_data import Wanted, find_calibration, has_seen, recorded, relabelled
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ class Train(TrainOptions):
         images, names = self._images(plan)
         calibration, part = self._calibration(plan, images, names)
         run = self._run(plan, names, self._provenance(plan, images, part))
-        held_out = f"{part.samples} samples of {part.name}" if part else f"{plan.validation} of them"
-        console.print(
-            f"recipe {self.recipe}: {plan.epochs} epochs, {len(images)} samples, {held_out} held out",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._announce(run.provenance)
         log_unless_terminal()
         machines = Machines(self.devices, self.nodes, self.workers)
         train(
@@ -93,6 +88,23 @@ class Train(TrainOptions):
         if found is None:
             return None, None
         return relabelled(found.images, names), recorded(found, images)
+
+    def _announce(self, origin: Provenance) -> None:
+        """Say what is about to be trained, and warn if thresholds would be chosen on samples that it has seen."""
+        from offramp.authoring.training.run import load_run
+
+        data, part = origin.data, origin.data.calibration
+        held_out = f"{part.samples} samples of {part.name}" if part else f"{data.held_out} of them"
+        console.print(
+            f"recipe {self.recipe}: {origin.epochs} epochs, {data.samples} samples, {held_out} held out",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if self.start is not None and has_seen(load_run(self.start).provenance.data, data):
+            warn(
+                f"{self.start} was trained on some of the samples that are held out now, so thresholds chosen on them "
+                "are too low; hold out the same ones, with its --seed and no more than its --validation"
+            )
 
     @property
     def _reading(self) -> Reading:
