@@ -15,7 +15,7 @@ from offramp.authoring.training.run import load_run
 from offramp.bundle import load_bundle
 from offramp.bundle.provenance import CalibrationPart, Data, Split
 from offramp.cli.reading import Reading
-from offramp.cli.training_data import Wanted, find_calibration
+from offramp.cli.training_data import Wanted, find_calibration, has_seen
 from tests.commands import check_refused, offramp
 from tests.conftest import FASHION_BUNDLE, SAMPLES
 from tests.test_layouts import TINY, some, write
@@ -134,6 +134,35 @@ def test_data_has_either_a_split_or_a_part_for_calibration() -> None:
     for both in ({"split": Split(seed=0, validation=3), "calibration": part}, {}):
         with pytest.raises(ValidationError, match="either a split or a part"):
             Data(name="d", samples=9, fingerprint="1" * 64, **both)
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "seen"),
+    [
+        ((0, 500), (0, 500), False),
+        ((0, 500), (0, 200), False),
+        ((0, 200), (0, 500), True),
+        ((1, 500), (0, 500), True),
+        (None, (0, 500), True),
+        ((0, 500), None, False),
+    ],
+)
+def test_a_run_to_start_from_may_have_seen_what_is_held_out_now(
+    start: tuple[int, int] | None, now: tuple[int, int] | None, seen: bool
+) -> None:
+    part = CalibrationPart(name="p", samples=3, fingerprint="0" * 64)
+    one, other = (
+        Data(
+            name="d",
+            samples=900,
+            fingerprint="1" * 64,
+            split=split and Split(seed=split[0], validation=split[1]),
+            calibration=None if split else part,
+        )
+        for split in (start, now)
+    )
+    assert has_seen(one, other) is seen
+    assert not has_seen(one.model_copy(update={"fingerprint": "2" * 64}), other)
 
 
 def test_an_accuracy_that_chance_cannot_explain_is_a_warning(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from offramp.authoring.data import LabelledImages
 from offramp.bundle.provenance import CalibrationPart, Data, Provenance, Split
 from offramp.cli.options import views_of
-from offramp.cli.progress import console, log_unless_terminal
+from offramp.cli.progress import console, log_unless_terminal, warn
 from offramp.cli.reading import Reading
 from offramp.cli.train_options import TrainOptions, weights_from
-from offramp.cli.training_data import Wanted, find_calibration, recorded, relabelled
+from offramp.cli.training_data import Wanted, find_calibration, has_seen, recorded, relabelled
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,18 +39,9 @@ class Train(TrainOptions):
         with naming_options():
             plan = self.changed(recipe_named(self.recipe).values)
         images, names = self._images(plan)
-        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading)
-        found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
-        part = recorded(found, images) if found else None
-        calibration = relabelled(found.images, names) if found else None
+        calibration, part = self._calibration(plan, images, names)
         run = self._run(plan, names, self._provenance(plan, images, part))
-        origin = run.provenance
-        held_out = f"{part.samples} samples of {part.name}" if part else f"{origin.data.held_out} of them"
-        console.print(
-            f"recipe {self.recipe}: {origin.epochs} epochs, {len(images)} samples, {held_out} held out",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._announce(run.provenance)
         log_unless_terminal()
         machines = Machines(self.devices, self.nodes, self.workers)
         train(
@@ -87,6 +78,33 @@ class Train(TrainOptions):
             return self._reading.unlabelled(self.data, plan.preprocessing), names
         images = self._reading.part(self.data, "train", plan.preprocessing)
         return images, _labels(self.labels, images)
+
+    def _calibration(
+        self, plan: RecipeValues, images: LabelledImages, names: tuple[str, ...]
+    ) -> tuple[LabelledImages, CalibrationPart] | tuple[None, None]:
+        """The photos to choose thresholds on and what is recorded of them, if they are a part of their own."""
+        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading)
+        found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
+        if found is None:
+            return None, None
+        return relabelled(found.images, names), recorded(found, images)
+
+    def _announce(self, origin: Provenance) -> None:
+        """Say what is about to be trained, and warn if thresholds would be chosen on samples that it has seen."""
+        from offramp.authoring.training.run import load_run
+
+        data, part = origin.data, origin.data.calibration
+        held_out = f"{part.samples} samples of {part.name}" if part else f"{data.held_out} of them"
+        console.print(
+            f"recipe {self.recipe}: {origin.epochs} epochs, {data.samples} samples, {held_out} held out",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if self.start is not None and has_seen(load_run(self.start).provenance.data, data):
+            warn(
+                f"{self.start} was trained on some of the samples that are held out now, so thresholds chosen on them "
+                "are too low; hold out the same ones, with its --seed and no more than its --validation"
+            )
 
     @property
     def _reading(self) -> Reading:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from offramp.authoring.data import LabelledImages, open_data
 from offramp.bundle import Preprocessing
-from offramp.bundle.provenance import CalibrationPart
+from offramp.bundle.provenance import CalibrationPart, Data
 from offramp.cli.held_out import calibration_part
 from offramp.cli.progress import console, warn
 from offramp.cli.reading import Reading
@@ -70,6 +70,15 @@ def recorded(found: Calibration, images: LabelledImages) -> CalibrationPart:
     if fingerprint == images.fingerprint():
         raise DataError(f"{found.path} is what this run trains on; thresholds need photos that it never sees")
     return CalibrationPart(name=found.name, samples=len(found.images), fingerprint=fingerprint)
+
+
+def has_seen(start: Data, now: Data) -> bool:
+    """Whether a run that another starts from was trained on samples that are now held out of the same data."""
+    if start.fingerprint != now.fingerprint or now.split is None:
+        return False
+    # With the same seed, fewer samples are always among the more.
+    same_order = start.split is not None and start.split.seed == now.split.seed
+    return not same_order or start.held_out < now.split.validation
 
 
 def relabelled(images: LabelledImages, names: tuple[str, ...]) -> LabelledImages:
