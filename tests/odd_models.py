@@ -42,9 +42,14 @@ def computing(forward: Forward) -> nn.Module:
     return type("Computing", (Plain,), {"forward": forward})()  # type: ignore[no-any-return]
 
 
-def viewing(view: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Turns its last feature, (B, 16, 4, 4), into rows in a way of its own."""
-    return computing(lambda self, image: self.head(view(self.feature(image))))
+def viewing() -> nn.Module:
+    """Turns its last feature, (B, 16, 4, 4), into rows in every way there is."""
+
+    def forward(self: Plain, image_BCHW: Tensor) -> Any:
+        feature = self.feature(image_BCHW)
+        return self.head(torch.stack([view(feature) for view in VIEWS.values()]).mean(dim=0))
+
+    return computing(forward)
 
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,8 +58,10 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "view(size, -1)": lambda x: x.view(x.size(0), -1),
     "view_as": lambda x: x.view_as(x.new_empty(x.shape[0], 256)),
     "contiguous().view": lambda x: x.contiguous().view(x.shape[0], -1),
-    "split and view": lambda x: torch.cat([part.view(x.shape[0], -1) for part in x.split(4, dim=1)], dim=1),
-    "view and write": lambda x: x.view(x.shape[0], -1).add_(1.0),
+    "split and view": lambda x: torch.cat(
+        [part.view(x.shape[0], -1) for part in torch.split(x, 4, dim=1)], dim=1
+    ),
+    "view and write": lambda x: torch.neg(x).view(x.shape[0], -1).add_(1.0),
     "as_strided": lambda x: torch.as_strided(x, (x.shape[0], 256), (256, 1)),
     "channel shuffle": lambda x: x.view(-1, 4, 4, 4, 4).transpose(1, 2).contiguous().view(x.shape[0], -1),
 }
@@ -90,7 +97,7 @@ class Attending(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         tokens = feature.flatten(2).transpose(1, 2)
-        attended = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        attended: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         return feature + attended.transpose(1, 2).reshape(feature.shape)
 
 
@@ -129,15 +136,15 @@ class Centred(nn.Module):
 class Rounded(nn.Module):
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(_: Any, feature: Tensor) -> Tensor:  # type: ignore[override]
+        def forward(_: Any, feature: Tensor) -> Tensor:
             return feature.round()
 
         @staticmethod
-        def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(_: Any, gradient: Tensor) -> Tensor:
             return gradient
 
     def forward(self, feature: Tensor) -> Tensor:
-        rounded: Tensor = self.Function.apply(10 * feature) / 10
+        rounded: Tensor = self.Function.apply(10 * feature) / 10  # type: ignore[no-untyped-call]
         return rounded
 
 
