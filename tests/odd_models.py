@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.backbone import attach_exits
+
 SHAPE = (3, 16, 16)
 Forward = Callable[["Plain", Tensor], Any]
+
+
+def attach(model: Any, *, share: float = 0.3, **options: Any) -> EarlyExitNetwork:
+    """The model with one exit, the same each time."""
+    torch.manual_seed(0)
+    return attach_exits(model, image_shape=SHAPE, exits=(share,), **options)
 
 
 def conv(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -20,7 +29,7 @@ def conv(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class Plain(nn.Module):
-    """Four convolutions and a linear layer; `at` gives what else to do between the second and the third."""
+    """Four convolutions and a linear layer, and whatever is given between the second and the third."""
 
     def __init__(self, *between: nn.Module, num_classes: int = 4) -> None:
         super().__init__()
