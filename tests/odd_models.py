@@ -127,6 +127,21 @@ def drops_everything() -> Plain:
     )
 
 
+def drops_in(network: EarlyExitNetwork) -> dict[str, float]:
+    """Everything random in a network, with its probability."""
+    return {
+        type(module).__name__: p
+        for module in network.modules()
+        if isinstance(p := getattr(module, "p", None), float)
+    }
+
+
+DROPS = {
+    "Dropout": 0.1, "Dropout1d": 0.11, "Dropout2d": 0.12, "AlphaDropout": 0.13,
+    "FeatureAlphaDropout": 0.14, "StochasticDepth": 0.25, "Attention": 0.15,
+}  # fmt: skip
+
+
 class Noise(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         return feature + torch.randn_like(feature) if self.training else feature

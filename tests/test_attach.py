@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,6 @@ from offramp.authoring.networks import EarlyExitNetwork, recipes
 from offramp.authoring.networks.backbone import attach_exits
 from offramp.authoring.networks.check import check_answers, choose_layout
 from offramp.authoring.networks.in_training import StochasticDepth
-from offramp.authoring.networks.saved import load_backbone, save_backbone
 from offramp.authoring.training.train import train
 from offramp.bundle import Preprocessing
 from offramp.errors import BundleError, ConfigError
@@ -97,21 +94,6 @@ def test_channels_come_last_only_if_the_answers_stay() -> None:
         assert weight.is_contiguous(memory_format=torch.channels_last) == stays
 
 
-def drops_in(network: EarlyExitNetwork) -> dict[str, float]:
-    """Everything random in a network, with its probability."""
-    return {
-        type(module).__name__: p
-        for module in network.modules()
-        if isinstance(p := getattr(module, "p", None), float)
-    }
-
-
-DROPS = {
-    "Dropout": 0.1, "Dropout1d": 0.11, "Dropout2d": 0.12, "AlphaDropout": 0.13,
-    "FeatureAlphaDropout": 0.14, "StochasticDepth": 0.25, "Attention": 0.15,
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def dropping() -> EarlyExitNetwork:
     return attach(odd.drops_everything())
@@ -119,9 +101,9 @@ def dropping() -> EarlyExitNetwork:
 
 def test_everything_random_in_training_is_put_back(dropping: EarlyExitNetwork) -> None:
     network = dropping
-    assert drops_in(network) == pytest.approx(DROPS)
+    assert odd.drops_in(network) == pytest.approx(odd.DROPS)
     assert any(isinstance(module, nn.RReLU) for module in network.modules())
-    for kind in (*DROPS, "RReLU"):
+    for kind in (*odd.DROPS, "RReLU"):
         network.eval()
         exact = last_logits(network)
         for module in network.modules():
@@ -153,60 +135,6 @@ def test_statistics_that_average_over_all_batches_go_on_doing_so() -> None:
         whole(image_BCHW), network(image_BCHW)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(cut.between[0], name), getattr(whole.between[0], name))
-
-
-_ELSEWHERE = """
-import sys
-from pathlib import Path
-import torch
-from offramp.authoring.networks.backbone import attach_exits
-from offramp.authoring.networks.saved import load_backbone
-
-torch.manual_seed(0)
-network = attach_exits(load_backbone(Path(sys.argv[1])), image_shape=(3, 16, 16), exits=(0.3,))
-drops = {type(module).__name__: module.p for module in network.modules() if hasattr(module, "p")}
-logits = network(torch.ones(2, 3, 16, 16))[-1].tolist()
-torch.save([network.state_dict(), drops, logits], sys.argv[2])
-"""
-
-
-def test_a_saved_backbone_is_cut_in_another_process_and_trains_the_same(
-    tmp_path: Path, dropping: EarlyExitNetwork
-) -> None:
-    save_backbone(odd.drops_everything(), tmp_path / "model.pt2", SHAPE)
-    command = [sys.executable, "-c", _ELSEWHERE, str(tmp_path / "model.pt2"), str(tmp_path / "found.pt")]
-    subprocess.run(command, check=True, timeout=100)
-    state, drops, logits = torch.load(tmp_path / "found.pt", weights_only=True)
-    dropping.eval().load_state_dict(state)
-    assert drops == pytest.approx(DROPS)
-    assert logits == dropping(torch.ones(2, *SHAPE))[-1].tolist()
-
-
-def test_cumulative_statistics_and_parts_without_gradients_survive_a_file(tmp_path: Path) -> None:
-    model = computing(odd.without_gradients)
-    model.get_submodule("early.0.1").momentum = None  # type: ignore[assignment]
-    model.train()(torch.rand(8, *SHAPE))
-    save_backbone(model, tmp_path / "model.pt2", SHAPE)
-    network = attach(load_backbone(tmp_path / "model.pt2")).train()
-    image_BCHW = torch.rand(8, *SHAPE)
-    network(image_BCHW)[-1].sum().backward()
-    model(image_BCHW)
-    (tracked,) = (value for name, value in network.state_dict().items() if re.match("blocks.*tracked", name))
-    assert tracked == 2
-    expected = model.state_dict()["early.0.1.running_mean"]
-    torch.testing.assert_close(network.state_dict()["blocks.0.batch_norm.running_mean"], expected)
-    got = {name for name, weight in network.named_parameters() if weight.grad is not None}
-    assert got and not any("early" in name for name in got)
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [("model.pth", "does not end in .pt2"), ("model.pt2", "holds no program of torch.export")],
-)
-def test_a_file_that_is_no_program_is_refused(tmp_path: Path, name: str, says: str) -> None:
-    (tmp_path / name).write_bytes(b"weights")
-    with pytest.raises(ConfigError, match=says):
-        load_backbone(tmp_path / name)
 
 
 @pytest.mark.parametrize("forward", [odd.without_gradients, odd.detached])
