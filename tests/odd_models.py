@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from offramp.authoring.networks import EarlyExitNetwork
+from offramp.authoring.networks.backbone import attach_exits
+
 SHAPE = (3, 16, 16)
 Forward = Callable[["Plain", Tensor], Any]
+
+
+def attach(model: Any, *, share: float = 0.3, **options: Any) -> EarlyExitNetwork:
+    """The model with one exit, the same each time."""
+    torch.manual_seed(0)
+    return attach_exits(model, image_shape=SHAPE, exits=(share,), **options)
 
 
 def conv(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -20,7 +29,7 @@ def conv(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class Plain(nn.Module):
-    """Four convolutions and a linear layer; `at` gives what else to do between the second and the third."""
+    """Four convolutions and a linear layer, and whatever is given between the second and the third."""
 
     def __init__(self, *between: nn.Module, num_classes: int = 4) -> None:
         super().__init__()
@@ -42,9 +51,14 @@ def computing(forward: Forward) -> nn.Module:
     return type("Computing", (Plain,), {"forward": forward})()  # type: ignore[no-any-return]
 
 
-def viewing(view: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Turns its last feature, (B, 16, 4, 4), into rows in a way of its own."""
-    return computing(lambda self, image: self.head(view(self.feature(image))))
+def viewing() -> nn.Module:
+    """Turns its last feature, (B, 16, 4, 4), into rows in every way there is."""
+
+    def forward(self: Plain, image_BCHW: Tensor) -> Any:
+        feature = self.feature(image_BCHW)
+        return self.head(torch.stack([view(feature) for view in VIEWS.values()]).mean(dim=0))
+
+    return computing(forward)
 
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,8 +67,10 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "view(size, -1)": lambda x: x.view(x.size(0), -1),
     "view_as": lambda x: x.view_as(x.new_empty(x.shape[0], 256)),
     "contiguous().view": lambda x: x.contiguous().view(x.shape[0], -1),
-    "split and view": lambda x: torch.cat([part.view(x.shape[0], -1) for part in x.split(4, dim=1)], dim=1),
-    "view and write": lambda x: x.view(x.shape[0], -1).add_(1.0),
+    "split and view": lambda x: torch.cat(
+        [part.view(x.shape[0], -1) for part in torch.split(x, 4, dim=1)], dim=1
+    ),
+    "view and write": lambda x: torch.neg(x).view(x.shape[0], -1).add_(1.0),
     "as_strided": lambda x: torch.as_strided(x, (x.shape[0], 256), (256, 1)),
     "channel shuffle": lambda x: x.view(-1, 4, 4, 4, 4).transpose(1, 2).contiguous().view(x.shape[0], -1),
 }
@@ -90,7 +106,7 @@ class Attending(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         tokens = feature.flatten(2).transpose(1, 2)
-        attended = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        attended: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         return feature + attended.transpose(1, 2).reshape(feature.shape)
 
 
@@ -111,6 +127,21 @@ def drops_everything() -> Plain:
     )
 
 
+def drops_in(network: EarlyExitNetwork) -> dict[str, float]:
+    """Everything random in a network, with its probability."""
+    return {
+        type(module).__name__: p
+        for module in network.modules()
+        if isinstance(p := getattr(module, "p", None), float)
+    }
+
+
+DROPS = {
+    "Dropout": 0.1, "Dropout1d": 0.11, "Dropout2d": 0.12, "AlphaDropout": 0.13,
+    "FeatureAlphaDropout": 0.14, "StochasticDepth": 0.25, "Attention": 0.15,
+}  # fmt: skip
+
+
 class Noise(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         return feature + torch.randn_like(feature) if self.training else feature
@@ -129,15 +160,15 @@ class Centred(nn.Module):
 class Rounded(nn.Module):
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(_: Any, feature: Tensor) -> Tensor:  # type: ignore[override]
+        def forward(_: Any, feature: Tensor) -> Tensor:
             return feature.round()
 
         @staticmethod
-        def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(_: Any, gradient: Tensor) -> Tensor:
             return gradient
 
     def forward(self, feature: Tensor) -> Tensor:
-        rounded: Tensor = self.Function.apply(10 * feature) / 10
+        rounded: Tensor = self.Function.apply(10 * feature) / 10  # type: ignore[no-untyped-call]
         return rounded
 
 

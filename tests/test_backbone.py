@@ -17,6 +17,7 @@ from offramp.authoring.export import export_bundle
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.backbone import attach_exits
 from offramp.authoring.networks.cost import network_cost
+from offramp.authoring.networks.in_training import StochasticDepth
 from offramp.authoring.networks.resnet import resnet
 from offramp.authoring.networks.vit import b_vit
 from offramp.bundle import Preprocessing
@@ -201,7 +202,14 @@ def test_architectures_of_others_are_cut_without_a_difference(architecture: str)
     pytest.importorskip("transformers", reason="the architectures come from the package transformers")
     from benchmarks.backbones import ARCHITECTURES
 
-    check_same(ARCHITECTURES[architecture](), (3, 64, 64))
+    model = ARCHITECTURES[architecture]()
+    network = attach_exits(model, image_shape=(3, 64, 64), num_classes=3)
+    assert network.origin is not None
+    assert network.origin.difference <= 1e-5
+    assert [tuple(logits_BK.shape) for logits_BK in network(torch.rand(2, 3, 64, 64))] == [(2, 3)] * 3
+    drops_paths = any(type(module).__name__ == "SwinDropPath" for module in model.modules())
+    assert any(isinstance(module, StochasticDepth) for module in network.modules()) == drops_paths
+    assert drops_paths == (architecture == "Swin")
 
 
 @pytest.mark.training

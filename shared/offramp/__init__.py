@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from offramp.authoring.networks.early_exit import EarlyExitNetwork
     from offramp.authoring.networks.onnx_backbone import attach_exits_to_onnx
     from offramp.authoring.networks.recipe import Augmentation, Recipe
+    from offramp.authoring.networks.saved import load_backbone, save_backbone
     from offramp.bundle import Bundle, Preprocessing, load_bundle
     from offramp.engine.classifier import Classifier, Prediction
 
@@ -30,7 +31,9 @@ __all__ = [
     "attach_exits",
     "attach_exits_to_onnx",
     "load",
+    "load_backbone",
     "load_bundle",
+    "save_backbone",
 ]
 
 _PLACES = {
@@ -43,7 +46,9 @@ _PLACES = {
     "Recipe": "offramp.authoring.networks.recipe",
     "attach_exits": "offramp.authoring.networks.backbone",
     "attach_exits_to_onnx": "offramp.authoring.networks.onnx_backbone",
+    "load_backbone": "offramp.authoring.networks.saved",
     "load_bundle": "offramp.bundle",
+    "save_backbone": "offramp.authoring.networks.saved",
 }
 
 

@@ -6,6 +6,7 @@ Shapes: B samples, C channels, H x W pixels.
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from offramp.authoring.networks.agreement import alike, check_images_apart, different_images
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
@@ -61,22 +62,28 @@ def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:
 def choose_layout(network: EarlyExitNetwork, preprocessing: Preprocessing) -> EarlyExitNetwork:
     """Lay out the weights with the channels last, which is faster on a CPU, unless the network then answers otherwise.
 
-    Such a network reads its features in the order of memory, for example with `x.view(-1, n)`.
+    Such a network reads its features in the order of memory, for example with `x.view(-1, n)`. From then on it also
+    gets its images with the channels first in memory, whoever runs it.
     """
     image_BCHW = different_images((preprocessing.channels, preprocessing.height, preprocessing.width))
     was_training = network.training
     network.eval()
-    try:
-        with torch.no_grad():
-            expected = network(image_BCHW)
-            found = _in_layout(network, torch.channels_last)(image_BCHW)
-        if not alike(expected, found):
-            _in_layout(network, torch.contiguous_format)
-    except RuntimeError:  # as `view` says it
+    with torch.no_grad():
+        expected = network(image_BCHW)
+        _in_layout(network, torch.channels_last)
+        try:
+            keeps = alike(expected, network(image_BCHW.contiguous(memory_format=torch.channels_last)))
+        except RuntimeError:  # as `view` says it
+            keeps = False
+    if not keeps:
         _in_layout(network, torch.contiguous_format)
-    finally:
-        network.train(was_training)
-    return network
+        network.blocks[0].register_forward_pre_hook(_channels_first)
+    return network.train(was_training)
+
+
+def _channels_first(_: nn.Module, images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Not `contiguous`, which keeps the layout of an image with one channel.
+    return tuple(image_BCHW.clone(memory_format=torch.contiguous_format) for image_BCHW in images)
 
 
 def _in_layout(network: EarlyExitNetwork, layout: torch.memory_format) -> EarlyExitNetwork:

@@ -26,6 +26,7 @@ class Normalise(nn.Module):
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """Normalise a batch."""
         # Channels first, in memory too: a runtime scales whole planes several times faster than pixels of three values,
-        # and a network may view its image as rows.
-        scaled: Tensor = pixels_BHWC.permute(0, 3, 1, 2).contiguous().float() * self.scale + self.offset
+        # and a network may view its image as rows. Not `contiguous`, which keeps the layout of a single channel.
+        planes = pixels_BHWC.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+        scaled: Tensor = planes.float() * self.scale + self.offset
         return scaled
