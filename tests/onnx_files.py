@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.backbones import of_architecture
 from benchmarks.onnx_files import lively
+from offramp import attach_exits_to_onnx
+from offramp.authoring.networks import EarlyExitNetwork
 
 SIDE = 32
+SHAPE = (3, SIDE, SIDE)
 _IMAGE: dict[str, Any] = {"image_size": SIDE, "num_labels": 4}
 ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "ResNet": of_architecture(
@@ -45,3 +52,24 @@ def small(architecture: str) -> nn.Module:
     """One of the architectures, with answers that differ by image."""
     torch.manual_seed(0)
     return lively(ARCHITECTURES[architecture](), SIDE)
+
+
+def attached(path: Path, **options: Any) -> EarlyExitNetwork:
+    torch.manual_seed(0)
+    return attach_exits_to_onnx(path, **options)
+
+
+def answers(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(path)
+    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return found
+
+
+def noise(count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(7).standard_normal((count, *SHAPE)).astype(np.float32)
+
+
+def last_logits(network: EarlyExitNetwork, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        found: NDArray[np.float32] = network(torch.from_numpy(images))[-1].numpy()
+    return found

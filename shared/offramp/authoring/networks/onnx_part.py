@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,23 @@ class OnnxPart(nn.Module):
         batch = feature.detach().float().cpu().contiguous().numpy()
         (result,) = self._session.run(None, {self.model.graph.input[0].name: batch})
         return torch.from_numpy(result).to(feature.device)
+
+    def get_extra_state(self) -> Tensor:
+        """SHA-256 of the graph, uint8 (32,), saved instead of weights: a checkpoint fits no other file."""
+        digest = hashlib.sha256(self.model.SerializeToString(deterministic=True)).digest()
+        return torch.tensor(list(digest), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Check that the graph is the one that a checkpoint was made with.
+
+        Raises:
+            ConfigError: it is another one.
+        """
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise ConfigError(
+                "the ONNX file is no longer the one that this network's exits were trained on, or it is cut at other "
+                "places now; put the old file back, or train again"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # A session can be neither copied nor sent to another process; it is made again when needed.
