@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,12 +21,19 @@ from benchmarks.serving.measuring import ALONE, OFFRAMP, ONE_CORE, Comparison, M
 from benchmarks.serving.page import page_of
 from benchmarks.serving.photos import describe, enlarged, folder_of
 from benchmarks.serving.rivals import RIVALS
-from offramp.authoring.data import LabelledImages
-from offramp.bundle import Bundle, load_bundle
+from offramp.authoring.data import LabelledImages, load_images, split_train
+from offramp.authoring.evaluation.predictions import predict_every_exit
+from offramp.authoring.export import export_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle, write_manifest
+from offramp.bundle.manifest import Measured as AsMeasured
+from offramp.bundle.provenance import Data, Provenance, Split
 from offramp.engine.runtime import load_blocks
 from offramp.errors import ConfigError
 from tests.conftest import ROOT
+from tests.nodes import png
+from tests.tiny import COLOUR_8, noise, tiny_network
 
+_SPLIT = Split(seed=0, validation=16)
 MODELS = sorted(path.name for path in (ROOT / "models").iterdir())
 
 
@@ -86,16 +94,67 @@ def test_the_cheapest_point_within_the_drop_is_served(tmp_path: Path) -> None:
         choose(bundle, tmp_path, max_drop=0.0, name="nowhere")
 
 
-def test_a_bundle_that_aggregates_is_held_against_its_backbone(cifar10: Path, tmp_path: Path) -> None:
-    bundle = load_bundle(ROOT / "models" / "b-alexnet-cifar10")
-    chosen = choose(bundle, cifar10, max_drop=0.5)
-    full = bundle.manifest.point_named("full").measured
-    assert chosen.point.measured and full and chosen.test_accuracy and chosen.test_accuracy_of_backbone
-    of_backbone = chosen.point.measured.accuracy + chosen.drop / 100
-    assert chosen.drop <= 0.5 and of_backbone < full.accuracy
-    assert chosen.test_accuracy_of_backbone == pytest.approx(of_backbone, abs=0.01)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder with 48 photos to train on, and 20 of them as the test part."""
+    folder, images = tmp_path_factory.mktemp("photos"), noise()
+    assert images.labels is not None
+    for part, count in (("train", 48), ("test", 20)):
+        for number, (pixels, index) in enumerate(zip(images.pixels[:count], images.classes, strict=False)):
+            file = folder / part / images.labels[index] / f"{number:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(pixels))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aggregating(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that aggregates, with 'full' measured at 100 % and 'quick' at 25 %."""
+    torch.manual_seed(0)
+    train = load_images(photos, "train", COLOUR_8)
+    assert train.labels is not None
+    data = Data(name="noise", samples=len(train), fingerprint=train.fingerprint(), split=_SPLIT)
+    bundle = export_bundle(
+        tiny_network(),
+        tmp_path_factory.mktemp("bundles") / "aggregating",
+        name="aggregating",
+        labels=train.labels,
+        preprocessing=COLOUR_8,
+        split_point=2,
+        aggregates=True,
+        provenance=Provenance(commands=("train",), recipe="tiny", seed=0, epochs=1, data=data, versions={}),
+    )
+    full = bundle.manifest.operating_point
+    points = (
+        full.model_copy(update={"measured": at(1.0, macs=2)}),
+        full.model_copy(update={"name": "quick", "thetas": (0.0, 0.0), "measured": at(0.25, macs=1)}),
+    )
+    changed = bundle.manifest.model_copy(update={"operating_points": points})
+    write_manifest(bundle.directory, Manifest.model_validate(changed.model_dump()))
+    return load_bundle(bundle.directory)
+
+
+def at(accuracy: float, *, macs: float) -> AsMeasured:
+    return AsMeasured(
+        samples=16, accuracy=accuracy, exit_rates=(0.0, 0.0, 1.0), macs_mean=macs, offload_rate=1.0
+    )
+
+
+def test_a_bundle_that_aggregates_is_held_against_its_backbone(
+    aggregating: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    chosen = choose(aggregating, photos, max_drop=100)
+    train = load_images(photos, "train", COLOUR_8)
+    validation = split_train(train, _SPLIT).validation
+    of_backbone = accuracy_of_backbone(aggregating, validation)
+    assert chosen.point.name == "quick" and 0 < of_backbone < 1
+    assert chosen.drop == pytest.approx(100 * (of_backbone - 0.25))
+    test = load_images(photos, "test", COLOUR_8)
+    assert chosen.test_accuracy_of_backbone == accuracy_of_backbone(aggregating, test)
+    table = predict_every_exit(aggregating, test.pixels).against(test.classes)
+    assert chosen.test_accuracy == table.correct[:, 0].mean()
     with pytest.raises(ConfigError, match="aggregates"):
-        choose(bundle, tmp_path, max_drop=0.5)
+        choose(aggregating, tmp_path, max_drop=0.5)
 
 
 def test_a_bundle_that_was_never_calibrated_has_no_such_point(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -125,6 +184,7 @@ def test_the_backbones_accuracy_needs_few_photos_in_memory(tiny_bundle: Bundle) 
 
 def measured(per_second: float, p50_ms: float, **cpu_us: float) -> Measured:
     return Measured(
+        start_s=(0.5,),
         turns=tuple(
             Seen(
                 clients=n,
@@ -136,7 +196,7 @@ def measured(per_second: float, p50_ms: float, **cpu_us: float) -> Measured:
                 busiest=0.5,
             )
             for n in (1, 16)
-        )
+        ),
     )
 
 

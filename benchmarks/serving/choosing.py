@@ -61,9 +61,10 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
     point = bundle.manifest.point_named(name)
     try:
         test = load_images(data, "test", bundle.manifest.preprocessing)
-    except DataError:
+        classes_N = test.classes_as(bundle.manifest.labels)
+    except DataError:  # photos without classes, or with others
         return Chosen(point, drops[name])
-    table = predict_every_exit(bundle, test.pixels).against(test.classes)
+    table = predict_every_exit(bundle, test.pixels).against(classes_N)
     right = table.correct_at(table.exit_taken(point.thetas))
     return Chosen(point, drops[name], float(right.mean()), accuracy_of_backbone(bundle, test))
 
@@ -86,9 +87,10 @@ def accuracy_of_backbone(bundle: Bundle, images: LabelledImages) -> float:
     )
     name = session.get_inputs()[0].name
     at_once = max(1, _BATCH_BYTES // math.prod(bundle.manifest.preprocessing.pixel_shape))
+    classes_N = images.classes_as(bundle.manifest.labels)
     right = 0
     for start in range(0, len(images), at_once):
         part = slice(start, start + at_once)
         [probabilities_BK] = session.run(["probabilities"], {name: images.pixels[part]})
-        right += int((probabilities_BK.argmax(axis=1) == images.classes[part]).sum())
+        right += int((probabilities_BK.argmax(axis=1) == classes_N[part]).sum())
     return right / len(images)

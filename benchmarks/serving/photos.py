@@ -48,8 +48,10 @@ def enlarged(folder: Path, megapixels: float, cache: Path, *, count: int = 24) -
     """A folder of evenly spaced photos of `folder`, enlarged and encoded as a camera would; made once, in `cache`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     chosen = [path.read_bytes() for path in files[:: max(1, len(files) // count)][:count]]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(photo).digest() for photo in chosen)).hexdigest()[:12]
-    made = cache / f"{megapixels:g}-megapixels-{digest}"
+    digest = hashlib.sha256(f"{_QUALITY}, {_NOISE}".encode())
+    for photo in chosen:
+        digest.update(hashlib.sha256(photo).digest())
+    made = cache / f"{megapixels:g}-megapixels-{digest.hexdigest()[:12]}"
     if made.exists():
         return made
     cache.mkdir(parents=True, exist_ok=True)

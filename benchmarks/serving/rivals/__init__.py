@@ -83,7 +83,7 @@ RIVALS: tuple[Rival, ...] = (
     Rival(
         name="LitServe",
         folder="litserve",
-        requirements=("litserve", *_COMMON),
+        requirements=("litserve", "python-multipart", *_COMMON),
         command=("python", str(PROGRAMS / "litserve_server.py")),
         takes_form=True,
     ),

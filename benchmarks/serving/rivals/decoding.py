@@ -20,6 +20,7 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,
 }
+_WITHIN_A_LEVEL = {Image.Resampling.BILINEAR, Image.Resampling.BOX}  # of the pixels of resizing all of it
 _ORIENTATION, _LIES = 0x0112, 5  # from this orientation on, the sides of the file are swapped
 
 
@@ -62,15 +63,19 @@ class Decoder:
 
     def _centre(self, image: Image.Image, whole: tuple[int, int]) -> Image.Image:
         width, height = min(whole[0], self._size[0]), min(whole[1], self._size[1])
-        if (width, height) == whole:
-            return image if image.size == whole else image.resize(whole, self._filter)
         left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
-        if image.size == whole or self._filter == Image.Resampling.NEAREST:
-            return image.resize(whole, self._filter).crop((left, upper, left + width, upper + height))
-        across, down = image.width / whole[0], image.height / whole[1]
-        box = (left * across, upper * down, (left + width) * across, (upper + height) * down)
-        # Only what the crop keeps is resized; the filter still looks beyond the box.
-        return image.resize((width, height), self._filter, (*box[:2], *map(min, box[2:], image.size)))
+        if image.size != whole:
+            if self._filter in _WITHIN_A_LEVEL and (width, height) != whole:
+                # Only what the crop keeps is resized; the filter still looks beyond the box.
+                across, down = image.width / whole[0], image.height / whole[1]
+                right, lower = (
+                    min((left + width) * across, image.width),
+                    min((upper + height) * down, image.height),
+                )
+                box = (left * across, upper * down, right, lower)
+                return image.resize((width, height), self._filter, box)
+            image = image.resize(whole, self._filter)
+        return image if (width, height) == whole else image.crop((left, upper, left + width, upper + height))
 
     def _flat(self, image: Image.Image) -> Image.Image:
         if image.mode == "RGBA":
