@@ -112,7 +112,7 @@ class Compress(Command):
         images, calibration = self._images(origin)
         log_unless_terminal()
         train(
-            images,
+            relabelled(images, origin.labels),
             self._narrowed(origin, spec),
             self.out,
             calibration=calibration,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,11 @@ class Export(Command):
         "accurate where the deeper blocks are weak, especially behind a bottleneck",
     )
 
+    weights: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="how weights are stored: float16 halves the bundle's files; everything is computed in float32",
+    )
+
     def execute(self) -> None:
         """Export, prove that the graphs compute what the network does, and print what to do next."""
         from offramp.authoring.export import export_bundle
@@ -70,6 +75,7 @@ class Export(Command):
             split_point=_split_point(origin, static=self.static),
             confidences=self._confidences(network, origin),
             aggregates=self.aggregate and not self.static,
+            weights=self.weights,
             provenance=provenance.model_copy(update={"commands": (*provenance.commands, self.as_typed)}),
         )
         step = "evaluate" if self.static else "calibrate"

@@ -11,6 +11,7 @@ from offramp.command import Command, end_with, run_command
 from offramp.errors import ConfigError
 
 _OWN = {
+    "attach": "attach:Attach",
     "train": "train:Train",
     "compress": "compress:Compress",
     "export": "export:Export",

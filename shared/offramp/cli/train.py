@@ -45,7 +45,7 @@ class Train(TrainOptions):
         log_unless_terminal()
         machines = Machines(self.devices, self.nodes, self.workers)
         train(
-            images,
+            relabelled(images, names),
             run,
             self.out,
             calibration=calibration,
@@ -77,7 +77,7 @@ class Train(TrainOptions):
             names = _taught_labels(self.regime, self.alpha, self.start)
             return self._reading.unlabelled(self.data, plan.preprocessing), names
         images = self._reading.part(self.data, "train", plan.preprocessing)
-        return images, _labels(self.labels, images)
+        return images, _labels(self.labels, images, plan.labels)
 
     def _calibration(
         self, plan: RecipeValues, images: LabelledImages, names: tuple[str, ...]
@@ -124,7 +124,9 @@ class Train(TrainOptions):
                 name=self.data.name,
                 samples=len(images),
                 fingerprint=images.fingerprint(),
-                split=None if calibration else Split(seed=self.seed, validation=plan.validation),
+                split=None
+                if calibration
+                else Split(seed=self.seed, validation=plan.held_out_of(len(images))),
                 calibration=calibration,
                 labelled=not self.unlabelled,
             ),
@@ -160,7 +162,11 @@ def naming_options() -> Iterator[None]:
         raise ConfigError(f"{option} is {first['input']!r}: {message}") from error
 
 
-def _labels(given: str | None, images: LabelledImages) -> tuple[str, ...]:
+def _labels(given: str | None, images: LabelledImages, of_model: tuple[str, ...] | None) -> tuple[str, ...]:
+    if of_model:
+        if given:
+            raise ConfigError(f"the recipe names the classes, {', '.join(of_model)}; leave --labels out")
+        return of_model
     if given:
         names = tuple(name.strip() for name in given.split(","))
         if len(set(names)) != len(names) or not all(names):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from offramp.authoring.export.graphs import export_graphs
 from offramp.authoring.export.proof import prove_equal
+from offramp.authoring.export.weights import Weights, halved
 from offramp.authoring.networks.check import check_answers, check_split_point
 from offramp.authoring.networks.confidence import Confidence
 from offramp.authoring.networks.cost import NetworkCost, network_cost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
-from offramp.bundle.manifest import Block, Exit, Levels, Tensor, manifest_of
+from offramp.bundle.manifest import Block, Exit, Levels, Manifest, Tensor, manifest_of
 from offramp.bundle.provenance import Provenance
 from offramp.errors import ConfigError
 
@@ -33,6 +34,7 @@ def export_bundle(
     confidences: Sequence[Confidence] | None = None,
     aggregates: bool = False,
     provenance: Provenance | None = None,
+    weights: Weights = "float32",
 ) -> Bundle:
     """Write a bundle and prove that it computes the same as the network.
 
@@ -48,6 +50,8 @@ def export_bundle(
         confidences: of every exit, shallow to deep; max softmax unless given.
         aggregates: whether the last exit answers with the geometric mean of all exits.
         provenance: how the network was made.
+        weights: how they are stored. float16 halves the files; they are rounded after the proof, so what that changes
+            shows in calibration and evaluation.
 
     Raises:
         ConfigError: the name is not allowed; the network does not fit preprocessing, labels or split point; an EEC
@@ -63,20 +67,25 @@ def export_bundle(
         raise ConfigError(f"{len(confidences)} confidences for {network.num_exits} exits; give one for each")
     cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
     _check_costs(cost)
+
+    def manifest(graphs: Mapping[int, bytes]) -> Manifest:
+        return manifest_of(
+            name=name,
+            labels=tuple(labels),
+            preprocessing=preprocessing,
+            blocks=_blocks(network, graphs, preprocessing, cost, confidences),
+            operating_points=(_full(network, split_point),),
+            default_operating_point=_FULL,
+            layers=tuple(cost.layers),
+            aggregates=aggregates,
+            provenance=provenance,
+        )
+
     graphs = export_graphs(network, preprocessing, cost, confidences)
-    manifest = manifest_of(
-        name=name,
-        labels=tuple(labels),
-        preprocessing=preprocessing,
-        blocks=_blocks(network, graphs, preprocessing, cost, confidences),
-        operating_points=(_full(network, split_point),),
-        default_operating_point=_FULL,
-        layers=tuple(cost.layers),
-        aggregates=aggregates,
-        provenance=provenance,
-    )
-    prove_equal(Bundle(directory, manifest, graphs), network, confidences)
-    return write_bundle(directory, manifest, graphs)
+    prove_equal(Bundle(directory, manifest(graphs), graphs), network, confidences)
+    if weights == "float16":
+        graphs = {number: halved(graph) for number, graph in graphs.items()}
+    return write_bundle(directory, manifest(graphs), graphs)
 
 
 def _check_name(name: str) -> None:

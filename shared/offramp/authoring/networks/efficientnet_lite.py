@@ -11,6 +11,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from offramp.bundle import Preprocessing
+
+# As the weights were trained and published. Large JPEGs are decoded at a fraction of their size.
+PREPROCESSING = Preprocessing(
+    height=224,
+    width=224,
+    mode="RGB",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    resize="shorter_side",
+    resize_to=256,
+    interpolation="bicubic",
+    jpeg_margin=1,
+)
+
 # Widening inside, kernel, stride of the first block, channels, blocks.
 _STAGES = (
     (1, 3, 1, 16, 1),

@@ -15,6 +15,7 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "cosine"]
 Keep = Literal["last", "best"]
 ClassWeights = Literal["equal", "balanced"]
+_MOST_HELD_OUT = 5000
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -64,11 +65,13 @@ class RecipeValues(Record):
     patience: stop after this many epochs without a higher accuracy; measured in the same way.
     label_smoothing: share of the target that is spread over all classes.
     class_weights: balanced gives every class the same weight in the loss, however many images it has.
+    validation: images held out to choose thresholds on; unless given, a fifth of them, at most 5,000.
     is_trained: whether the recipe builds a backbone that is trained already, such as a model of yours after
-    `attach_exits`; if so, `--regime distill` needs no `--start`.
+    `attach_exits`; if so, `--regime distill` needs no `--start`. labels: of a backbone's own classes, in its order.
     """
 
     preprocessing: Preprocessing
+    labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     exit_weights: tuple[float, ...]
     epochs: int = Field(default=60, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -88,8 +91,12 @@ class RecipeValues(Record):
     class_weights: ClassWeights = "equal"
     augmentation: Augmentation = Augmentation()
     split_point: int = 2
-    validation: int = Field(default=5000, ge=1)
+    validation: int | None = Field(default=None, ge=1)
     is_trained: bool = False
+
+    def held_out_of(self, count: int) -> int:
+        """How many of so many training images are held out."""
+        return self.validation or max(1, min(_MOST_HELD_OUT, count // 5))
 
     def changed(self, **changes: Any) -> Self:
         """The same, but with these values.

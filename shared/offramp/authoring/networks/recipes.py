@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from offramp.authoring.networks.alexnet import b_alexnet, gc_alexnet
+from offramp.authoring.networks.attached import attached_recipe, is_attached
+from offramp.authoring.networks.given import imported
 from offramp.authoring.networks.lenet import b_lenet
 from offramp.authoring.networks.mobilenet import b_mobilenet
 from offramp.authoring.networks.recipe import Augmentation, Recipe
@@ -68,35 +69,31 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name, or your own as `module:NAME`, imported from the current directory or a package.
+    """The recipe of that name; or one from `offramp attach`, by its directory; or your own as `module:NAME`.
 
     Raises:
         ConfigError: there is no such recipe.
     """
+    if is_attached(Path(name)):
+        return attached_recipe(Path(name))
     if ":" in name:
         return _imported(name)
     if name not in RECIPES:
         raise ConfigError(
-            f"no recipe '{name}'; choose one of {', '.join(RECIPES)}, or give your own as module:NAME"
+            f"no recipe '{name}'; choose one of {', '.join(RECIPES)}, give a directory made by `offramp attach`, or "
+            "your own recipe as module:NAME"
         )
     return RECIPES[name]
 
 
 def _imported(name: str) -> Recipe:
-    module, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the current directory, as with `python -m`
     try:
-        recipe = getattr(importlib.import_module(module), attribute)
+        recipe = imported(name, "the recipe")
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(
             f"'{name}' has a value that is not allowed: {'.'.join(str(part) for part in first['loc'])} is "
             f"{first['input']!r}: {first['msg'].removeprefix('Input ')}"
-        ) from error
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"no recipe '{name}': {error}; give module:NAME of a Recipe that can be imported from here"
         ) from error
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"'{name}' is a {type(recipe).__name__}, expected a Recipe")
