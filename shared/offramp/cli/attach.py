@@ -142,13 +142,12 @@ def _recipe(
         epochs=10,
         batch_size=32,
         optimizer="adamw",
-        schedule="cosine",
-        warmup=1,
         learning_rate=1e-3,
         backbone_rate=0.3,
         weight_decay=0.02,
         label_smoothing=0.1,
-        augmentation=Augmentation(mirror=True, crop=(0.35, 1.0), colour=0.3),
+        ema=0.99,
+        augmentation=Augmentation(mirror=True, crop=(0.35, 1.0)),
     )
 
 
