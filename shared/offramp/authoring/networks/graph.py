@@ -30,6 +30,10 @@ class Cut:
     macs: int
     feature_shape: tuple[int, ...]
 
+    def __deepcopy__(self, _: Any) -> Cut:
+        # A copy of the network shares it: nothing in it changes, and a node would bring its whole graph along.
+        return self
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -167,6 +171,8 @@ class BackboneGraph:
             else:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
         graph.output(copies[stop])
+        for node in graph.nodes:
+            node.meta = {}  # traces of the export, which cannot be copied
         return fx.GraphModule(self.module, graph)
 
 
