@@ -23,6 +23,7 @@ from offramp.authoring.training.keeping import SCORE
 from offramp.authoring.training.losses import distillation_loss, joint_loss, reconstruction_loss
 from offramp.authoring.training.optimizers import optimizer_of, schedule_of
 from offramp.authoring.training.pixels import PixelChanges
+from offramp.authoring.training.precision import GroupsInFloat32
 from offramp.authoring.training.regimes import Phase
 from offramp.errors import ConfigError
 
@@ -107,7 +108,8 @@ class PhaseTraining(lightning.LightningModule):
         given, target = batch
         if isinstance(given, Tensor):
             given, target = self._augmented(given, target)
-        loss = self._loss(given, target)
+        with GroupsInFloat32():
+            loss = self._loss(given, target)
         if not torch.isfinite(loss):
             raise ConfigError(
                 f"loss is {loss.item()} at step {self.global_step}; lower the learning rate and resume from "
