@@ -15,8 +15,8 @@ PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-demo: $(VENV)/serving ## run both nodes and the live page, classify the shipped photos, serve until Ctrl-C
-	$(BIN)/offramp up $(DEMO)
+demo: $(VENV)/serving ## run both nodes and the live page, classify the shipped photos, serve until Ctrl-C; BUNDLE=models/… shows another bundle
+	$(BIN)/offramp up $(BUNDLE) $(DEMO)
 
 test: $(VENV)/everything ## run the tests and report how much of the serving half they cover
 	$(BIN)/python -m coverage erase

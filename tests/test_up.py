@@ -14,6 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from offramp.bundle import load_bundle
+from offramp.cli.up import samples_of
+from offramp.errors import DataError
 from tests.commands import check_refused, offramp
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
@@ -66,6 +69,12 @@ class TestUp:
         while any(is_alive(pid) for pid in children) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not [pid for pid in children if is_alive(pid)]
+
+    def test_photos_that_ship_are_found_by_their_classes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(ROOT)
+        assert samples_of(load_bundle(FASHION_BUNDLE).manifest.labels) == Path("samples/fashion-mnist")
+        with pytest.raises(DataError, match=r"samples/ has no photos of 0, 1, 2 .*--photos"):
+            samples_of([str(number) for number in range(10)])
 
     def test_photos_that_are_not_there_are_named(self, tmp_path: Path) -> None:
         result = offramp("up", FASHION_BUNDLE, "--photos", tmp_path)

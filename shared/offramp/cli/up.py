@@ -28,6 +28,8 @@ from offramp.command import Command
 from offramp.errors import ConfigError, DataError
 from offramp.install import how_to_install
 
+_SAMPLES = Path("samples")
+
 
 class Up(Command):
     """Run both nodes and the live page on this machine, classify photos, and serve until Ctrl-C.
@@ -38,8 +40,9 @@ class Up(Command):
     bundle: CliPositionalArg[Path] = Field(
         default=Path("models/b-lenet-fashion"), description="directory of the bundle"
     )
-    photos: Path = Field(
-        default=Path("samples/fashion-mnist"), description="folder of photos, one sub-folder per class"
+    photos: Path | None = Field(
+        default=None,
+        description="folder of photos, one sub-folder per class (default: in samples/, by its classes)",
     )
     edge_port: int = Field(
         default=8000, ge=0, le=65535, description="port of the edge node; 0 takes a free one"
@@ -59,8 +62,9 @@ class Up(Command):
 
     def execute(self) -> None:
         """Start the nodes, show how they classify the photos, and watch over them."""
-        load_bundle(self.bundle)
-        files = _photos(self.photos)
+        labels = load_bundle(self.bundle).manifest.labels
+        photos = self.photos or samples_of(labels)
+        files = _photos(photos)
         _end_like_ctrl_c()
         console = Console(soft_wrap=True)
 
@@ -72,7 +76,7 @@ class Up(Command):
             with self._nodes(show) as (cloud, edge):
                 _introduce(cloud, edge, files, console)
                 if not self.once:
-                    with _live_page(edge, self.dashboard_port, self.photos, show) as page:
+                    with _live_page(edge, self.dashboard_port, photos, show) as page:
                         console.print(f"page   {page}", markup=False)
                         console.print("serving until Ctrl-C")
                         restart = f"offramp cloud {self.bundle} --port {_port(cloud)}"
@@ -167,6 +171,17 @@ class _Seen:
     degraded: bool
     uplink_bytes: int
     total_ms: float
+
+
+def samples_of(labels: Sequence[str]) -> Path:
+    """The folder of photos that ships for these classes."""
+    folders = [folder for folder in _SAMPLES.glob("*") if folder.is_dir()]
+    for folder in folders:
+        if {each.name for each in folder.iterdir()} <= set(labels):
+            return folder
+    raise DataError(
+        f"{_SAMPLES}/ has no photos of {', '.join(labels[:3])} …; give --photos DIR with one sub-folder per class"
+    )
 
 
 def _photos(folder: Path) -> Sequence[Path]:
