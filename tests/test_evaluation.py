@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from offramp.authoring.evaluation.overthinking import overthinking
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.networks.confidence import plain_measures
+from offramp.bundle import load_bundle, write_manifest
+from offramp.bundle.manifest import manifest_of
 from tests.commands import offramp
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 
@@ -135,6 +138,20 @@ def test_a_bundle_is_its_own_equal_where_all_go_to_the_end() -> None:
     assert isinstance(rivals, list)
     rival = rivals[0]
     assert (rival["only_right_here"], rival["only_right_there"], rival["mcnemar_p"]) == (0, 0, 1)
+
+
+def test_a_rival_sees_the_photos_in_its_own_way(tmp_path: Path) -> None:
+    manifest = load_bundle(FASHION_BUNDLE).manifest
+    parts = dict(manifest)
+    del parts["format_version"], parts["bundle_id"]
+    parts["preprocessing"] = manifest.preprocessing.model_copy(
+        update={"resize_to": (40, 40)}
+    )  # then a crop of 28
+    shutil.copytree(FASHION_BUNDLE, tmp_path / "rival")
+    write_manifest(tmp_path / "rival", manifest_of(**parts))
+    rivals = evaluated("--thetas", "1", "--rival", str(tmp_path / "rival"))["rivals"]
+    assert isinstance(rivals, list)
+    assert rivals[0]["only_right_here"] > 0
 
 
 def test_a_rival_for_another_task_is_refused() -> None:

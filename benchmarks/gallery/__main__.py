@@ -28,7 +28,9 @@ class Gallery(Command):
     Example: python -m benchmarks.gallery --data data --only b-lenet-mnist
     """
 
-    data: Path = Field(description="directory with mnist/ and cifar10.zip")
+    data: Path = Field(
+        description="directory with mnist/, cifar10.zip, grocery.zip and efficientnet-lite0.pth"
+    )
     runs: Path = Field(default=Path("runs"), description="where training runs and evaluations go")
     bundles: Path = Field(
         default=Path("runs/bundles"), description="where bundles go; existing ones are used as they are"

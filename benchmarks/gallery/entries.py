@@ -13,13 +13,14 @@ class Entry:
     calibrate: options of `offramp calibrate`; none for a static network, which is exported without early exits.
     compress: options of `offramp compress` for the bundle that ships, if one does. narrow_drop: its --max-drop.
     aggregates: whether the last exit aggregates in the bundle without a bottleneck; with a bottleneck it always does.
-    points: operating points that the table shows; the default one if empty. rival: entry with a static network.
-    published: what the literature reports.
+    points: operating points that the table shows; the default one if empty. rivals: entries with static networks.
+    published: what the literature reports. attach: options of `offramp attach`, for a model that is trained already;
+    model: its file, below the data directory. export: options of `offramp export`.
     """
 
     name: str
-    recipe: str
     data: str
+    recipe: str = ""
     options: tuple[str, ...] = ()
     start: str | None = None
     calibrate: tuple[str, ...] = ("--max-drop", "0.5")
@@ -27,8 +28,11 @@ class Entry:
     narrow_drop: str = "0"
     aggregates: bool = False
     points: tuple[str, ...] = ()
-    rival: str | None = None
+    rivals: tuple[str, ...] = ()
     published: str = "–"
+    attach: tuple[str, ...] = ()
+    model: str = ""
+    export: tuple[str, ...] = ()
 
 
 _CIFAR = "cifar10.zip"
@@ -37,6 +41,9 @@ _CERTIFIED = ("--guarantee", "0.02")
 _NARROW = ("--bytes", "128", "--epochs", "24", "--learning-rate", "0.05")
 _SMALL = ("--bytes", "64", "--epochs", "12", "--learning-rate", "0.05")
 _ON_TOP = ("--epochs", "15")
+_GROCERY = "grocery.zip"
+_LITE0, _LITE0_WEIGHTS = "offramp.authoring.networks.efficientnet_lite", "efficientnet-lite0.pth"
+_ATTACHED = ("--factory", f"{_LITE0}:efficientnet_lite0", "--new-head", "--exits", "0.33,0.46")
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -70,7 +77,7 @@ ENTRIES: tuple[Entry, ...] = (
         narrow_drop="0.2",
         aggregates=True,
         points=("drop-0.5", "drop-1"),
-        rival="alexnet-backbone",
+        rivals=("alexnet-backbone",),
         published="BranchyNet: 79.19 % (backbone 78.38), 1.5×",
     ),
     Entry(
@@ -91,7 +98,7 @@ ENTRIES: tuple[Entry, ...] = (
         narrow_drop="0.2",
         aggregates=True,
         points=("drop-0", "drop-0.5"),
-        rival="resnet20-cifar10",
+        rivals=("resnet20-cifar10",),
         published="BranchyNet, 110 layers: 79.17 % (backbone 80.70), 1.9×",
     ),
     Entry(
@@ -101,7 +108,32 @@ ENTRIES: tuple[Entry, ...] = (
         calibrate=("--scheme", "gates", "--max-drop", "0.5", *_CERTIFIED),
         compress=_NARROW,
         points=("gates-0.5", "drop-0.5"),
-        rival="alexnet-backbone",
+        rivals=("alexnet-backbone",),
+    ),
+    Entry(
+        name="lite0-backbone",
+        data=_GROCERY,
+        model=_LITE0_WEIGHTS,
+        attach=(*_ATTACHED, "--preprocessing", f"{_LITE0}:PREPROCESSING"),
+        options=("--regime", "backbone"),
+        calibrate=(),
+    ),
+    Entry(
+        name="lite0-144-backbone",
+        data=_GROCERY,
+        model=_LITE0_WEIGHTS,
+        attach=(*_ATTACHED, "--preprocessing", "benchmarks.gallery.recipes:PIXELS_144"),
+        options=("--regime", "backbone"),
+        calibrate=(),
+    ),
+    Entry(
+        name="b-lite0-grocery",
+        data=_GROCERY,
+        model=_LITE0_WEIGHTS,
+        attach=(*_ATTACHED, "--preprocessing", f"{_LITE0}:PREPROCESSING"),
+        export=("--weights", "float16"),
+        calibrate=("--max-drop", "0.5", "--guarantee", "0.05"),
+        rivals=("lite0-backbone", "lite0-144-backbone"),
     ),
 )
 

@@ -47,9 +47,10 @@ def make(entry: Entry, places: Places) -> None:
     if not bundle.exists():
         start = ("--start", str(places.runs / entry.start)) if entry.start else ()
         run = str(places.run(entry))
-        _offramp("train", entry.recipe, "--data", data, *entry.options, *start, "--out", run, "--resume")
+        recipe = entry.recipe or _attached(entry, places)
+        _offramp("train", recipe, "--data", data, *entry.options, *start, "--out", run, "--resume")
         how = ("--aggregate",) if entry.aggregates else () if entry.calibrate else ("--static",)
-        _offramp("export", run, "--out", str(bundle), *how)
+        _offramp("export", run, "--out", str(bundle), *how, *entry.export)
     if entry.calibrate and len(load_bundle(bundle).manifest.operating_points) == 1:
         _offramp("calibrate", str(bundle), "--data", data, *entry.calibrate)
 
@@ -71,19 +72,27 @@ def ship(entry: Entry, places: Places, models: Path) -> None:
 def evaluations(entry: Entry, places: Places) -> Sequence[dict[str, Any]]:
     """The report of each operating point that the table shows, on the test part."""
     bundle = places.bundle(entry)
-    if entry.rival:
-        make(_named(entry.rival), places)
+    for rival in entry.rivals:
+        make(_named(rival), places)
     reports = []
     for point in entry.points or (load_bundle(bundle).manifest.default_operating_point,):
         saved = places.runs / entry.name / f"evaluation-{point}.json"
         if not saved.exists() or saved.stat().st_mtime < (bundle / "bundle.json").stat().st_mtime:
-            rival = ("--rival", str(places.bundle(_named(entry.rival)))) if entry.rival else ()
+            rivals = [part for name in entry.rivals for part in ("--rival", str(places.bundle(_named(name))))]
             data = str(places.data / entry.data)
-            found = _offramp("evaluate", str(bundle), "--data", data, "--point", point, *rival, "--json")
+            found = _offramp("evaluate", str(bundle), "--data", data, "--point", point, *rivals, "--json")
             saved.parent.mkdir(parents=True, exist_ok=True)
             saved.write_text(found, encoding="utf-8")
         reports.append(json.loads(saved.read_text(encoding="utf-8")))
     return reports
+
+
+def _attached(entry: Entry, places: Places) -> str:
+    """The recipe that `offramp attach` makes of an entry's model."""
+    recipe = places.runs / f"{entry.name}-recipe"
+    if not recipe.exists():
+        _offramp("attach", str(places.data / entry.model), *entry.attach, "--out", str(recipe))
+    return str(recipe)
 
 
 def _named(name: str) -> Entry:

@@ -30,9 +30,9 @@ def page_of(sheets: Sequence[Sheet], *, left_out: Sequence[str]) -> str:
     intro = (
         "# Gallery\n\n"
         "Made by `python -m benchmarks.gallery --data DIR --page FILE`: seed 0, thresholds from held-out training\n"
-        "samples, figures from the 10,000 test images. CIFAR-10 is JPEG-encoded (q75). Milliseconds: one image at a\n"
-        "time, ONNX Runtime, one thread; ratios carry over to other machines, times do not. p: McNemar, exact,\n"
-        "two-sided.\n\n"
+        "samples, figures from all test images: 10,000, or 2,485 for grocery. CIFAR-10 is JPEG-encoded (q75).\n"
+        "Milliseconds: one image at a time, ONNX Runtime, one thread; ratios carry over to other machines, times do\n"
+        "not. p: McNemar, exact, two-sided.\n\n"
     )
     missing = f"\nNot trained yet: {', '.join(left_out)}.\n" if left_out else ""
     return intro + "\n".join(sheet.as_markdown() for sheet in sheets) + missing

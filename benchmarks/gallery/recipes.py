@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from offramp.authoring.networks.efficientnet_lite import PREPROCESSING
 from offramp.authoring.networks.recipe import Augmentation
 from offramp.authoring.networks.recipes import RECIPES
+
+# Lite0 on fewer pixels, at about the cost of the early-exit network.
+PIXELS_144 = PREPROCESSING.model_copy(update={"height": 144, "width": 144, "resize_to": 165})
 
 # For the first of B-ResNet-56's two trainings, from before its recipe dropped blanked squares.
 B_RESNET56_BLANKED = RECIPES["b-resnet56-cifar10"].changed(

@@ -140,7 +140,7 @@ class Evaluate(Command):
         )
         return summary.model_copy(
             update={
-                "rivals": tuple(self._compared(rival, images, right_N) for rival in rivals),
+                "rivals": tuple(self._compared(rival, images, right_N, manifest) for rival in rivals),
                 "alternatives": others if manifest.num_exits > 1 else (),
                 "measures": compare_measures(manifest, found.probabilities, table),
                 "held_out": self._held_out(manifest, summary),
@@ -160,11 +160,26 @@ class Evaluate(Command):
             samples=summary.samples,
         )
 
-    def _compared(self, rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_]) -> RivalReport:
+    def _as_seen_by(self, rival: Bundle, images: LabelledImages, ours: Manifest) -> LabelledImages:
+        """The same images, at the size and in the way that a rival takes them."""
+        if rival.manifest.preprocessing == ours.preprocessing:
+            return images
+        again = self._images(rival.manifest)
+        if again.sources != images.sources:
+            raise ConfigError(
+                f"{rival.directory} would be judged by {len(again)} other images than {ours.bundle_id}; compare on the "
+                "test part"
+            )
+        return again
+
+    def _compared(
+        self, rival: Bundle, images: LabelledImages, right_N: NDArray[np.bool_], ours: Manifest
+    ) -> RivalReport:
         from offramp.authoring.evaluation.predictions import predict_every_exit
         from offramp.authoring.evaluation.report import rival_report
         from offramp.authoring.evaluation.timing import exit_ms
 
+        images = self._as_seen_by(rival, images, ours)
         with progress(f"images, {rival.manifest.name}", len(images)) as advance:
             found = predict_every_exit(rival, images.pixels, runtime=self.runtime, advance=advance)
         correct = found.against(images.classes_as(rival.manifest.labels)).correct[:, -1]
@@ -211,11 +226,6 @@ def _rival(directory: Path, manifest: Manifest) -> Bundle:
     if set(rival.manifest.labels) != set(manifest.labels):
         raise ConfigError(
             f"{directory} has other classes than {manifest.bundle_id}; compare only networks for the same task"
-        )
-    if rival.manifest.preprocessing.pixel_shape != manifest.preprocessing.pixel_shape:
-        raise ConfigError(
-            f"{directory} takes images of {rival.manifest.preprocessing.pixel_shape}, {manifest.bundle_id} of "
-            f"{manifest.preprocessing.pixel_shape}; compare networks that see the same images"
         )
     return rival
 
