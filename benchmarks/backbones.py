@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from offramp.authoring.networks.backbone import attach_exits
+from offramp.authoring.backbones.attach import attach_exits
 from offramp.cli.progress import progress
 from offramp.command import Command, run_command
 

@@ -30,10 +30,10 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.backbones import of_architecture
+from offramp.authoring.backbones.onnx.attach import attach_exits_to_onnx
 from offramp.authoring.export import export_bundle
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.onnx_backbone import attach_exits_to_onnx
 from offramp.bundle import Preprocessing
 from offramp.cli.processes import node_process
 from offramp.command import Command, run_command

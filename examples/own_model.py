@@ -7,9 +7,9 @@ import sys
 
 from torch import nn
 
+from offramp.authoring.backbones.attach import attach_exits
 from offramp.authoring.networks import EarlyExitNetwork
-from offramp.authoring.networks.backbone import attach_exits
-from offramp.authoring.networks.recipe import Augmentation, Recipe
+from offramp.authoring.recipes.recipe import Augmentation, Recipe
 from offramp.bundle import Preprocessing
 from offramp.cli.main import main
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from offramp.authoring.backbones.attach import attach_exits
 from offramp.authoring.networks import EarlyExitNetwork
-from offramp.authoring.networks.backbone import attach_exits
 
 SHAPE = (3, 16, 16)
 Forward = Callable[["Plain", Tensor], Any]

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from offramp.authoring.backbones.attach import attach_exits
+from offramp.authoring.backbones.in_training import StochasticDepth
 from offramp.authoring.export import bundling, export_bundle
-from offramp.authoring.networks import EarlyExitNetwork, recipes
-from offramp.authoring.networks.backbone import attach_exits
+from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.check import check_answers, choose_layout
-from offramp.authoring.networks.in_training import StochasticDepth
+from offramp.authoring.recipes import named
 from offramp.authoring.training.train import train
 from offramp.bundle import Preprocessing
 from offramp.errors import BundleError, ConfigError
@@ -77,7 +78,7 @@ def test_a_network_built_by_hand_may_view_its_features_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = partial(viewed_by_hand, view=lambda x: x.view(x.shape[0], -1))
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipes.RECIPES[RECIPE].changed(build=build))
+    monkeypatch.setitem(named.RECIPES, RECIPE, named.RECIPES[RECIPE].changed(build=build))
     images = stripes(100)
     train(images, run_of(images), tmp_path / "run")
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from offramp.authoring.export.weights import halved
-from offramp.authoring.networks.recipes import recipe_named
+from offramp.authoring.recipes.named import recipe_named
 from offramp.authoring.training.run import load_network, load_run
 from offramp.bundle import Preprocessing, load_bundle
 from offramp.errors import ConfigError

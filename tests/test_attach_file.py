@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from offramp.authoring.networks.saved import load_backbone, save_backbone
+from offramp.authoring.backbones.saved import load_backbone, save_backbone
 from offramp.errors import ConfigError
 from tests import odd_models as odd
 from tests.odd_models import SHAPE, attach, computing
@@ -19,8 +19,8 @@ _ELSEWHERE = """
 import sys
 from pathlib import Path
 import torch
-from offramp.authoring.networks.backbone import attach_exits
-from offramp.authoring.networks.saved import load_backbone
+from offramp.authoring.backbones.attach import attach_exits
+from offramp.authoring.backbones.saved import load_backbone
 
 torch.manual_seed(0)
 network = attach_exits(load_backbone(Path(sys.argv[1])), image_shape=(3, 16, 16), exits=(0.3,))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from offramp.authoring.networks.recipe import Augmentation
+from offramp.authoring.recipes.recipe import Augmentation
 from offramp.authoring.training import pixels
 from offramp.authoring.training.augment import mix
 from offramp.authoring.training.losses import balanced_weights, distillation_loss, joint_loss

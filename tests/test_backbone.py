@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from offramp.authoring.backbones.attach import attach_exits
+from offramp.authoring.backbones.in_training import StochasticDepth
 from offramp.authoring.export import export_bundle
 from offramp.authoring.networks import EarlyExitNetwork
-from offramp.authoring.networks.backbone import attach_exits
 from offramp.authoring.networks.cost import network_cost
-from offramp.authoring.networks.in_training import StochasticDepth
 from offramp.authoring.networks.resnet import resnet
 from offramp.authoring.networks.vit import b_vit
 from offramp.bundle import Preprocessing

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from offramp.authoring.backbones.attach import attach_exits
 from offramp.authoring.data import LabelledImages
-from offramp.authoring.networks import EarlyExitNetwork, recipes
-from offramp.authoring.networks.backbone import attach_exits
+from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.lenet import b_lenet
+from offramp.authoring.recipes import named
 from offramp.authoring.training.train import train
 from offramp.bundle.provenance import Split
 from offramp.errors import ConfigError, DataError
@@ -72,16 +73,16 @@ def check_refused(directory: Path, images: LabelledImages, says: str, **changes:
 def test_a_recipe_that_does_not_fit_its_network_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipes.RECIPES[RECIPE].changed(**changes))
+    monkeypatch.setitem(named.RECIPES, RECIPE, named.RECIPES[RECIPE].changed(**changes))
     check_refused(tmp_path, stripes(100), says)
 
 
 def test_an_image_that_the_network_cannot_take_is_told_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipes.RECIPES[RECIPE]
+    recipe = named.RECIPES[RECIPE]
     colour = recipe.preprocessing.model_copy(update=COLOUR)
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipe.changed(preprocessing=colour))
+    monkeypatch.setitem(named.RECIPES, RECIPE, recipe.changed(preprocessing=colour))
     check_refused(tmp_path, in_colour(stripes(100)), r"fails on an image of shape \(3, 28, 28\), which")
 
 

@@ -17,7 +17,7 @@ import torch
 from offramp.authoring.data.split import TrainValidation, parts_of
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.lenet import b_lenet
-from offramp.authoring.networks.recipe import Augmentation
+from offramp.authoring.recipes.recipe import Augmentation
 from offramp.authoring.training.batches import training_batches
 from offramp.authoring.training.feature_batches import training_features, validation_features
 from offramp.authoring.training.features import CachedParts, cache_features

@@ -246,7 +246,7 @@ def test_images_of_somebody_else_are_neither_mixed_with_cifar10_nor_taken_for_it
 
 
 def test_every_data_set_names_a_recipe_that_there_is_and_an_encrypted_address() -> None:
-    from offramp.authoring.networks.recipes import recipe_named
+    from offramp.authoring.recipes.named import recipe_named
 
     for wanted in DATA_SETS.values():
         assert recipe_named(wanted.recipe)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from offramp.authoring.data import split_train
-from offramp.authoring.networks.recipe import Augmentation, RecipeValues
-from offramp.authoring.networks.recipes import RECIPES
+from offramp.authoring.recipes.named import RECIPES
+from offramp.authoring.recipes.recipe import Augmentation, RecipeValues
 from offramp.authoring.selection.guarantee import halves
 from offramp.authoring.training.keeping import SCORE, judging_part
 from offramp.authoring.training.learning import PhaseTraining

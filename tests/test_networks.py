@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.cost import network_cost
-from offramp.authoring.networks.recipe import Augmentation
-from offramp.authoring.networks.recipes import RECIPES, recipe_named
 from offramp.authoring.networks.resnet import resnet
+from offramp.authoring.recipes.named import RECIPES, recipe_named
+from offramp.authoring.recipes.recipe import Augmentation
 from offramp.authoring.training.augment import augment
 from offramp.authoring.training.losses import joint_loss
 from offramp.errors import ConfigError

@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from benchmarks.onnx_files import written
 from offramp import attach_exits
+from offramp.authoring.backbones.onnx.part import onnx_parts
 from offramp.authoring.data import LabelledImages
 from offramp.authoring.export import export_bundle
-from offramp.authoring.networks import EarlyExitNetwork, recipes
+from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.bottleneck import Bottleneck, BottleneckSpec
 from offramp.authoring.networks.cost import network_cost
-from offramp.authoring.networks.onnx_part import onnx_parts
-from offramp.authoring.networks.recipe import Recipe
+from offramp.authoring.recipes import named
+from offramp.authoring.recipes.recipe import Recipe
 from offramp.authoring.training.run import load_network
 from offramp.authoring.training.train import train
 from offramp.bundle import Bundle, Preprocessing
@@ -127,7 +128,7 @@ def test_no_path_of_the_machine_that_exported_the_file_is_left(files: dict[str, 
 def test_the_exits_learn_in_a_run_which_is_rebuilt_from_the_file(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipe_for(files["ResNet"]))
+    monkeypatch.setitem(named.RECIPES, RECIPE, recipe_for(files["ResNet"]))
     run = run_of(photos(), regime="distill", learning_rate=0.05)
     train(photos(), run, tmp_path / "run")
     trained, new = load_network(tmp_path / "run"), attached(files["ResNet"])
@@ -146,7 +147,7 @@ def test_the_exits_learn_in_a_run_which_is_rebuilt_from_the_file(
 def test_a_regime_that_would_train_its_blocks_is_refused_before_anything_is_written(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, RECIPE, recipe_for(files["ResNet"]))
+    monkeypatch.setitem(named.RECIPES, RECIPE, recipe_for(files["ResNet"]))
     with pytest.raises(
         ConfigError, match=r"would train block 1, which comes from an ONNX file .* --regime exits or distill"
     ):
@@ -155,7 +156,7 @@ def test_a_regime_that_would_train_its_blocks_is_refused_before_anything_is_writ
 
 
 def recipe_for(path: Path) -> Recipe:
-    return recipes.RECIPES[RECIPE].changed(
+    return named.RECIPES[RECIPE].changed(
         build=lambda _: attached(path),
         preprocessing=COLOUR,
         exit_weights=(1.0,) * 3,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from offramp.authoring.networks.recipes import RECIPES, recipe_named
+from offramp.authoring.recipes.named import RECIPES, recipe_named
 from offramp.authoring.training.losses import distillation_loss
 from offramp.authoring.training.regimes import phases
 from offramp.authoring.training.run import load_network, training_s

@@ -10,8 +10,8 @@ from torch import nn
 
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.layers import pooled_linear
-from offramp.authoring.networks.recipe import Augmentation
-from offramp.authoring.networks.recipes import RECIPES, recipe_named
+from offramp.authoring.recipes.named import RECIPES, recipe_named
+from offramp.authoring.recipes.recipe import Augmentation
 from offramp.authoring.training.run import load_network, load_run
 from offramp.authoring.training.train import train
 from offramp.bundle import load_bundle

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from offramp.authoring.data import LabelledImages
-from offramp.authoring.networks import recipes
-from offramp.authoring.networks.recipe import RecipeValues
+from offramp.authoring.recipes import named
+from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.training.claim import claimed
 from offramp.authoring.training.run import Run, load_network, load_run
 from offramp.authoring.training.train import train
@@ -47,7 +47,7 @@ def run_of(images: LabelledImages, *, epochs: int = 1, seed: int = 0, **changes:
         commands=("train",), recipe=RECIPE, seed=seed, epochs=epochs, data=data, versions={}
     )
     values = {name: changes.pop(name) for name in list(changes) if name in RecipeValues.model_fields}
-    recipe = recipes.recipe_named(RECIPE).values.changed(epochs=epochs, **values)
+    recipe = named.recipe_named(RECIPE).values.changed(epochs=epochs, **values)
     return Run(**{"labels": images.labels, "provenance": provenance, "recipe": recipe, **changes})
 
 

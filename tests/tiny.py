@@ -10,8 +10,8 @@ from torch import nn
 from offramp.authoring.data import LabelledImages
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.authoring.networks.layers import pooled_linear
-from offramp.authoring.networks.recipe import Recipe
-from offramp.authoring.networks.recipes import recipe_named
+from offramp.authoring.recipes.named import recipe_named
+from offramp.authoring.recipes.recipe import Recipe
 from offramp.authoring.training.regimes import RegimeName
 from offramp.authoring.training.run import Run
 from offramp.bundle import Preprocessing

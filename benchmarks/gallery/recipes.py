@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from offramp.authoring.networks.efficientnet_lite import PREPROCESSING
-from offramp.authoring.networks.recipe import Augmentation
-from offramp.authoring.networks.recipes import RECIPES
+from offramp.authoring.recipes.named import RECIPES
+from offramp.authoring.recipes.recipe import Augmentation
 
 # Lite0 on fewer pixels, at about the cost of the early-exit network.
 PIXELS_144 = PREPROCESSING.model_copy(update={"height": 144, "width": 144, "resize_to": 165})

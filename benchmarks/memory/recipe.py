@@ -6,7 +6,7 @@ from torch import nn
 
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.layers import pooled_linear
-from offramp.authoring.networks.recipe import Recipe
+from offramp.authoring.recipes.recipe import Recipe
 from offramp.bundle import Preprocessing
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from offramp.authoring.networks.backbone import attach_exits
+    from offramp.authoring.backbones.attach import attach_exits
+    from offramp.authoring.backbones.onnx.attach import attach_exits_to_onnx
+    from offramp.authoring.backbones.saved import load_backbone, save_backbone
     from offramp.authoring.networks.early_exit import EarlyExitNetwork
-    from offramp.authoring.networks.onnx_backbone import attach_exits_to_onnx
-    from offramp.authoring.networks.recipe import Augmentation, Recipe
-    from offramp.authoring.networks.saved import load_backbone, save_backbone
+    from offramp.authoring.recipes.recipe import Augmentation, Recipe
     from offramp.bundle import Bundle, Preprocessing, load_bundle
     from offramp.engine.classifier import Classifier, Prediction
 
@@ -37,18 +37,18 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Augmentation": "offramp.authoring.networks.recipe",
+    "Augmentation": "offramp.authoring.recipes.recipe",
     "Bundle": "offramp.bundle",
     "Classifier": "offramp.engine.classifier",
     "EarlyExitNetwork": "offramp.authoring.networks.early_exit",
     "Prediction": "offramp.engine.classifier",
     "Preprocessing": "offramp.bundle",
-    "Recipe": "offramp.authoring.networks.recipe",
-    "attach_exits": "offramp.authoring.networks.backbone",
-    "attach_exits_to_onnx": "offramp.authoring.networks.onnx_backbone",
-    "load_backbone": "offramp.authoring.networks.saved",
+    "Recipe": "offramp.authoring.recipes.recipe",
+    "attach_exits": "offramp.authoring.backbones.attach",
+    "attach_exits_to_onnx": "offramp.authoring.backbones.onnx.attach",
+    "load_backbone": "offramp.authoring.backbones.saved",
     "load_bundle": "offramp.bundle",
-    "save_backbone": "offramp.authoring.networks.saved",
+    "save_backbone": "offramp.authoring.backbones.saved",
 }
 
 

@@ -19,8 +19,8 @@ from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
     from offramp.authoring.networks.early_exit import EarlyExitNetwork
-    from offramp.authoring.networks.given import Given
-    from offramp.authoring.networks.recipe import RecipeValues
+    from offramp.authoring.recipes.given import Given
+    from offramp.authoring.recipes.recipe import RecipeValues
 
 _UNKNOWN_CLASSES = 10
 
@@ -63,8 +63,8 @@ class Attach(Command):
 
     def execute(self) -> None:
         """Cut, write the recipe, and show where the exits are."""
-        from offramp.authoring.networks.attached import write_attached
-        from offramp.authoring.networks.given import read_model
+        from offramp.authoring.recipes.attached import write_attached
+        from offramp.authoring.recipes.given import read_model
 
         exits, given = _shares(self.exits), read_model(self.model, self.factory)
         labels = _labels(self.labels) or (None if self.new_head else given.labels)
@@ -99,7 +99,7 @@ class Attach(Command):
 
 
 def _read_preprocessing(source: str) -> Preprocessing:
-    from offramp.authoring.networks.given import imported
+    from offramp.authoring.recipes.given import imported
 
     path = Path(source)
     if not path.is_file():
@@ -131,7 +131,7 @@ def _read_preprocessing(source: str) -> Preprocessing:
 def _recipe(
     preprocessing: Preprocessing, exits: tuple[float, ...], labels: tuple[str, ...] | None
 ) -> RecipeValues:
-    from offramp.authoring.networks.recipe import Augmentation, RecipeValues
+    from offramp.authoring.recipes.recipe import Augmentation, RecipeValues
 
     return RecipeValues(
         preprocessing=preprocessing,

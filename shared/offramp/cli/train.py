@@ -19,7 +19,7 @@ from offramp.cli.training_data import Wanted, find_calibration, has_seen, record
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from offramp.authoring.networks.recipe import RecipeValues
+    from offramp.authoring.recipes.recipe import RecipeValues
     from offramp.authoring.training.run import Run
 
 
@@ -33,7 +33,7 @@ class Train(TrainOptions):
 
     def execute(self) -> None:
         """Train, showing the progress, and print what to do next."""
-        from offramp.authoring.networks.recipes import recipe_named
+        from offramp.authoring.recipes.named import recipe_named
         from offramp.authoring.training.train import Machines, train
 
         with naming_options():

@@ -15,7 +15,7 @@ from offramp.command import Command
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from offramp.authoring.networks.recipe import RecipeValues
+    from offramp.authoring.recipes.recipe import RecipeValues
 
 # Options with several numbers: how many, and an example.
 _NUMBERS = {"crop": (2, "0.35,1"), "rand_augment": (2, "2,9")}

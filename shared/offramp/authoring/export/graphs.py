@@ -16,13 +16,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from offramp.authoring.backbones.onnx.part import OnnxPart, onnx_parts
 from offramp.authoring.export.joining import joined, rename
 from offramp.authoring.networks.bottleneck import Decode, Encode
 from offramp.authoring.networks.confidence import Confidence
 from offramp.authoring.networks.cost import NetworkCost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.onnx_part import OnnxPart, onnx_parts
 from offramp.bundle import Preprocessing
 
 

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from offramp.errors import ConfigError
 
-_HERE = "offramp/authoring/networks/"
+_HERE = "offramp/authoring/"
 
 
 class LogitsOnly(nn.Module):

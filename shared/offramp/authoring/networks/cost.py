@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from offramp.authoring.networks.bottleneck import Decode, Encode
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.onnx_part import onnx_parts
 from offramp.bundle.manifest import Layer, Part
 
 
@@ -100,5 +99,6 @@ def _count(module: nn.Module, feature: torch.Tensor) -> tuple[int, dict[str, int
             own[max(around, key=len)] -= macs
     by_layer = {name: macs for name, macs in own.items() if macs}
     # torch cannot look into a part of an ONNX file, which knows its cost.
-    from_file = {name: macs for part in onnx_parts(module) for name, macs in part.macs.items()}
+    told = (getattr(part, "macs", None) for part in module.modules())
+    from_file = {name: macs for each in told if isinstance(each, dict) for name, macs in each.items()}
     return counter.get_total_flops() // 2 + sum(from_file.values()), {**by_layer, **from_file}, result

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor, nn
 
 from offramp.authoring.networks.bottleneck import Bottleneck
-from offramp.authoring.networks.graph import Origin
+from offramp.authoring.networks.origin import Origin
 from offramp.errors import ConfigError
 
 

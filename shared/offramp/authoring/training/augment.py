@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offramp.authoring.networks.recipe import Augmentation
+from offramp.authoring.recipes.recipe import Augmentation
 
 
 def augment(image_BCHW: Tensor, augmentation: Augmentation) -> Tensor:

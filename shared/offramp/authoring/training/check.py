@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from offramp.authoring.backbones.onnx.part import onnx_parts
 from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.split import check_split
 from offramp.authoring.networks.check import check_answers, check_split_point
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.onnx_part import onnx_parts
 from offramp.authoring.training.frozen import front_of
 from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Mod
 from torch import Tensor
 
 from offramp.authoring.data.labelled import LabelledImages
-from offramp.authoring.networks.recipe import RecipeValues
+from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.selection.guarantee import halves
 
 # What a phase is judged by. It is logged at the end of each epoch; higher is better.

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from offramp.authoring.networks.check import choose_layout
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.recipe import RecipeValues
+from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.training.augment import augment, mix
 from offramp.authoring.training.frozen import Answers, Front
 from offramp.authoring.training.keeping import SCORE

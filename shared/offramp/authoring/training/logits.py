@@ -10,7 +10,7 @@ from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.photos import batches
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.recipe import RecipeValues
+from offramp.authoring.recipes.recipe import RecipeValues
 
 
 def logits_of(

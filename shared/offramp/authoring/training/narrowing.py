@@ -16,7 +16,7 @@ from torch import Tensor
 from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
-from offramp.authoring.networks.recipe import RecipeValues
+from offramp.authoring.recipes.recipe import RecipeValues
 
 _PIXELS_AT_ONCE = 2**23
 _FEATURES_AT_ONCE = 2**25  # values

@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.recipe import RecipeValues
+from offramp.authoring.recipes.recipe import RecipeValues
 
 _RISE = 0.2
 _FEWEST_STEPS = 3

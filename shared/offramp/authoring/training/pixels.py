@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from offramp.authoring.networks.recipe import Augmentation
+from offramp.authoring.recipes.recipe import Augmentation
 from offramp.bundle.manifest import Preprocessing
 
 _Change = Callable[[Tensor], Tensor]

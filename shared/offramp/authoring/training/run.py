@@ -14,8 +14,8 @@ from torch import Tensor
 from offramp.authoring.networks.bottleneck import Bottleneck, BottleneckSpec
 from offramp.authoring.networks.cost import network_cost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.recipe import Recipe, RecipeValues
-from offramp.authoring.networks.recipes import recipe_named
+from offramp.authoring.recipes.named import recipe_named
+from offramp.authoring.recipes.recipe import Recipe, RecipeValues
 from offramp.authoring.training.regimes import Phase, RegimeName, phases
 from offramp.bundle.provenance import Provenance
 from offramp.errors import ConfigError

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from offramp.authoring.backbones.graph import BackboneGraph
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.graph import BackboneGraph
 from offramp.errors import ConfigError
 
 _ATEN = torch.ops.aten

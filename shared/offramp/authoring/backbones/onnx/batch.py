@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from offramp.authoring.networks.onnx_run import dependence, values_of
-from offramp.authoring.networks.onnx_sizes import COUNT, count_of
+from offramp.authoring.backbones.onnx.run import dependence, values_of
+from offramp.authoring.backbones.onnx.sizes import COUNT, count_of
 
 
 def free_batch(model: Any, image_shape: tuple[int, int, int]) -> None:

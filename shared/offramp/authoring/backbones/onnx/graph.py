@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from offramp.authoring.networks.graph import Cut
-from offramp.authoring.networks.onnx_cost import Shape, macs_of, multiplies
-from offramp.authoring.networks.onnx_file import OnnxFile
-from offramp.authoring.networks.onnx_part import OnnxPart
-from offramp.authoring.networks.onnx_run import dependence, keep_needed, values_of
-from offramp.authoring.networks.onnx_sizes import COUNT, count_of
+from offramp.authoring.backbones.onnx.cost import Shape, macs_of, multiplies
+from offramp.authoring.backbones.onnx.file import OnnxFile
+from offramp.authoring.backbones.onnx.part import OnnxPart
+from offramp.authoring.backbones.onnx.run import dependence, keep_needed, values_of
+from offramp.authoring.backbones.onnx.sizes import COUNT, count_of
+from offramp.authoring.networks.origin import Cut
 
 _BATCH = 2
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from offramp.authoring.backbones.in_training import Attention
+from offramp.authoring.backbones.rehearsal import Random, failure_in_training, in_mode, trial
 from offramp.authoring.networks.agreement import alike, called, different_images
 from offramp.authoring.networks.classifier import LogitsOnly
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.in_training import Attention
-from offramp.authoring.networks.rehearsal import Random, failure_in_training, in_mode, trial
 from offramp.errors import ConfigError
 
 _OBEDIENT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)  # noqa: SLF001 - their common base

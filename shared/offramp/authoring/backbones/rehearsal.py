@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from offramp.authoring.backbones.in_training import ATTENTION, PATH, WHOLE_PATH, StochasticDepth, mark
 from offramp.authoring.networks.classifier import first_line, line_of
-from offramp.authoring.networks.in_training import ATTENTION, PATH, WHOLE_PATH, StochasticDepth, mark
 from offramp.errors import ConfigError
 
 _PROBES, _SAMPLES = 500, 16  # enough to see a path of 0.1 % left out

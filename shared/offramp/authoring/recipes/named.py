@@ -9,13 +9,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from offramp.authoring.networks.alexnet import b_alexnet, gc_alexnet
-from offramp.authoring.networks.attached import attached_recipe, is_attached
-from offramp.authoring.networks.given import imported
 from offramp.authoring.networks.lenet import b_lenet
 from offramp.authoring.networks.mobilenet import b_mobilenet
-from offramp.authoring.networks.recipe import Augmentation, Recipe
 from offramp.authoring.networks.resnet import b_resnet, resnet
 from offramp.authoring.networks.vit import b_vit
+from offramp.authoring.recipes.attached import attached_recipe, is_attached
+from offramp.authoring.recipes.given import imported
+from offramp.authoring.recipes.recipe import Augmentation, Recipe
 from offramp.bundle.manifest import Preprocessing
 from offramp.errors import ConfigError
 

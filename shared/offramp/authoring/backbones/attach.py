@@ -14,16 +14,17 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from offramp.authoring.backbones.graph import Graph
+from offramp.authoring.backbones.head import ends_in_softmax, head_for
+from offramp.authoring.backbones.rehearsal import Random, find_random, in_mode
+from offramp.authoring.backbones.tracing import backbone_graph, exported, is_exported
+from offramp.authoring.backbones.training_check import check_trains_alike
 from offramp.authoring.networks.agreement import check_images_apart
 from offramp.authoring.networks.classifier import LogitsOnly, as_classifier, check_runs
 from offramp.authoring.networks.cost import count_macs
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.graph import Cut, Graph, Origin
-from offramp.authoring.networks.head import ends_in_softmax, head_for
 from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
-from offramp.authoring.networks.rehearsal import Random, find_random, in_mode
-from offramp.authoring.networks.tracing import backbone_graph, exported, is_exported
-from offramp.authoring.networks.training_check import check_trains_alike
+from offramp.authoring.networks.origin import Cut, Origin
 from offramp.errors import ConfigError
 
 TOLERANCE = 1e-5

@@ -43,7 +43,7 @@ class Given:
             ConfigError: the model cannot be traced; the message says where and why.
         """
         if self.kind == "torch":
-            from offramp.authoring.networks.saved import save_backbone
+            from offramp.authoring.backbones.saved import save_backbone
 
             save_backbone(self.model, path, image_shape)
             return
@@ -70,7 +70,7 @@ def read_model(source: str, factory: str | None) -> Given:
         if path.suffix == ".onnx":
             return Given(kind="onnx", model=path)
         if path.suffix == ".pt2":
-            from offramp.authoring.networks.saved import load_backbone
+            from offramp.authoring.backbones.saved import load_backbone
 
             return Given(kind="torch", model=load_backbone(path))
         if path.suffix in _WEIGHTS:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationError
 
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.recipe import Recipe, RecipeValues
+from offramp.authoring.recipes.recipe import Recipe, RecipeValues
 from offramp.bundle.provenance import Sha256
 from offramp.errors import ConfigError
 from offramp.record import Record
 
 if TYPE_CHECKING:
-    from offramp.authoring.networks.given import Given
+    from offramp.authoring.recipes.given import Given
 
 RECIPE_FILE = "recipe.json"
 _SUFFIX_OF = {"torch": ".pt2", "onnx": ".onnx"}
@@ -112,11 +112,11 @@ def _build(directory: Path, attached: Attached, num_classes: int | None) -> Earl
     shape = (image.channels, image.height, image.width)
     classes = num_classes if attached.new_head else None
     if attached.kind == "onnx":
-        from offramp.authoring.networks.onnx_backbone import attach_exits_to_onnx
+        from offramp.authoring.backbones.onnx.attach import attach_exits_to_onnx
 
         return attach_exits_to_onnx(path, exits=attached.exits, image_shape=shape, num_classes=classes)
-    from offramp.authoring.networks.backbone import attach_exits
-    from offramp.authoring.networks.saved import load_backbone
+    from offramp.authoring.backbones.attach import attach_exits
+    from offramp.authoring.backbones.saved import load_backbone
 
     return attach_exits(load_backbone(path), image_shape=shape, exits=attached.exits, num_classes=classes)
 

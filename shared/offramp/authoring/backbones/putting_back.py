@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from offramp.authoring.networks.in_training import (
+from offramp.authoring.backbones.in_training import (
     ATTENTION,
     WHOLE_PATH,
     Attention,

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from offramp.authoring.networks.onnx_run import session_of
+from offramp.authoring.backbones.onnx.run import session_of
 from offramp.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class OnnxPart(nn.Module):
     def __init__(self, model: Any, macs: Mapping[str, int]) -> None:
         super().__init__()
         self.model = model
-        self.macs = macs
+        self.macs = dict(macs)
         self._session: onnxruntime.InferenceSession | None = None
 
     def forward(self, feature: Tensor) -> Tensor:

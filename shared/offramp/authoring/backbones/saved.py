@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from offramp.authoring.networks import in_training
-from offramp.authoring.networks.backbone import traced
+from offramp.authoring.backbones import in_training
+from offramp.authoring.backbones.attach import traced
 from offramp.authoring.networks.classifier import first_line
 from offramp.errors import ConfigError
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from offramp.authoring.networks.backbone import TOLERANCE, attach_to, check_shares
+from offramp.authoring.backbones.attach import TOLERANCE, attach_to, check_shares
+from offramp.authoring.backbones.onnx.file import OnnxFile, read_classifier
+from offramp.authoring.backbones.onnx.graph import OnnxGraph
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.onnx_file import OnnxFile, read_classifier
-from offramp.authoring.networks.onnx_graph import OnnxGraph
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:

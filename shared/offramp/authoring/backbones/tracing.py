@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from offramp.authoring.networks.aliases import any_layout, without_writes
+from offramp.authoring.backbones.aliases import any_layout, without_writes
+from offramp.authoring.backbones.graph import BackboneGraph
+from offramp.authoring.backbones.putting_back import inline_without_gradients, put_back
+from offramp.authoring.backbones.rehearsal import Random, in_mode, marked
 from offramp.authoring.networks.classifier import LogitsOnly, first_line, line_of
-from offramp.authoring.networks.graph import BackboneGraph
-from offramp.authoring.networks.putting_back import inline_without_gradients, put_back
-from offramp.authoring.networks.rehearsal import Random, in_mode, marked
 from offramp.errors import ConfigError
 
 

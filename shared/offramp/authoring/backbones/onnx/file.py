@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
-from offramp.authoring.networks.onnx_batch import free_batch
-from offramp.authoring.networks.onnx_run import first_line, session_of, values_of
-from offramp.authoring.networks.onnx_sizes import settle_sizes
+from offramp.authoring.backbones.onnx.batch import free_batch
+from offramp.authoring.backbones.onnx.run import first_line, session_of, values_of
+from offramp.authoring.backbones.onnx.sizes import settle_sizes
 from offramp.errors import ConfigError
 
 OPSET = 20  # what torch's exporter writes; EECs are exported with it

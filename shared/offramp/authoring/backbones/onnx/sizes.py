@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from offramp.authoring.networks.onnx_run import dependence, keep_needed, values_of
+from offramp.authoring.backbones.onnx.run import dependence, keep_needed, values_of
 
 COUNT = "offramp_samples"
 """Name of the tensor, int64 of shape (1,), that holds B in every settled graph."""

@@ -1,0 +1,1 @@
+"""Which network is trained on which images, and how; ours, a user's, or one on disk."""
