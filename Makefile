@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTO := protos/offramp/wire/v1/wire.proto
 LOCKED := requirements
 # The extras that the tests need: all but Ray, which has its own environment.
-EXTRAS := edge cloud dashboard evaluate train report otel openvino torch heif
+EXTRAS := edge cloud dashboard evaluate train report otel openvino torch heif transformers
 PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build --no-config \
 	--excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
 

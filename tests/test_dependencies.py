@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 # The extras that each part may import from, beside the core's own dependencies; the longest path that fits decides.
 _PARTS: dict[str, tuple[str, ...]] = {
     "shared/offramp": (),
-    "shared/offramp/authoring": ("train", "report", "evaluate"),
+    "shared/offramp/authoring": ("train", "report", "evaluate", "transformers"),
     "shared/offramp/engine/runtime/openvino.py": ("openvino",),
     "shared/offramp/engine/runtime/torch.py": ("torch",),
     "shared/offramp/serving/tracing.py": ("otel",),

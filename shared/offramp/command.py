@@ -278,6 +278,7 @@ _EXTRAS = {
     "dashboard": ("nicegui",),
     "train": ("kornia", "lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
     "evaluate": ("scipy",),
+    "transformers": ("safetensors", "transformers"),
     "report": ("jinja2", "matplotlib"),
     "heif": ("pillow_heif",),
 }

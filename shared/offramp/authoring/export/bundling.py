@@ -9,7 +9,7 @@ from pathlib import Path
 
 from offramp.authoring.export.graphs import export_graphs
 from offramp.authoring.export.proof import prove_equal
-from offramp.authoring.export.weights import Weights, halved
+from offramp.authoring.export.weights import Weights, stored
 from offramp.authoring.networks.check import check_answers, check_split_point
 from offramp.authoring.networks.confidence import Confidence
 from offramp.authoring.networks.cost import NetworkCost, network_cost
@@ -83,8 +83,7 @@ def export_bundle(
 
     graphs = export_graphs(network, preprocessing, cost, confidences)
     prove_equal(Bundle(directory, manifest(graphs), graphs), network, confidences)
-    if weights == "float16":
-        graphs = {number: halved(graph) for number, graph in graphs.items()}
+    graphs = {number: stored(graph, weights) for number, graph in graphs.items()}
     return write_bundle(directory, manifest(graphs), graphs)
 
 

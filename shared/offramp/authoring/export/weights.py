@@ -12,6 +12,11 @@ Weights = Literal["float32", "float16"]
 _LARGEST = float(np.finfo(np.float16).max)
 
 
+def stored(graph: bytes, weights: Weights) -> bytes:
+    """The same graph with its weights as they are to be stored."""
+    return halved(graph) if weights == "float16" else graph
+
+
 def halved(graph: bytes) -> bytes:
     """The same graph with its large weights rounded to float16, each with a Cast that a runtime runs once, at loading.
 

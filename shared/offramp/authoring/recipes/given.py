@@ -161,7 +161,7 @@ def _state_in(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{path} needs safetensors; run: pip install safetensors") from error
+        raise ConfigError(f"{path} needs safetensors; run: {how_to_install('transformers')}") from error
     except Exception as error:
         raise ConfigError(
             f"{path} holds no plain weights: {_first_line(error)}; save model.state_dict() alone, since a whole "
