@@ -50,8 +50,8 @@ def export_bundle(
         confidences: of every exit, shallow to deep; max softmax unless given.
         aggregates: whether the last exit answers with the geometric mean of all exits.
         provenance: how the network was made.
-        weights: how they are stored. float16 halves the files; they are rounded after the proof, so what that changes
-            shows in calibration and evaluation.
+        weights: how they are stored. float16 halves the files, int8 quarters them; they are rounded after the proof, so
+            what that changes shows in calibration and evaluation.
 
     Raises:
         ConfigError: the name is not allowed; the network does not fit preprocessing, labels or split point; an EEC
