@@ -138,7 +138,7 @@ def test_a_directory_of_transformers_says_labels_and_preprocessing_itself(tmp_pa
     result = offramp("attach", tmp_path / "model", "--out", tmp_path / "recipe", "--exits", "0.5")
     assert not result.exit_code, result.output
     recipe = recipe_named(str(tmp_path / "recipe"))
-    assert recipe.labels == ("zebra", "ant", "mole")
+    assert recipe.backbone_labels == ("zebra", "ant", "mole")
     assert recipe.preprocessing.pixel_shape == (32, 32, 3)
 
 

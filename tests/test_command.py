@@ -162,7 +162,7 @@ def test_no_command_answers_wrong_input_with_a_traceback(name: str, tmp_path: Pa
         (["predict", "http://127.0.0.1:9", str(SAMPLES / "bag")], "did not answer like an edge node"),
         (["predict", str(FASHION_BUNDLE), str(SAMPLES / "bag"), "--json", "--csv"], "exclude each other"),
         (["evalute"], "did you mean evaluate?"),
-        (["frobnicate"], "the commands are train, compress"),
+        (["frobnicate"], "the commands are attach, train"),
     ],
 )
 def test_each_says_what_to_do(arguments: list[str], says: str) -> None:

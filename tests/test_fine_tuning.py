@@ -213,7 +213,7 @@ class TestOptions:
     def test_every_value_of_a_recipe_has_an_option_of_its_name(self) -> None:
         values = {*RecipeValues.model_fields, *Augmentation.model_fields}
         without = values - set(TrainOptions.model_fields)
-        assert without == {"preprocessing", "augmentation", "split_point", "is_trained"}
+        assert without == {"preprocessing", "augmentation", "split_point", "is_trained", "backbone_labels"}
 
     @pytest.mark.parametrize(
         ("options", "says"),

@@ -194,7 +194,7 @@ class TestOwnRecipes:
             ("nowhere_to_be_found:RECIPE", "No module named 'nowhere_to_be_found'"),
             ("json:RECIPE", "has no attribute 'RECIPE'"),
             ("json:loads", "is a function, expected a Recipe"),
-            (":RECIPE", "no recipe ':RECIPE'"),
+            (":RECIPE", "the recipe ':RECIPE' cannot be imported"),
         ],
     )
     def test_what_is_no_recipe_is_told(self, name: str, says: str) -> None:

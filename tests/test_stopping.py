@@ -17,6 +17,10 @@ from offramp.authoring.training.run import load_network
 from tests.commands import offramp
 from tests.conftest import SAMPLES
 
+# Without the measuring of coverage, which ends a process by itself at SIGTERM.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+ENVIRONMENT["OMP_NUM_THREADS"] = "1"
+
 
 def command(directory: Path, epochs: int) -> list[str]:
     return [
@@ -40,7 +44,7 @@ def test_sigterm_ends_a_training_with_a_status_that_is_not_0_and_says_how_to_go_
         [sys.executable, "-m", "offramp.cli", *command(run, 100_000)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:  # no terminal: a line for each epoch

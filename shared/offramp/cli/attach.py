@@ -135,7 +135,7 @@ def _recipe(
 
     return RecipeValues(
         preprocessing=preprocessing,
-        labels=labels,
+        backbone_labels=labels,
         exit_weights=(1.0,) * (len(exits) + 1),
         split_point=len(exits) + 1,
         is_trained=True,

@@ -77,7 +77,7 @@ class Train(TrainOptions):
             names = _taught_labels(self.regime, self.alpha, self.start)
             return self._reading.unlabelled(self.data, plan.preprocessing), names
         images = self._reading.part(self.data, "train", plan.preprocessing)
-        return images, _labels(self.labels, images, plan.labels)
+        return images, _labels(self.labels, images, plan.backbone_labels)
 
     def _calibration(
         self, plan: RecipeValues, images: LabelledImages, names: tuple[str, ...]

@@ -67,11 +67,12 @@ class RecipeValues(Record):
     class_weights: balanced gives every class the same weight in the loss, however many images it has.
     validation: images held out to choose thresholds on; unless given, a fifth of them, at most 5,000.
     is_trained: whether the recipe builds a backbone that is trained already, such as a model of yours after
-    `attach_exits`; if so, `--regime distill` needs no `--start`. labels: of a backbone's own classes, in its order.
+    `attach_exits`; if so, `--regime distill` needs no `--start`. backbone_labels: of a backbone's own
+    classes, in its order.
     """
 
     preprocessing: Preprocessing
-    labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    backbone_labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     exit_weights: tuple[float, ...]
     epochs: int = Field(default=60, ge=1)
     batch_size: int = Field(default=128, ge=1)
