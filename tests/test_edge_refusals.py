@@ -26,7 +26,7 @@ CUT_OFF = (
 async def client(tiny_bundle: Bundle) -> AsyncIterator[httpx.AsyncClient]:
     """An edge that runs all blocks itself, and is soon out of patience."""
     async with running_edge(
-        tiny_bundle, blocks="1-3", max_body_bytes=1_000_000, body_timeout_s=0.5
+        tiny_bundle, blocks="1-3", max_body_bytes=1_000_000, body_timeout_s=1.5
     ) as client:
         yield client
 
