@@ -186,6 +186,13 @@ def test_the_directory_needs_no_other_file_and_notices_another_one(tmp_path: Pat
         recipe_named(str(recipe)).build(3)
 
 
+def test_a_damaged_recipe_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"kind": "torch"}')
+    result = offramp("train", tmp_path, "--data", tmp_path, "--out", tmp_path / "run")
+    check_refused(result, "is not a recipe of this version: sha256: Field required")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

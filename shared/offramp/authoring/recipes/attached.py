@@ -96,8 +96,16 @@ def attached_recipe(directory: Path) -> Recipe:
     path = directory / RECIPE_FILE
     try:
         attached = Attached.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} is not a recipe: {error}; make one with `offramp attach`") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}; make one with `offramp attach`"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "its content"
+        raise ConfigError(
+            f"{path} is not a recipe of this version: {place}: {first['msg']}; make one with `offramp attach`"
+        ) from error
     return Recipe(**dict(attached.recipe), build=partial(_build, directory, attached))
 
 
