@@ -29,7 +29,8 @@ class Gallery(Command):
     """
 
     data: Path = Field(
-        description="directory with mnist/, cifar10.zip, grocery.zip and efficientnet-lite0.pth"
+        description="directory with mnist/, cifar10.zip, grocery.zip (see benchmarks.grocery) and "
+        "efficientnet-lite0.pth"
     )
     runs: Path = Field(default=Path("runs"), description="where training runs and evaluations go")
     bundles: Path = Field(
