@@ -13,7 +13,7 @@ from offramp.authoring.networks.resnet import resnet
 from offramp.authoring.recipes.named import RECIPES, recipe_named
 from offramp.authoring.recipes.recipe import Augmentation
 from offramp.authoring.training.augment import augment
-from offramp.authoring.training.losses import joint_loss
+from offramp.authoring.training.losses import joint_loss, self_taught_loss
 from offramp.errors import ConfigError
 from tests.tiny import tiny_network
 
@@ -140,6 +140,22 @@ def test_the_joint_loss_is_the_weighted_sum_of_all_exits() -> None:
     class_B = torch.tensor([0, 1, 2, 3, 0, 1])
     expected = sum(weights[n] * functional.cross_entropy(logits_by_exit[n], class_B) for n in weights)
     torch.testing.assert_close(joint_loss(logits_by_exit, class_B, weights), expected)
+
+
+def test_early_exits_may_learn_from_the_deepest_one_and_teach_it_nothing() -> None:
+    torch.manual_seed(0)
+    logits_by_exit = {number: torch.randn(4, 3, requires_grad=True) for number in (1, 2)}
+    class_B, weights = torch.tensor([0, 1, 2, 0]), {1: 0.5, 2: 1.0}
+    plain = joint_loss(logits_by_exit, class_B, weights)
+    assert torch.equal(self_taught_loss(logits_by_exit, class_B, weights, share=0.0), plain)
+    wholly = self_taught_loss(logits_by_exit, class_B, weights, share=1.0)
+    early, deepest = torch.autograd.grad(wholly, list(logits_by_exit.values()))
+    (labels_alone,) = torch.autograd.grad(
+        joint_loss({2: logits_by_exit[2]}, class_B, {2: 1.0}), logits_by_exit[2]
+    )
+    torch.testing.assert_close(deepest, labels_alone)
+    apart = logits_by_exit[1].softmax(1) - logits_by_exit[2].softmax(1)
+    assert (early.sign() == apart.detach().sign()).float().mean() > 0.7  # towards the deepest exit's answer
 
 
 def test_one_weight_for_each_exit() -> None:

@@ -114,6 +114,11 @@ class TrainOptions(Command):
         default=None,
         description="stop after this many epochs without a higher accuracy, measured as for --keep best",
     )
+    self_distillation: float | None = Field(
+        default=None,
+        description="how much the early exits learn from the deepest one instead of the labels, 0 to 1 (default: the "
+        "recipe's)",
+    )
     label_smoothing: float | None = Field(
         default=None, description="share of each label that is spread over all classes"
     )

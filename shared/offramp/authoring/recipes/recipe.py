@@ -63,6 +63,7 @@ class RecipeValues(Record):
     keep: which epoch's weights the run ends with. best: those with the highest accuracy, averaged over the exits that
     learn, on the half of the held-out images that proposes thresholds; the half that tests them plays no part.
     patience: stop after this many epochs without a higher accuracy; measured in the same way.
+    self_distillation: share of the deepest exit's softened answer in the loss of the others.
     label_smoothing: share of the target that is spread over all classes.
     class_weights: balanced gives every class the same weight in the loss, however many images it has.
     validation: images held out to choose thresholds on; unless given, a fifth of them, at most 5,000.
@@ -88,6 +89,7 @@ class RecipeValues(Record):
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Keep = "last"
     patience: int | None = Field(default=None, ge=1)
+    self_distillation: float = Field(default=0.0, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: ClassWeights = "equal"
     augmentation: Augmentation = Augmentation()

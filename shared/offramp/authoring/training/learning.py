@@ -20,7 +20,7 @@ from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.training.augment import augment, mix
 from offramp.authoring.training.frozen import Answers, Front
 from offramp.authoring.training.keeping import SCORE
-from offramp.authoring.training.losses import distillation_loss, joint_loss, reconstruction_loss
+from offramp.authoring.training.losses import distillation_loss, reconstruction_loss, self_taught_loss
 from offramp.authoring.training.optimizers import optimizer_of, schedule_of
 from offramp.authoring.training.pixels import PixelChanges
 from offramp.authoring.training.precision import GroupsInFloat32
@@ -132,8 +132,13 @@ class PhaseTraining(lightning.LightningModule):
             return self._matching(given)
         answers = self._answers(given, weights)
         if self._teacher is None:
-            return joint_loss(
-                answers.logits_by_exit, target, weights, label_smoothing=smoothing, class_weight_K=balance_K
+            return self_taught_loss(
+                answers.logits_by_exit,
+                target,
+                weights,
+                share=self._recipe.self_distillation,
+                label_smoothing=smoothing,
+                class_weight_K=balance_K,
             )
         assert answers.taught_BK is not None, "a teacher has answered"
         return distillation_loss(

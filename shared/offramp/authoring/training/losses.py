@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from offramp.errors import ConfigError
 
+_OWN_TEMPERATURE = 2.0  # the deepest exit is trained on labels too, so its answer needs little softening
+
 
 def joint_loss(
     logits_by_exit: Mapping[int, Tensor],
@@ -45,6 +47,45 @@ def joint_loss(
         for number, logits_BK in logits_by_exit.items()
     ]
     return torch.stack(losses).sum()
+
+
+def self_taught_loss(
+    logits_by_exit: Mapping[int, Tensor],
+    target: Tensor,
+    weights: Mapping[int, float],
+    *,
+    share: float,
+    label_smoothing: float = 0.0,
+    class_weight_K: Tensor | None = None,
+) -> Tensor:
+    """The joint loss, with a part of the early exits' from the softened answer of the deepest one.
+
+    Args:
+        logits_by_exit, target, weights, label_smoothing, class_weight_K: as for `joint_loss`.
+        share: of the deepest exit's answer in the loss of the others, 0 to 1; the rest is cross-entropy with labels.
+
+    Returns:
+        Scalar loss in nats, averaged over the batch.
+
+    Source: Be Your Own Teacher, Zhang et al. 2019, section 3, without the loss on features.
+    """
+    deepest = max(logits_by_exit)
+    labelled = {number: w if number == deepest else w * (1 - share) for number, w in weights.items()}
+    loss = joint_loss(
+        logits_by_exit, target, labelled, label_smoothing=label_smoothing, class_weight_K=class_weight_K
+    )
+    early = {number: logits_BK for number, logits_BK in logits_by_exit.items() if number != deepest}
+    if not early or not share:
+        return loss
+    taught = distillation_loss(
+        early,
+        logits_by_exit[deepest],
+        target,
+        {number: weights[number] for number in early},
+        alpha=1.0,
+        temperature=_OWN_TEMPERATURE,
+    )
+    return loss + share * taught
 
 
 def distillation_loss(
