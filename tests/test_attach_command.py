@@ -158,6 +158,9 @@ def test_a_recipe_on_disk_goes_to_a_bundle_with_the_labels_of_the_model(
     assert not (result := offramp("calibrate", out, "--data", photos)).exit_code, result.output
     whole = load_bundle(out).manifest
     assert whole.labels == tuple(names.split(","))
+    assert whole.provenance is not None
+    verbs = [command.split()[1] for command in whole.provenance.commands]
+    assert verbs == ["attach", "train", "export", "calibrate"]
 
 
 def test_a_new_head_learns_the_classes_of_the_data(tmp_path: Path, ways: Path, photos: Path) -> None:

@@ -72,7 +72,9 @@ class Attach(Command):
             raise ConfigError("with --new-head the classes are those of the data; leave --labels out")
         recipe = _recipe(self._preprocessing(given), exits, labels)
         classes = _UNKNOWN_CLASSES if self.new_head else None
-        network = write_attached(self.out, given, recipe, exits=exits, new_classes=classes)
+        network = write_attached(
+            self.out, given, recipe, exits=exits, new_classes=classes, command=self.as_typed
+        )
         Console().print(_table(network))
         if not self.new_head and labels is None:
             console.print(

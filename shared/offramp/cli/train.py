@@ -113,10 +113,11 @@ class Train(TrainOptions):
     def _provenance(
         self, plan: RecipeValues, images: LabelledImages, calibration: CalibrationPart | None
     ) -> Provenance:
+        from offramp.authoring.recipes.attached import commands_behind
         from offramp.authoring.training.run import library_versions
 
         return Provenance(
-            commands=(self.as_typed,),
+            commands=(*commands_behind(self.recipe), self.as_typed),
             recipe=self.recipe,
             seed=self.seed,
             epochs=plan.epochs,

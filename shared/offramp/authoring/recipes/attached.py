@@ -31,12 +31,14 @@ class Attached(Record):
 
     kind: what the backbone's file is. sha256: of that file. exits: where the early exits go, as shares of the
     backbone's cost. new_head: whether an untrained layer replaces the backbone's last one, for other classes.
+    command: what made the recipe.
     """
 
     kind: Literal["torch", "onnx"]
     sha256: Sha256
     exits: tuple[float, ...]
     new_head: bool
+    command: str
     recipe: RecipeValues = Field(description="how it is trained unless the command line says otherwise")
 
     @property
@@ -46,7 +48,13 @@ class Attached(Record):
 
 
 def write_attached(
-    directory: Path, given: Given, recipe: RecipeValues, *, exits: tuple[float, ...], new_classes: int | None
+    directory: Path,
+    given: Given,
+    recipe: RecipeValues,
+    *,
+    exits: tuple[float, ...],
+    new_classes: int | None,
+    command: str,
 ) -> EarlyExitNetwork:
     """Save a backbone with a recipe for it, and return the network that the recipe builds.
 
@@ -56,6 +64,7 @@ def write_attached(
         recipe: how to train it, and which images it takes.
         exits: where the early exits go, as rising shares of the backbone's cost between 0 and 1.
         new_classes: replace the last layer by an untrained one, here for so many classes; None keeps it.
+        command: what was typed.
 
     Raises:
         ConfigError: the directory is not empty, or the backbone cannot be cut there; the directory stays as it was.
@@ -72,6 +81,7 @@ def write_attached(
             sha256=_digest(path),
             exits=exits,
             new_head=new_classes is not None,
+            command=command,
             recipe=recipe,
         )
         network = _build(directory, attached, new_classes)
@@ -93,9 +103,19 @@ def attached_recipe(directory: Path) -> Recipe:
     Raises:
         ConfigError: its file is damaged. What it builds is checked when it is built.
     """
+    attached = _read(directory)
+    return Recipe(**dict(attached.recipe), build=partial(_build, directory, attached))
+
+
+def commands_behind(recipe: str) -> tuple[str, ...]:
+    """The commands that made a recipe: one, if it is on disk."""
+    return (_read(Path(recipe)).command,) if is_attached(Path(recipe)) else ()
+
+
+def _read(directory: Path) -> Attached:
     path = directory / RECIPE_FILE
     try:
-        attached = Attached.model_validate_json(path.read_bytes())
+        return Attached.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}; make one with `offramp attach`"
@@ -106,7 +126,6 @@ def attached_recipe(directory: Path) -> Recipe:
         raise ConfigError(
             f"{path} is not a recipe of this version: {place}: {first['msg']}; make one with `offramp attach`"
         ) from error
-    return Recipe(**dict(attached.recipe), build=partial(_build, directory, attached))
 
 
 def _build(directory: Path, attached: Attached, num_classes: int | None) -> EarlyExitNetwork:
