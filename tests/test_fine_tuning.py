@@ -207,6 +207,7 @@ def test_lines_tell_the_progress_within_an_epoch_and_after_it(
     assert len(lines) == 2 * (2 + 1), "two batches in each epoch"
     assert lines[0].startswith("event=training phase=1/1 epoch=1/2 batch=1/2 loss=")
     assert "exit_3=" in lines[-1] and lines[-1].endswith("left_s=0")
+    assert "loss=0.000" not in lines[-1]
 
 
 class TestOptions:

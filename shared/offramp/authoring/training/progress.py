@@ -38,6 +38,7 @@ class ProgressLines(Callback):
         self._phase = phase
         self._every_s = every_s
         self._losses: list[Tensor] = []
+        self._loss = 0.0
         self._started_s = self._logged_s = 0.0
         self._first_step = 0
 
@@ -67,7 +68,8 @@ class ProgressLines(Callback):
     @rank_zero_only
     def _write(self, trainer: lightning.Trainer, *, batches: int, **measured: Tensor) -> None:
         now = time.monotonic()
-        loss = sum(float(each) for each in self._losses) / max(len(self._losses), 1)
+        if self._losses:  # none if the last line came with the last batch
+            self._loss = sum(float(each) for each in self._losses) / len(self._losses)
         made = trainer.global_step - self._first_step
         steps_left = int(trainer.estimated_stepping_batches) - trainer.global_step
         left = {"left_s": round((now - self._started_s) / made * steps_left)} if made else {}
@@ -77,7 +79,7 @@ class ProgressLines(Callback):
                 phase=self._phase,
                 epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
                 batch=f"{batches}/{int(trainer.num_training_batches)}",
-                loss=loss,
+                loss=self._loss,
                 **{name: float(value) for name, value in measured.items()},
                 **left,
             )
