@@ -74,7 +74,8 @@ class Preprocessing(Record):
         """Size (width, height) that a whole photo is resized to, before it is cropped or padded.
 
         Args:
-            width, height: of the upright photo, in pixels.
+            width: of the upright photo, in pixels.
+            height: likewise.
 
         Source: torchvision's `Resize` for shorter_side, timm's `ResizeKeepRatio` for fit; both round as it does here.
         """
