@@ -192,7 +192,7 @@ def _train_exits(network: EarlyExitNetwork, pixels: NDArray[np.uint8]) -> tuple[
         loss = torch.stack([nn.functional.cross_entropy(logits_BK, class_B) for logits_BK in logits]).mean()
         losses.append(loss.item())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch lacks its types
         optimizer.step()
     return losses[0], losses[-1]
 

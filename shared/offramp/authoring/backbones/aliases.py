@@ -91,7 +91,7 @@ def _pure(node: fx.Node) -> Any:
     target: Any = node.target
     name = target._schema.name.split("::")[1]  # noqa: SLF001 - torch offers no other way
     packet = getattr(_ATEN, name[:-1], None) if name.endswith("_") else None
-    return getattr(packet, target._overloadname, None) if packet is not None else None  # noqa: SLF001
+    return getattr(packet, target._overloadname, None) if packet is not None else None  # noqa: SLF001 - as above
 
 
 def _source(node: fx.Node) -> fx.Node | None:

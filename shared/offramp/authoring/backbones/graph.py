@@ -26,13 +26,13 @@ class Graph(Protocol):
     """
 
     @property
-    def image(self) -> Any: ...  # noqa: D102
+    def image(self) -> Any: ...  # noqa: D102 - told by the class
     @property
-    def logits(self) -> Any: ...  # noqa: D102
+    def logits(self) -> Any: ...  # noqa: D102 - told by the class
     @property
-    def num_classes(self) -> int: ...  # noqa: D102
+    def num_classes(self) -> int: ...  # noqa: D102 - told by the class
     @property
-    def macs(self) -> Mapping[Any, int]: ...  # noqa: D102
+    def macs(self) -> Mapping[Any, int]: ...  # noqa: D102 - told by the class
 
     def cuts(self) -> list[Cut]:
         """All places where a single tensor carries everything, from the image to the logits."""

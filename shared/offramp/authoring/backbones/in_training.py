@@ -20,13 +20,13 @@ PATH, WHOLE_PATH, ATTENTION = "path", "whole path", "attention"
 @torch.library.custom_op(
     "offramp::in_training", mutates_args=(), schema="(Tensor feature, str kind, float p) -> Tensor"
 )
-def mark(feature: Tensor, kind: str, p: float) -> Tensor:  # noqa: ARG001 - read from the graph
+def mark(feature: Tensor, kind: str, p: float) -> Tensor:  # noqa: ARG001 - the operator has them - read from the graph
     """Mark a tensor that something happens to with probability `p`, in training only."""
     return feature.clone()
 
 
 @mark.register_fake
-def _(feature: Tensor, kind: str, p: float) -> Tensor:  # noqa: ARG001
+def _(feature: Tensor, kind: str, p: float) -> Tensor:  # noqa: ARG001 - the operator has them
     return torch.empty_like(feature)
 
 

@@ -37,7 +37,7 @@ _DROPS = {
     for name in names
 }
 # Switched off one by one too, for code that runs where the functions are not caught, such as a checkpoint.
-_SWITCHED = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, StochasticDepth)  # noqa: SLF001
+_SWITCHED = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, StochasticDepth)  # noqa: SLF001 - bases
 _NORMS = {functional.batch_norm: 5, functional.instance_norm: 5}
 
 

@@ -56,7 +56,7 @@ def as_classifier(model: object) -> nn.Module:
         return model.module()
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, nn.Module) and (isinstance(model, wrappers) or hasattr(model, "_orig_mod")):
-        model = model.module if isinstance(model, wrappers) else model._orig_mod  # noqa: SLF001
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # noqa: SLF001 - of torch.compile
     if isinstance(model, torch.jit.ScriptFunction) or not isinstance(model, nn.Module):
         hint = (
             "build the model and load them into it" if isinstance(model, Mapping) else "wrap it in a module"

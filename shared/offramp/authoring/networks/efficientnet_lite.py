@@ -61,7 +61,7 @@ class _EfficientNetLite(nn.Module):
         self.head = _conv_norm(width, _HEAD, 1)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(_DROPOUT))
         self.classifier = nn.Linear(_HEAD, num_classes)
-        self.register_load_state_dict_pre_hook(_renamed)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_renamed)  # type: ignore[no-untyped-call] # torch lacks its types
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Normalised pixels -> logits (B, K)."""

@@ -6,7 +6,7 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +114,7 @@ def _made_by(factory: str) -> Any:
     from torch import nn
 
     made = imported(factory, "the factory")
-    if isinstance(made, Callable) and not isinstance(made, nn.Module):  # type: ignore[arg-type]
+    if callable(made) and not isinstance(made, nn.Module):
         try:
             made = made()
         except Exception as error:
