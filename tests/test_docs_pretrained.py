@@ -55,7 +55,7 @@ def test_its_commands_make_a_bundle_that_is_measured(tmp_path: Path, monkeypatch
     torch.save(efficientnet_lite.efficientnet_lite0().state_dict(), "lite0.pth")
     places = {
         "grocery.zip": str(some_photos(tmp_path / "photos")),
-        "offramp.authoring.networks.efficientnet_lite:PREPROCESSING": "tests.test_docs_pretrained:SMALL",
+        "offramp.authoring.networks.efficientnet_lite:PREPROCESSING_BILINEAR": "tests.test_docs_pretrained:SMALL",
     }
     for words in commands()[:-1]:
         if "--guarantee" in words:  # so few photos can't certify anything

@@ -119,6 +119,28 @@ class TestRates:
 
 
 @pytest.mark.training
+class TestFrozenBlocks:
+    def test_they_stay_as_they_are_while_the_others_learn(self, tmp_path: Path) -> None:
+        train(noise(), tiny_run(noise()), tmp_path / "first")
+        run = tiny_run(noise(), frozen_blocks=1).model_copy(update={"start": str(tmp_path / "first")})
+        train(noise(), run, tmp_path / "run")
+        before, after = (load_network(tmp_path / name).state_dict() for name in ("first", "run"))
+        stayed = {name for name, value in before.items() if torch.equal(value, after[name])}
+        assert stayed == {name for name in before if name.startswith("blocks.0.")}
+
+    @pytest.mark.parametrize(
+        ("blocks", "is_trained", "says"),
+        [(3, True, "the network has 3 blocks"), (1, False, "backbone is untrained; .*--start")],
+    )
+    def test_more_than_can_be_frozen_is_refused(
+        self, tmp_path: Path, blocks: int, is_trained: bool, says: str
+    ) -> None:
+        run = tiny_run(noise(), frozen_blocks=blocks, is_trained=is_trained)
+        with pytest.raises(ConfigError, match=f"frozen_blocks is {blocks}, but .*{says}"):
+            train(noise(), run, tmp_path / "run")
+
+
+@pytest.mark.training
 class TestKeeping:
     def test_the_best_epoch_is_what_is_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scripted(monkeypatch, [0.1, 0.9, 0.9, 0.3])

@@ -15,7 +15,8 @@ class Entry:
     aggregates: whether the last exit aggregates in the bundle without a bottleneck; with a bottleneck it always does.
     points: operating points that the table shows; the default one if empty. rivals: entries with static networks.
     published: what the literature reports. attach: options of `offramp attach`, for a model that is trained already;
-    model: its file, below the data directory. export: options of `offramp export`.
+    model: its file, below the data directory. export: options of `offramp export`. ships: whether the bundle does,
+    though it has no bottleneck.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Entry:
     attach: tuple[str, ...] = ()
     model: str = ""
     export: tuple[str, ...] = ()
+    ships: bool = False
 
 
 _CIFAR = "cifar10.zip"
@@ -43,7 +45,12 @@ _SMALL = ("--bytes", "64", "--epochs", "12", "--learning-rate", "0.05")
 _ON_TOP = ("--epochs", "15")
 _GROCERY = "grocery.zip"
 _LITE0, _LITE0_WEIGHTS = "offramp.authoring.networks.efficientnet_lite", "efficientnet-lite0.pth"
-_ATTACHED = ("--factory", f"{_LITE0}:efficientnet_lite0", "--new-head", "--exits", "0.33,0.46")
+_ATTACHED = (
+    *("--factory", f"{_LITE0}:efficientnet_lite0", "--new-head"),
+    *("--exits", "0.13,0.46", "--eec-shares", "0.205,0.08"),
+)
+_BILINEAR = f"{_LITE0}:PREPROCESSING_BILINEAR"
+_FINE_TUNED = ("--epochs", "12", "--frozen-blocks", "1")
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -114,8 +121,8 @@ ENTRIES: tuple[Entry, ...] = (
         name="lite0-backbone",
         data=_GROCERY,
         model=_LITE0_WEIGHTS,
-        attach=(*_ATTACHED, "--preprocessing", f"{_LITE0}:PREPROCESSING"),
-        options=("--regime", "backbone"),
+        attach=(*_ATTACHED, "--preprocessing", _BILINEAR),
+        options=("--regime", "backbone", *_FINE_TUNED),
         calibrate=(),
     ),
     Entry(
@@ -123,15 +130,17 @@ ENTRIES: tuple[Entry, ...] = (
         data=_GROCERY,
         model=_LITE0_WEIGHTS,
         attach=(*_ATTACHED, "--preprocessing", "benchmarks.gallery.recipes:PIXELS_144"),
-        options=("--regime", "backbone"),
+        options=("--regime", "backbone", *_FINE_TUNED),
         calibrate=(),
     ),
     Entry(
         name="b-lite0-grocery",
         data=_GROCERY,
         model=_LITE0_WEIGHTS,
-        attach=(*_ATTACHED, "--preprocessing", f"{_LITE0}:PREPROCESSING"),
+        attach=(*_ATTACHED, "--preprocessing", _BILINEAR),
+        options=(*_FINE_TUNED, "--self-distillation", "0.5"),
         export=("--weights", "float16"),
+        ships=True,
         calibrate=("--max-drop", "0.5", "--guarantee", "0.05"),
         rivals=("lite0-backbone", "lite0-144-backbone"),
     ),

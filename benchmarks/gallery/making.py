@@ -58,7 +58,7 @@ def make(entry: Entry, places: Places) -> None:
 def ship(entry: Entry, places: Places, models: Path) -> None:
     """Put the bundles that ship into `models`, unless they exist: an entry's own, and one with a bottleneck."""
     data, wide = str(places.data / entry.data), str(places.run(entry))
-    if entry.compress and not (models / entry.name).exists():
+    if (entry.compress or entry.ships) and not (models / entry.name).exists():
         copytree(places.bundle(entry), models / entry.name)
     narrow = f"{entry.name}-narrow"
     bundle, run = models / narrow, places.runs / narrow

@@ -48,10 +48,20 @@ class Memory(Command):
     only: Literal["train", "evaluate"] | None = Field(default=None, description="show only this command")
     cache_mb: int | None = Field(default=None, ge=0, description="for both commands (default: theirs)")
     workers: int | None = Field(default=None, ge=0, description="for `train` (default: its own)")
+    frozen_blocks: int = Field(default=0, ge=0, description="for `train`")
+    seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="with --only train: stop after so long, since a large network has its peak in its first batches",
+    )
     as_json: bool = Field(default=False, alias="json", description="print one JSON object")
 
     def execute(self) -> None:
         """Make the photos, run the commands, and show their peaks."""
+        if self.seconds is not None and self.only != "train":
+            raise ConfigError(
+                "a training that was stopped leaves nothing to evaluate; also give --only train"
+            )
         with tempfile.TemporaryDirectory(prefix="offramp-memory-") as directory:
             found = self._measured(Path(directory))
         if self.as_json:
@@ -70,11 +80,9 @@ class Memory(Command):
         _list_photos(data, self.photos, self._source(directory))
         cache = () if self.cache_mb is None else ("--cache-mb", str(self.cache_mb))
         workers = () if self.workers is None else ("--workers", str(self.workers))
-        found = {
-            "train": _peak(
-                "train", self.recipe, "--data", data, "--out", run, "--epochs", "1", *cache, *workers
-            )
-        }
+        frozen = ("--frozen-blocks", str(self.frozen_blocks))
+        options = ("--data", data, "--out", run, "--epochs", "1", *cache, *workers, *frozen)
+        found = {"train": _peak("train", self.recipe, *options, seconds=self.seconds)}
         if self.only != "train":
             _peak("export", run, "--out", bundle)
             found["evaluate"] = _peak("evaluate", bundle, "--data", data, "--json", *cache)
@@ -116,15 +124,18 @@ def _list_photos(data: Path, count: int, source: list[Path]) -> None:
                 link.symlink_to(file.resolve())
 
 
-def _peak(*arguments: str | Path) -> tuple[float, float]:
-    """Run an `offramp` command; its peak memory in MB, worker processes included, and the seconds it took."""
-    began, peak = time.monotonic(), 0
+def _peak(*arguments: str | Path, seconds: int | None = None) -> tuple[float, float]:
+    """Run an `offramp` command, at most for so long; its peak memory in MB, with all workers, and the seconds it took."""
+    began, peak, stopped = time.monotonic(), 0, False
     command = [sys.executable, "-m", "offramp.cli", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
+            if seconds is not None and time.monotonic() - began > seconds:
+                process.terminate()
+                seconds, stopped = None, True
             peak = max(peak, sum(map(_pss_bytes, _family(process.pid))))
             time.sleep(_SAMPLE_S)
-    if process.returncode:
+    if process.returncode and not stopped:
         raise ConfigError(
             f"offramp {arguments[0]} ended with status {process.returncode}; its message is above"
         )

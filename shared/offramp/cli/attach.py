@@ -51,6 +51,11 @@ class Attach(Command):
         default="0.25,0.5",
         description="where to put early exits, as rising shares of the model's cost",
     )
+    eec_shares: str | None = Field(
+        default=None,
+        description="the most that each exit's classifier may cost, as shares of the model's cost, such as 0.1,0.05 "
+        "(default: half of the block after it, at most 0.1)",
+    )
     new_head: bool = Field(
         default=False,
         description="replace the last layer by an untrained one, for classes that the model wasn't trained for",
@@ -66,14 +71,21 @@ class Attach(Command):
         from offramp.authoring.recipes.attached import write_attached
         from offramp.authoring.recipes.given import read_model
 
-        exits, given = _shares(self.exits), read_model(self.model, self.factory)
+        exits, given = _shares("--exits", self.exits), read_model(self.model, self.factory)
+        eec_shares = None if self.eec_shares is None else _shares("--eec-shares", self.eec_shares)
         labels = _labels(self.labels) or (None if self.new_head else given.labels)
         if self.new_head and labels:
             raise ConfigError("with --new-head the classes are those of the data; leave --labels out")
         recipe = _recipe(self._preprocessing(given), exits, labels)
         classes = _UNKNOWN_CLASSES if self.new_head else None
         network = write_attached(
-            self.out, given, recipe, exits=exits, new_classes=classes, command=self.as_typed
+            self.out,
+            given,
+            recipe,
+            exits=exits,
+            eec_shares=eec_shares,
+            new_classes=classes,
+            command=self.as_typed,
         )
         Console().print(_table(network))
         if not self.new_head and labels is None:
@@ -153,11 +165,11 @@ def _recipe(
     )
 
 
-def _shares(text: str) -> tuple[float, ...]:
+def _shares(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"--exits is '{text}'; write shares of the cost, such as 0.25,0.5") from error
+        raise ConfigError(f"{option} is '{text}'; write shares of the cost, such as 0.25,0.5") from error
 
 
 def _labels(given: str | None) -> tuple[str, ...] | None:

@@ -98,6 +98,10 @@ class TrainOptions(Command):
     layer_decay: float | None = Field(
         default=None, description="rate of each block as a share of that of the block after it"
     )
+    frozen_blocks: int | None = Field(
+        default=None,
+        description="so many of the backbone's first blocks stay as they are, which saves much time and memory",
+    )
     clip: float | None = Field(default=None, description="longest gradient of a step")
     ema: float | None = Field(
         default=None,

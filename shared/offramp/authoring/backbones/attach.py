@@ -6,7 +6,7 @@ Shapes: B samples, C channels, H x W pixels, T tokens, D width, K classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from offramp.authoring.backbones.eecs import eecs_behind
 from offramp.authoring.backbones.graph import Graph
 from offramp.authoring.backbones.head import ends_in_softmax, head_for
 from offramp.authoring.backbones.rehearsal import Random, find_random, in_mode
@@ -21,9 +22,7 @@ from offramp.authoring.backbones.tracing import backbone_graph, exported, is_exp
 from offramp.authoring.backbones.training_check import check_trains_alike
 from offramp.authoring.networks.agreement import check_images_apart
 from offramp.authoring.networks.classifier import LogitsOnly, as_classifier, check_runs
-from offramp.authoring.networks.cost import count_macs
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
-from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
 from offramp.authoring.networks.origin import Cut, Origin
 from offramp.errors import ConfigError
 
@@ -32,8 +31,6 @@ TOLERANCE = 1e-5
 
 _NEAR = 0.02  # share of the backbone's cost; cuts this close count as the same place
 _FAR = 0.1  # share of the backbone's cost; an exit moved further than this is worth a warning
-_LARGEST_SIDE = 8
-_EEC_SHARE = 0.5  # an EEC costs at most this share of the block after it
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +40,7 @@ def attach_exits(
     *,
     image_shape: tuple[int, int, int],
     exits: Sequence[float] = (0.25, 0.5),
+    eec_shares: Sequence[float] | None = None,
     num_classes: int | None = None,
 ) -> EarlyExitNetwork:
     """Cut an ordinary classifier into blocks and attach EECs, which you then train.
@@ -57,22 +55,24 @@ def attach_exits(
         image_shape: (C, H, W).
         exits: where to put the early exits, as rising shares of the backbone's cost between 0 and 1. Each goes to the
             nearest possible cut; if several are about as near, to the one with the smallest feature.
+        eec_shares: the most that each exit's EEC may cost, as shares of the backbone's cost; unless given, half of the
+            block after it, and at most a tenth of the backbone.
         num_classes: K, for a model that was trained for other classes: an untrained layer replaces its last one.
 
     Returns:
-        A network whose last exit gives the model's logits to within 1e-5, before any new layer. Its EECs are untrained,
-        and each costs at most half as much as the block after it.
+        A network whose last exit gives the model's logits to within 1e-5, before any new layer. Its EECs are untrained:
+        they start with copies of the backbone's later layers, if it has residual blocks that they can do without.
 
     Raises:
         ConfigError: the model cannot be traced, mixes the images of a batch, would not train the same in blocks, or
             has too few places to cut; the message says where and why.
     """
-    check_shares(exits)
+    check_shares(exits, eec_shares)
     found = traced(model, image_shape)
     graph = backbone_graph(found.program, image_shape)
     head = None if num_classes is None else head_for(graph, num_classes)
     classes = num_classes or graph.num_classes
-    network = attach_to(graph, image_shape, exits, classes, difference=found.difference)
+    network = attach_to(graph, image_shape, exits, eec_shares, classes, difference=found.difference)
     if found.is_module:
         check_trains_alike(found.model, network, image_shape, found.random)
     if head is not None:
@@ -95,6 +95,7 @@ def attach_to(
     graph: Graph,
     image_shape: tuple[int, int, int],
     exits: Sequence[float],
+    eec_shares: Sequence[float] | None,
     num_classes: int,
     *,
     difference: Callable[[EarlyExitNetwork], float],
@@ -105,11 +106,12 @@ def attach_to(
         graph: of a backbone.
         image_shape: (C, H, W).
         exits: rising shares of the backbone's cost, as for `attach_exits`.
+        eec_shares: the most that each EEC may cost, as for `attach_exits`.
         num_classes: K of the early exits.
         difference: largest difference between the backbone and the network's last exit; it may refuse the network.
 
     Raises:
-        ConfigError: there are too few places to cut.
+        ConfigError: there are too few places to cut, or an EEC would cost more than it may.
     """
     cuts = graph.cuts()
     if len(cuts) < len(exits):
@@ -120,7 +122,7 @@ def attach_to(
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
     # The last block ends in the backbone's own logits.
-    eecs = _eecs_behind(graph, cuts, chosen, num_classes)
+    eecs = eecs_behind(graph, cuts, chosen, num_classes, eec_shares)
     network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
     network.origin = Origin(image_shape, tuple(cuts), tuple(chosen), difference(network))
     _warn_of_moved(exits, chosen, cuts)
@@ -194,11 +196,18 @@ def _warn_of_moved(exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence
             )
 
 
-def check_shares(exits: Sequence[float]) -> None:
-    """Refuse shares that do not rise from above 0 to below 1, as ConfigError."""
+def check_shares(exits: Sequence[float], eec_shares: Sequence[float] | None) -> None:
+    """Refuse exits that do not rise from above 0 to below 1, or EECs for other exits, as ConfigError."""
     if not exits or not all(0 < share < 1 for share in exits) or sorted(set(exits)) != list(exits):
         raise ConfigError(
             f"exits is {tuple(exits)}; give rising shares of the cost between 0 and 1, such as (0.25, 0.5)"
+        )
+    if eec_shares is not None and (
+        len(eec_shares) != len(exits) or not all(0 < share < 1 for share in eec_shares)
+    ):
+        raise ConfigError(
+            f"eec_shares is {tuple(eec_shares)}; give one share of the cost between 0 and 1 for each of the "
+            f"{len(exits)} exits"
         )
 
 
@@ -223,65 +232,3 @@ def _choose(cuts: Sequence[Cut], exits: Sequence[float]) -> list[Cut]:
         # The smallest feature is the cheapest to send; among equals, the last one includes the activation.
         chosen.append(min(reversed(alike), key=lambda cut: torch.Size(cut.feature_shape).numel()))
     return chosen
-
-
-def _eecs_behind(
-    graph: Graph, cuts: Sequence[Cut], chosen: Sequence[Cut], num_classes: int
-) -> dict[int, nn.Module]:
-    """An EEC for every chosen cut, by the number of the block that ends there."""
-    spent = [cut.macs for cut in chosen]
-    eecs: dict[int, nn.Module] = {}
-    for number, (cut, until) in enumerate(
-        zip(chosen, [*spent[1:], sum(graph.macs.values())], strict=True), start=1
-    ):
-        macs = until - cut.macs
-        eec = _sized_eec(cut, num_classes, budget=_EEC_SHARE * macs)
-        if eec is None:
-            raise ConfigError(
-                f"an exit at {cut.share:.0%} of the cost would not pay: only {macs} multiplications lie between it and "
-                f"the next exit; {_where(graph, cuts)}; ask for exits further apart"
-            )
-        eecs[number] = eec
-    return eecs
-
-
-def _sized_eec(cut: Cut, num_classes: int, *, budget: float) -> nn.Module | None:
-    """The largest EEC that costs at most `budget` multiplications, if there is one."""
-    for eec in _eecs(cut.feature_shape, num_classes):
-        if count_macs(eec, torch.zeros(1, *cut.feature_shape))[0] <= budget:
-            return eec
-    return None
-
-
-def _eecs(shape: tuple[int, ...], num_classes: int) -> Iterator[nn.Module]:
-    """EECs for a feature, from the largest to the smallest."""
-    match shape:
-        case (width,):
-            yield nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, num_classes))
-            yield nn.Linear(width, num_classes)
-        case (_, width):
-            yield TokenMean(width, num_classes, hidden=2 * width)
-            yield TokenMean(width, num_classes)
-        case (channels, height, across):
-            for width, layers in (
-                (max(4 * channels, 128), 3),
-                (max(2 * channels, 64), 2),
-                (channels, 1),
-                (channels, 0),
-            ):
-                yield _convolutional((channels, height, across), width, layers, num_classes)
-        case _:
-            yield nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), num_classes))
-
-
-def _convolutional(shape: tuple[int, int, int], width: int, layers: int, num_classes: int) -> nn.Module:
-    parts: list[nn.Module] = []
-    channels, *sides = shape
-    while max(sides) > _LARGEST_SIDE:
-        steps = [2 if side > _LARGEST_SIDE else 1 for side in sides]
-        parts.append(nn.MaxPool2d((steps[0], steps[1])))
-        sides = [side // step for side, step in zip(sides, steps, strict=True)]
-    for _ in range(layers):
-        parts.append(separable_conv(channels, width))
-        channels = width
-    return nn.Sequential(*parts, pooled_linear(channels, num_classes))

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from offramp.authoring.networks.origin import Cut
 
 _ATEN = torch.ops.aten
+_SUMS = (_ATEN.add.Tensor, _ATEN.add_.Tensor)
 
 
 class Graph(Protocol):
@@ -40,6 +41,10 @@ class Graph(Protocol):
 
     def crossing(self) -> list[str]:
         """Names of the tensors needed at the same time where the graph is widest, at most five."""
+        ...
+
+    def is_residual(self, start: Any, stop: Any) -> bool:
+        """Whether `stop` is the sum of `start` and of what the layers between them make of it."""
         ...
 
     def block(self, start: Any, stop: Any) -> nn.Module:
@@ -105,6 +110,10 @@ class BackboneGraph:
             [node.name for node, until in carried if at[node] <= number < until] for number in at.values()
         ]
         return max(live, key=len)[:5]
+
+    def is_residual(self, start: fx.Node, stop: fx.Node) -> bool:
+        """Whether `stop` is the sum of `start` and of what the layers between them make of it."""
+        return stop.target in _SUMS and start in stop.args[:2]
 
     def _carries(self, node: fx.Node) -> bool:
         """Whether a node's value is a tensor, or several, computed from the image."""

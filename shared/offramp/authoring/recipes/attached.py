@@ -30,13 +30,14 @@ class Attached(Record):
     """What `recipe.json` holds.
 
     kind: what the backbone's file is. sha256: of that file. exits: where the early exits go, as shares of the
-    backbone's cost. new_head: whether an untrained layer replaces the backbone's last one, for other classes.
+    backbone's cost. eec_shares: the most that each EEC may cost, likewise. new_head: whether an untrained layer replaces the backbone's last one, for other classes.
     command: what made the recipe.
     """
 
     kind: Literal["torch", "onnx"]
     sha256: Sha256
     exits: tuple[float, ...]
+    eec_shares: tuple[float, ...] | None = None
     new_head: bool
     command: str
     recipe: RecipeValues = Field(description="how it is trained unless the command line says otherwise")
@@ -53,6 +54,7 @@ def write_attached(
     recipe: RecipeValues,
     *,
     exits: tuple[float, ...],
+    eec_shares: tuple[float, ...] | None,
     new_classes: int | None,
     command: str,
 ) -> EarlyExitNetwork:
@@ -63,6 +65,7 @@ def write_attached(
         given: the backbone.
         recipe: how to train it, and which images it takes.
         exits: where the early exits go, as rising shares of the backbone's cost between 0 and 1.
+        eec_shares: the most that each EEC may cost, as shares of the backbone's cost.
         new_classes: replace the last layer by an untrained one, here for so many classes; None keeps it.
         command: what was typed.
 
@@ -80,6 +83,7 @@ def write_attached(
             kind=given.kind,
             sha256=_digest(path),
             exits=exits,
+            eec_shares=eec_shares,
             new_head=new_classes is not None,
             command=command,
             recipe=recipe,
@@ -137,15 +141,20 @@ def _build(directory: Path, attached: Attached, num_classes: int | None) -> Earl
         )
     image = attached.recipe.preprocessing
     shape = (image.channels, image.height, image.width)
+    exits, eec_shares = attached.exits, attached.eec_shares
     classes = num_classes if attached.new_head else None
     if attached.kind == "onnx":
         from offramp.authoring.backbones.onnx.attach import attach_exits_to_onnx
 
-        return attach_exits_to_onnx(path, exits=attached.exits, image_shape=shape, num_classes=classes)
+        return attach_exits_to_onnx(
+            path, exits=exits, eec_shares=eec_shares, image_shape=shape, num_classes=classes
+        )
     from offramp.authoring.backbones.attach import attach_exits
     from offramp.authoring.backbones.saved import load_backbone
 
-    return attach_exits(load_backbone(path), image_shape=shape, exits=attached.exits, num_classes=classes)
+    return attach_exits(
+        load_backbone(path), image_shape=shape, exits=exits, eec_shares=eec_shares, num_classes=classes
+    )
 
 
 def _digest(path: Path) -> str:

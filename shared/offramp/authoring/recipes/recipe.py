@@ -58,6 +58,8 @@ class RecipeValues(Record):
     weight_decay: of weights; biases and normalisation have none.
     backbone_rate: learning rate of the backbone's last block, as a share of that of the EECs.
     layer_decay: the rate of each block as a share of that of the block after it.
+    frozen_blocks: so many of the first blocks stay as they are; the largest features are there, so it saves much time
+    and memory.
     clip: longest gradient of a step; unless given, gradients are not clipped.
     ema: decay of the moving average of the weights, such as 0.999; the average is validated and saved.
     keep: which epoch's weights the run ends with. best: those with the highest accuracy, averaged over the exits that
@@ -85,6 +87,7 @@ class RecipeValues(Record):
     weight_decay: float = Field(default=5e-4, ge=0)
     backbone_rate: float = Field(default=1.0, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+    frozen_blocks: int = Field(default=0, ge=0)
     clip: float | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Keep = "last"

@@ -48,12 +48,13 @@ def check_run(
             f"{processes} processes share {left} training images; start at most {left}, see --devices and --nodes"
         )
     _check_warmup(run)
+    _check_frozen(run, network)
     check_answers(network, run.recipe.preprocessing, len(run.labels))
     check_split_point(network, run.recipe.split_point)
     if run.cached_views and not any(front_of(network, phase, None) for phase in run.phases(network)):
         raise ConfigError(
             f"views is {run.cached_views}, but this training changes every block, so no feature can be kept; leave out "
-            "--views and --features, or freeze the backbone with --regime exits or distill"
+            "--views and --features, or freeze the backbone with --regime exits or distill, or its first blocks with --frozen-blocks"
         )
     _check_weights("exit_weights", run.recipe.exit_weights, network.num_exits)
     if run.final_exit_weights is not None:
@@ -66,6 +67,19 @@ def _check_warmup(run: Run) -> None:
     if warmup is not None and warmup >= epochs:
         raise ConfigError(
             f"the learning rate rises for {warmup:g} epochs of {epochs}; give a --warmup of less than --epochs"
+        )
+
+
+def _check_frozen(run: Run, network: EarlyExitNetwork) -> None:
+    frozen, blocks = run.recipe.frozen_blocks, len(network.blocks)
+    if frozen >= blocks:
+        raise ConfigError(
+            f"frozen_blocks is {frozen}, but the network has {blocks} blocks; freeze fewer than that, or all of them "
+            "with --regime exits"
+        )
+    if frozen and run.start is None and not run.recipe.is_trained:
+        raise ConfigError(
+            f"frozen_blocks is {frozen}, but the recipe's backbone is untrained; give a run to start from with --start"
         )
 
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -48,6 +48,10 @@ class Phase:
     weights: Mapping[int, float]
     narrows: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def without_first(self, blocks: int) -> Phase:
+        """The same phase, but so many of the first blocks are frozen."""
+        return replace(self, blocks=frozenset(number for number in self.blocks if number > blocks))
 
     def learning(self, network: EarlyExitNetwork) -> list[nn.Module]:
         """The modules whose weights change."""

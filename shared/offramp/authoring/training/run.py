@@ -67,13 +67,14 @@ class Run(Record):
 
     def phases(self, network: EarlyExitNetwork) -> tuple[Phase, ...]:
         """The phases of this run, in order."""
-        return phases(
+        planned = phases(
             self.regime,
             network.exit_blocks,
             self.recipe.exit_weights,
             frozen=self.frozen,
             bottleneck=self.bottleneck,
         )
+        return tuple(phase.without_first(self.recipe.frozen_blocks) for phase in planned)
 
     def build(self, directory: Path) -> EarlyExitNetwork:
         """The recipe's network, untrained, with this run's bottleneck.

@@ -27,6 +27,7 @@ def attach_exits_to_onnx(
     model: onnx.ModelProto | str | Path,
     *,
     exits: Sequence[float] = (0.25, 0.5),
+    eec_shares: Sequence[float] | None = None,
     image_shape: tuple[int, int, int] | None = None,
     num_classes: int | None = None,
 ) -> EarlyExitNetwork:
@@ -40,6 +41,8 @@ def attach_exits_to_onnx(
             or (B, H, W, C); a file for a single image is changed to take any number. Its answer is the first output of
             two dimensions: logits, or their softmax, which is left out.
         exits: where to put the early exits, as for `attach_exits`.
+        eec_shares: the most that each EEC may cost, as for `attach_exits`. Nothing is copied: the file's layers do not
+            learn.
         image_shape: (C, H, W); needed only if the file leaves the size open.
         num_classes: K of a new, untrained last layer in place of the file's own.
 
@@ -49,7 +52,7 @@ def attach_exits_to_onnx(
     Raises:
         ConfigError: the file cannot be read, holds no such classifier, or cannot be cut; the message says why.
     """
-    check_shares(exits)
+    check_shares(exits, eec_shares)
     file = read_classifier(model, image_shape)
     graph = OnnxGraph(file, num_classes)
     if not any(graph.macs.values()):
@@ -65,6 +68,7 @@ def attach_exits_to_onnx(
         graph,
         file.image_shape,
         exits,
+        eec_shares,
         graph.num_classes,
         difference=lambda network: _difference(file, network),
     )

@@ -133,6 +133,10 @@ class OnnxGraph:
         widest = max(range(len(self._live)), key=lambda at: len(self._live[at]))
         return sorted(self._live[widest])[:5]
 
+    def is_residual(self, start: str, stop: str) -> bool:  # noqa: ARG002 - the protocol has them
+        """Never, as far as an EEC is concerned: it cannot copy layers that do not learn."""
+        return False
+
     def block(self, start: str, stop: str) -> OnnxPart:
         """The part of the graph that computes `stop` from `start`."""
         model = onnx.ModelProto()
