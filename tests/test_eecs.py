@@ -1,4 +1,4 @@
-"""What an EEC is made of: copies of the backbone's later layers where it can do without those between, else new layers."""
+"""What an EEC is made of: copies of the backbone's later layers, or new ones where there are none to leave out."""
 
 from __future__ import annotations
 

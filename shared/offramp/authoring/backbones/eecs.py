@@ -1,8 +1,8 @@
 """EECs for the places where a backbone was cut, as large as what may be spent on them.
 
 A backbone's last layers know best what tells the classes apart, and a residual backbone still works without many of
-its blocks (Veit et al. 2016, section 4). So an EEC starts with a copy of the layers that follow its feature, without the
-residual blocks between them, and learns from there.
+its blocks (Veit et al. 2016, section 4). So an EEC starts with a copy of the layers that follow its feature, without
+the residual blocks between them, and learns from there.
 """
 
 from __future__ import annotations

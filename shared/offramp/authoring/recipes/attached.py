@@ -30,7 +30,8 @@ class Attached(Record):
     """What `recipe.json` holds.
 
     kind: what the backbone's file is. sha256: of that file. exits: where the early exits go, as shares of the
-    backbone's cost. eec_shares: the most that each EEC may cost, likewise. new_head: whether an untrained layer replaces the backbone's last one, for other classes.
+    backbone's cost. eec_shares: the most that each EEC may cost, likewise. new_head: whether an untrained layer
+    replaces the backbone's last one, for other classes.
     command: what made the recipe.
     """
 

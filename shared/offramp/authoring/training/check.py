@@ -54,7 +54,8 @@ def check_run(
     if run.cached_views and not any(front_of(network, phase, None) for phase in run.phases(network)):
         raise ConfigError(
             f"views is {run.cached_views}, but this training changes every block, so no feature can be kept; leave out "
-            "--views and --features, or freeze the backbone with --regime exits or distill, or its first blocks with --frozen-blocks"
+            "--views and --features, or freeze the backbone with --regime exits or distill, or its first blocks with "
+            "--frozen-blocks"
         )
     _check_weights("exit_weights", run.recipe.exit_weights, network.num_exits)
     if run.final_exit_weights is not None:

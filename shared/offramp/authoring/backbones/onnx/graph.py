@@ -133,7 +133,7 @@ class OnnxGraph:
         widest = max(range(len(self._live)), key=lambda at: len(self._live[at]))
         return sorted(self._live[widest])[:5]
 
-    def is_residual(self, start: str, stop: str) -> bool:  # noqa: ARG002 - the protocol has them
+    def is_residual(self, start: str, stop: str) -> bool:
         """Never, as far as an EEC is concerned: it cannot copy layers that do not learn."""
         return False
 
