@@ -106,13 +106,15 @@ def test_without_residual_blocks_an_eec_is_new(share: float) -> None:
 
 
 def test_behind_the_last_stage_change_an_eec_keeps_one_residual_block() -> None:
-    model = nn.Sequential(conv_norm_relu(3, 8, 3), *(Block(8, ends_in_relu=False) for _ in range(6)))
-    model.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
-    network = attached(model, 0.3, eec_share=0.3)
+    blocks = [Block(8, ends_in_relu=False) for _ in range(6)]
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = attached(
+        nn.Sequential(conv_norm_relu(3, 8, 3), *blocks, *pooled, nn.Linear(8, 5)), 0.3, eec_share=0.3
+    )
     *copies, _ = eec_of(network)
     feature = torch.rand(2, 8, *SHAPE[1:])
     with torch.no_grad():
-        expected = model[7][:2](model[6](feature))
+        expected = nn.Sequential(blocks[-1], *pooled)(feature)
         torch.testing.assert_close(nn.Sequential(*copies)(feature), expected)
 
 

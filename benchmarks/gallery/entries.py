@@ -141,7 +141,8 @@ ENTRIES: tuple[Entry, ...] = (
         options=(*_FINE_TUNED, "--self-distillation", "0.5"),
         export=("--weights", "float16"),
         ships=True,
-        calibrate=("--max-drop", "0.5", "--guarantee", "0.05"),
+        calibrate=("--max-cost", "0.45", "--guarantee", "0.05"),
+        points=("cost-0.45", "drop-0.5"),
         rivals=("lite0-backbone", "lite0-144-backbone"),
     ),
 )

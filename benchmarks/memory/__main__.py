@@ -125,7 +125,7 @@ def _list_photos(data: Path, count: int, source: list[Path]) -> None:
 
 
 def _peak(*arguments: str | Path, seconds: int | None = None) -> tuple[float, float]:
-    """Run an `offramp` command, at most for so long; its peak memory in MB, workers included, and the seconds it took."""
+    """Run an `offramp` command, at most for so long; its peak memory in MB, with its workers, and its seconds."""
     began, peak, stopped = time.monotonic(), 0, False
     command = [sys.executable, "-m", "offramp.cli", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:

@@ -34,11 +34,11 @@ _SAMPLES = Path("samples")
 class Up(Command):
     """Run both nodes and the live page on this machine, classify photos, and serve until Ctrl-C.
 
-    Example: offramp up models/b-lenet-fashion --photos samples/fashion-mnist
+    Example: offramp up models/b-lite0-grocery --photos samples/grocery
     """
 
     bundle: CliPositionalArg[Path] = Field(
-        default=Path("models/b-lenet-fashion"), description="directory of the bundle"
+        default=Path("models/b-lite0-grocery"), description="directory of the bundle"
     )
     photos: Path | None = Field(
         default=None,
