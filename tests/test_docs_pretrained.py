@@ -65,5 +65,5 @@ def test_its_commands_make_a_bundle_that_is_measured(tmp_path: Path, monkeypatch
         assert not result.exit_code, f"{words}: {result.output}"
     manifest = load_bundle(tmp_path / "bundles" / "lite0").manifest
     assert manifest.labels == CLASSES
-    assert {"full", "drop-0.5"} <= {point.name for point in manifest.operating_points}
+    assert {"full", "cost-0.45"} <= {point.name for point in manifest.operating_points}
     assert "9 images" in result.output

@@ -32,9 +32,10 @@ from tests.test_foundations import run_without_torch
 
 SHIPPED = sorted(path.name for path in (ROOT / "models").iterdir() if path.is_dir())
 
-# Largest difference of a confidence from that on ONNX Runtime. bfloat16 keeps 8 bits of a number. Behind a bottleneck
-# it may round a code to the level beside, and what the decoder makes of that differs by more.
-_FLOAT32, _BFLOAT16, _BFLOAT16_CODES = 1e-4, 0.05, 0.25
+# Largest difference of a confidence from that on ONNX Runtime. bfloat16 keeps 8 bits of a number, and layers in series
+# add their errors up: Lite0 has 50. Behind a bottleneck it may round a code to the level beside, and what the decoder
+# makes of that differs by more.
+_FLOAT32, _BFLOAT16, _BFLOAT16_LITE0, _BFLOAT16_CODES = 1e-4, 0.05, 0.1, 0.25
 
 
 def needs(runtime: Runtime) -> Runtime:
@@ -52,14 +53,17 @@ def tolerance(bundle: Bundle, runtime: Runtime) -> float:
     assert isinstance(block, OpenVinoBlock)
     if block.precision == "f32":
         return _FLOAT32
-    return _BFLOAT16_CODES if any(each.levels for each in bundle.manifest.blocks) else _BFLOAT16
+    if any(each.levels for each in bundle.manifest.blocks):
+        return _BFLOAT16_CODES
+    return _BFLOAT16_LITE0 if "lite0" in bundle.manifest.name else _BFLOAT16
 
 
 @cache
 def shipped(name: str) -> tuple[Bundle, NDArray[np.uint8], ExitPredictions]:
-    """A bundle, a hundred of the shipped photos as it takes them, and what ONNX Runtime says of each."""
+    """A bundle, up to a hundred of the shipped photos as it takes them, and what ONNX Runtime says of each."""
     bundle = load_bundle(ROOT / "models" / name)
-    files = sorted(SAMPLES.glob("*/*.png"))[::5]
+    grocery = sorted((ROOT / "samples" / "grocery").glob("*/*.jpg"))
+    files = grocery if "Milk" in bundle.manifest.labels else sorted(SAMPLES.glob("*/*.png"))[::5]
     photos = np.stack([decode_image(file.read_bytes(), bundle.manifest.preprocessing) for file in files])
     return bundle, photos, predict_every_exit(bundle, photos)
 

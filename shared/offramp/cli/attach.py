@@ -186,19 +186,15 @@ def _labels(given: str | None) -> tuple[str, ...] | None:
 
 
 def _table(network: EarlyExitNetwork) -> Table:
-    import torch
-
-    from offramp.authoring.networks.cost import count_macs
+    from offramp.authoring.backbones.eecs import eec_costs
 
     table = Table(title="where the exits are")
     for column in ("exit", "after block", "share of the cost", "its EEC", "feature"):
         table.add_column(column, justify="right")
     assert network.origin is not None
-    for number, cut in enumerate(network.origin.chosen, start=1):
+    exits = zip(network.origin.chosen, eec_costs(network), strict=True)
+    for number, (cut, eec) in enumerate(exits, start=1):
         shape = " x ".join(str(side) for side in cut.feature_shape)
-        eec, _ = count_macs(network.eecs[str(number)], torch.zeros(1, *cut.feature_shape))
-        table.add_row(
-            f"exit-{number}", str(number), f"{cut.share:.1%}", f"{cut.share * eec / cut.macs:.1%}", shape
-        )
+        table.add_row(f"exit-{number}", str(number), f"{cut.share:.1%}", f"{eec:.1%}", shape)
     table.add_row("final", str(len(network.blocks)), "100.0%", "", "")
     return table

@@ -122,7 +122,7 @@ def attach_to(
     places = [graph.image, *(cut.node for cut in chosen), graph.logits]
     blocks = [graph.block(start, stop) for start, stop in pairwise(places)]
     # The last block ends in the backbone's own logits.
-    eecs = eecs_behind(graph, cuts, chosen, num_classes, eec_shares)
+    eecs = eecs_behind(graph, cuts, chosen, num_classes, eec_shares, places=_where(graph, cuts))
     network = EarlyExitNetwork(blocks, {**eecs, len(blocks): nn.Identity()}).eval()
     network.origin = Origin(image_shape, tuple(cuts), tuple(chosen), difference(network))
     _warn_of_moved(exits, chosen, cuts)

@@ -17,6 +17,7 @@ from torch import nn
 
 from offramp.authoring.backbones.graph import Graph
 from offramp.authoring.networks.cost import count_macs
+from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.layers import TokenMean, pooled_linear, separable_conv
 from offramp.authoring.networks.origin import Cut
 from offramp.errors import ConfigError
@@ -27,7 +28,13 @@ _OF_BACKBONE = 0.1  # and this share of the backbone
 
 
 def eecs_behind(
-    graph: Graph, cuts: Sequence[Cut], chosen: Sequence[Cut], num_classes: int, shares: Sequence[float] | None
+    graph: Graph,
+    cuts: Sequence[Cut],
+    chosen: Sequence[Cut],
+    num_classes: int,
+    shares: Sequence[float] | None,
+    *,
+    places: str,
 ) -> dict[int, nn.Module]:
     """An EEC for every chosen cut, by the number of the block that ends there.
 
@@ -37,6 +44,7 @@ def eecs_behind(
         chosen: the places where it is cut.
         num_classes: K.
         shares: the most that each EEC may cost, as shares of the backbone's cost.
+        places: where the backbone can be cut, in words, for an error.
 
     Raises:
         ConfigError: no EEC is that cheap.
@@ -53,11 +61,20 @@ def eecs_behind(
         if eec is None:
             raise ConfigError(
                 f"an exit at {cut.share:.0%} of the cost would not pay: only {until - cut.macs} multiplications lie "
-                f"between it and the next exit, and its EEC may cost {budget:.0f}; ask for exits further apart, or "
-                "allow costlier EECs"
+                f"between it and the next exit, and its EEC may cost {budget:.0f}; {places}; ask for exits further "
+                "apart, or allow costlier EECs"
             )
         eecs[number] = eec
     return eecs
+
+
+def eec_costs(network: EarlyExitNetwork) -> list[float]:
+    """What each early exit's EEC costs, as a share of the backbone's cost; for a network that was cut from one."""
+    assert network.origin is not None, "it was cut"
+    return [
+        count_macs(network.eecs[str(number)], torch.zeros(1, *cut.feature_shape))[0] * cut.share / cut.macs
+        for number, cut in enumerate(network.origin.chosen, start=1)
+    ]
 
 
 @dataclass(frozen=True)
