@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ class Memory(Command):
     only: Literal["train", "evaluate"] | None = Field(default=None, description="show only this command")
     cache_mb: int | None = Field(default=None, ge=0, description="for both commands (default: theirs)")
     workers: int | None = Field(default=None, ge=0, description="for `train` (default: its own)")
-    frozen_blocks: int = Field(default=0, ge=0, description="for `train`")
+    train: str = Field(default="", description="further options of `train`, such as '--frozen-blocks 1'")
     seconds: int | None = Field(
         default=None,
         ge=1,
@@ -80,8 +81,7 @@ class Memory(Command):
         _list_photos(data, self.photos, self._source(directory))
         cache = () if self.cache_mb is None else ("--cache-mb", str(self.cache_mb))
         workers = () if self.workers is None else ("--workers", str(self.workers))
-        frozen = ("--frozen-blocks", str(self.frozen_blocks))
-        options = ("--data", data, "--out", run, "--epochs", "1", *cache, *workers, *frozen)
+        options = ("--data", data, "--out", run, "--epochs", "1", *cache, *workers, *shlex.split(self.train))
         found = {"train": _peak("train", self.recipe, *options, seconds=self.seconds)}
         if self.only != "train":
             _peak("export", run, "--out", bundle)

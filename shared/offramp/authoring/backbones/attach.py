@@ -197,7 +197,7 @@ def _warn_of_moved(exits: Sequence[float], chosen: Sequence[Cut], cuts: Sequence
 
 
 def check_shares(exits: Sequence[float], eec_shares: Sequence[float] | None) -> None:
-    """Refuse exits that do not rise from above 0 to below 1, or EECs for other exits, as ConfigError."""
+    """Refuse exits that do not rise from above 0 to below 1, or shares of EECs that do not fit them, as ConfigError."""
     if not exits or not all(0 < share < 1 for share in exits) or sorted(set(exits)) != list(exits):
         raise ConfigError(
             f"exits is {tuple(exits)}; give rising shares of the cost between 0 and 1, such as (0.25, 0.5)"

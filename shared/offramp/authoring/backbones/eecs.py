@@ -78,7 +78,7 @@ def eec_costs(network: EarlyExitNetwork) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Tail:
+class LaterLayers:
     """Layers of a backbone that an EEC copies.
 
     parts: nodes where each part starts and stops; what lies between two parts is left out. macs: of all parts.
@@ -90,7 +90,7 @@ class Tail:
     feature_shape: tuple[int, ...]
 
 
-def tails(graph: Graph, cuts: Sequence[Cut], cut: Cut) -> Iterator[Tail]:
+def later_layers(graph: Graph, cuts: Sequence[Cut], cut: Cut) -> Iterator[LaterLayers]:
     """The layers that an EEC behind `cut` could copy, from few to many; none if there is nothing to leave out."""
     at, parts, macs, leaves_out = cuts.index(cut), [], 0, False
     while at < len(cuts) - 1:
@@ -104,7 +104,7 @@ def tails(graph: Graph, cuts: Sequence[Cut], cut: Cut) -> Iterator[Tail]:
         parts.append((cuts[start].node, cuts[stop].node))
         macs += cuts[stop].macs - cuts[start].macs
         if leaves_out:
-            yield Tail(tuple(parts), macs, cuts[stop].feature_shape)
+            yield LaterLayers(tuple(parts), macs, cuts[stop].feature_shape)
         at = stop
 
 
@@ -126,18 +126,18 @@ def _next_residual_block(graph: Graph, cuts: Sequence[Cut], after: int) -> int:
 
 
 def _starts_block(graph: Graph, cuts: Sequence[Cut], place: int) -> bool:
-    return place + 1 < len(cuts) and graph.is_residual(cuts[place].node, cuts[place + 1].node)
+    return place + 1 < len(cuts) and graph.can_leave_out(cuts[place].node, cuts[place + 1].node)
 
 
 def _copied_eec(
     graph: Graph, cuts: Sequence[Cut], cut: Cut, num_classes: int, budget: float
 ) -> nn.Module | None:
     """The EEC with the most copied layers that costs at most `budget` multiplications, if there is one."""
-    for tail in reversed(list(tails(graph, cuts, cut))):
-        eec = _sized_eec(tail.feature_shape, num_classes, budget - tail.macs)
+    for later in reversed(list(later_layers(graph, cuts, cut))):
+        eec = _sized_eec(later.feature_shape, num_classes, budget - later.macs)
         if eec is not None:
             # Copies, since the backbone's own layers learn something else.
-            return nn.Sequential(*(copy.deepcopy(graph.block(*part)) for part in tail.parts), eec)
+            return nn.Sequential(*(copy.deepcopy(graph.block(*part)) for part in later.parts), eec)
     return None
 
 

@@ -43,8 +43,8 @@ class Graph(Protocol):
         """Names of the tensors needed at the same time where the graph is widest, at most five."""
         ...
 
-    def is_residual(self, start: Any, stop: Any) -> bool:
-        """Whether `stop` is the sum of `start` and of what the layers between them make of it."""
+    def can_leave_out(self, start: Any, stop: Any) -> bool:
+        """Whether an EEC that copies what follows `stop` can leave out what lies between: a residual block."""
         ...
 
     def block(self, start: Any, stop: Any) -> nn.Module:
@@ -111,7 +111,7 @@ class BackboneGraph:
         ]
         return max(live, key=len)[:5]
 
-    def is_residual(self, start: fx.Node, stop: fx.Node) -> bool:
+    def can_leave_out(self, start: fx.Node, stop: fx.Node) -> bool:
         """Whether `stop` is the sum of `start` and of what the layers between them make of it."""
         return stop.target in _SUMS and start in stop.args[:2]
 

@@ -26,7 +26,7 @@ PREPROCESSING = Preprocessing(
     jpeg_margin=1,
 )
 
-# Resizing takes a third of the time, and fine-tuning gets used to it.
+# Bilinear resizing is cheaper, and fine-tuning gets used to it.
 PREPROCESSING_BILINEAR = PREPROCESSING.model_copy(update={"interpolation": "bilinear"})
 
 # Widening inside, kernel, stride of the first block, channels, blocks.

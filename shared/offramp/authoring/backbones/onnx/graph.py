@@ -133,8 +133,8 @@ class OnnxGraph:
         widest = max(range(len(self._live)), key=lambda at: len(self._live[at]))
         return sorted(self._live[widest])[:5]
 
-    def is_residual(self, start: str, stop: str) -> bool:
-        """Never, as far as an EEC is concerned: it cannot copy layers that do not learn."""
+    def can_leave_out(self, start: str, stop: str) -> bool:
+        """Never: an EEC copies nothing of a file, whose layers do not learn."""
         return False
 
     def block(self, start: str, stop: str) -> OnnxPart:
