@@ -89,6 +89,7 @@ class TierServicer(TierServiceServicer):
             codecs=SUPPORTED_CODECS,
             max_pixels=self._limits.max_pixels,
             max_samples=self._max_samples,
+            takes_pixels=True,
         )
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
@@ -120,22 +121,28 @@ class TierServicer(TierServiceServicer):
             raise RequestError(
                 f"next_block is {request.next_block}, but {self._node.name} runs blocks {tier.start} to {tier.stop}"
             )
-        if request.images and request.HasField("feature"):
-            raise RequestError("both images and a feature; send one of them")
-        if request.images and (request.next_block, len(request.images)) != (1, len(request.request_ids)):
+        pictures = {"images": request.images, "pixels": request.pixels}
+        given = [kind for kind, files in pictures.items() if files]
+        if len(given) + request.HasField("feature") > 1:
             raise RequestError(
-                f"{len(request.images)} images for block {request.next_block}; images go to block 1, one for each of "
-                f"the {len(request.request_ids)} samples"
+                f"{' and '.join([*given, *['a feature'] * request.HasField('feature')])}; send one of them"
             )
-        if request.next_block == 1 and not request.images:
-            raise FeatureError("block 1 takes images, not a feature tensor")
+        for kind in given:
+            if (request.next_block, len(pictures[kind])) != (1, len(request.request_ids)):
+                raise RequestError(
+                    f"{len(pictures[kind])} {kind} for block {request.next_block}; {kind} go to block 1, one for each "
+                    f"of the {len(request.request_ids)} samples"
+                )
+        if request.next_block == 1 and not given:
+            raise FeatureError("block 1 takes images or pixels, not a feature tensor")
 
     def _call(self, request: pb.InferRequest, context: Context) -> Call:
         manifest = self._node.tier.manifest
         thetas = checked_thetas(request.thetas, manifest)
-        if request.images:
-            opened = open_images(request.images, limits=self._limits)
-            load, is_light = partial(opened.decode, manifest.preprocessing), opened.is_light
+        if files := request.images or request.pixels:
+            opened = open_images(files, limits=self._limits)
+            decode = opened.decode if request.images else opened.pixels
+            load, is_light = partial(decode, manifest.preprocessing), opened.is_light
             samples = list(map(Sample, request.request_ids, opened.files, opened.num_pixels))
         else:
             samples = list(map(Sample, request.request_ids))

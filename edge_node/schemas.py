@@ -66,8 +66,8 @@ class Prediction(BaseModel):
     )
     degraded_reason: str | None
     timings_ms: Timings
-    sent: Literal["nothing", "feature", "image"] = Field(
-        description="what the next tier answered from: the feature, or the original photo if that is smaller"
+    sent: Literal["nothing", "feature", "image", "pixels"] = Field(
+        description="what the next tier answered from: the feature, the original photo, or the network's own picture"
     )
     uplink_bytes: int = Field(ge=0, description="this sample's share of the message sent upstream")
     bundle: str

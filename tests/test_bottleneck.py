@@ -21,6 +21,7 @@ from offramp.authoring.training.losses import reconstruction_loss
 from offramp.authoring.training.regimes import phases
 from offramp.authoring.training.run import load_network
 from offramp.bundle import Bundle, Preprocessing, load_bundle
+from offramp.engine.payload import encode_pixels
 from offramp.errors import ConfigError
 from tests.commands import check_refused, offramp
 from tests.conftest import with_thetas
@@ -159,7 +160,10 @@ async def test_two_tiers_answer_as_one_process_would(narrow_bundle: Bundle) -> N
 async def test_a_photo_smaller_than_its_feature_is_sent_itself(tiny_bundle: Bundle) -> None:
     pixels = np.full((8, 8, 3), 90, dtype=np.uint8)
     pixels[3:, :5] = 200
-    small, large = png(pixels), png(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8))
+    small, large = (
+        encode_pixels(pixels, "exact"),
+        png(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)),
+    )
     assert len(small) < 8 * 4 * 4 * 4 < len(large)
     never = {"thetas": [1.0, 1.0]}
     async with (
@@ -175,7 +179,7 @@ async def test_a_photo_smaller_than_its_feature_is_sent_itself(tiny_bundle: Bund
         ]
         found = (await client.post("/v1/predict", files=files)).json()["predictions"]
         features = (await other.post("/v1/predict", files=files)).json()["predictions"]
-    assert [one["sent"] for one in found] == ["image", "feature", "image"]
+    assert [one["sent"] for one in found] == ["image", "pixels", "image"]
     assert [one["sent"] for one in features] == ["feature"] * 3
     assert [one["confidence"] for one in found] == pytest.approx(
         [one["confidence"] for one in features], abs=1e-6
@@ -200,11 +204,12 @@ def test_a_trained_network_is_compressed_from_its_split_on(
     assert offramp("calibrate", bundle, "--data", data, "--guarantee", "0.2").exit_code == 0
     before, after = load_bundle(trained / "bundle"), load_bundle(bundle)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
-    first, second = (predict_every_exit(one, pixels) for one in (before, after))
+    first, second = (predict_every_exit(one, pixels, payload="feature") for one in (before, after))
     np.testing.assert_array_equal(first.probabilities[:, 0], second.probabilities[:, 0])
     assert not np.array_equal(first.probabilities[:, 1], second.probabilities[:, 1])
-    assert second.payload_bytes.max() < first.payload_bytes.min() == 5 * 15 * 15 * 4
-    assert second.payload_bytes.mean() == pytest.approx(int(said[1]), rel=0.3)
+    assert first.offloads and second.offloads
+    assert second.offloads.payload_bytes.max() < first.offloads.payload_bytes.min() == 5 * 15 * 15 * 4
+    assert second.offloads.payload_bytes.mean() == pytest.approx(int(said[1]), rel=0.3)
     found = offramp(
         "evaluate", str(bundle), "--data", str(data), "--part", "validation", "--thetas", "1", "--json"
     )

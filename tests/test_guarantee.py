@@ -113,9 +113,28 @@ def test_too_few_samples_are_refused_with_how_many_would_do() -> None:
 def test_risks_count_what_they_say() -> None:
     class_index = np.array([[1, 1], [2, 1], [1, 2], [3, 2]])
     predictions = ExitPredictions(
-        np.zeros((4, 2), np.float32), np.eye(4, dtype=np.float32)[class_index], np.zeros(4, np.int64)
+        np.zeros((4, 2), np.float32), np.eye(4, dtype=np.float32)[class_index], None
     )
     truth = np.array([1, 1, 1, 1])
     assert predictions.harmless("disagreement", truth).correct[:, 0].tolist() == [True, False, False, False]
     assert predictions.harmless("harm", truth).correct[:, 0].tolist() == [True, False, True, True]
     assert predictions.harmless("harm", truth).correct[:, -1].all()
+
+
+def test_a_last_exit_that_gets_a_lossy_picture_is_judged_by_the_network_that_gets_the_exact_one() -> None:
+    class_index = np.array([[1, 1], [2, 1], [1, 2], [3, 2]])
+    predictions = ExitPredictions(
+        np.zeros((4, 2), np.float32), np.eye(4, dtype=np.float32)[class_index], None, np.array([1, 2, 1, 1])
+    )
+    truth = np.array([1, 1, 1, 1])
+    disagreeing = predictions.harmless("disagreement", truth).correct
+    assert disagreeing.tolist() == [[True, True], [True, False], [True, False], [False, False]]
+    harmful = predictions.harmless("harm", truth).correct
+    assert harmful.tolist() == [[True, True], [True, True], [True, False], [False, False]]
+    assert predictions.against(truth).full_correct.mean() == 0.75
+
+
+def test_a_picture_too_lossy_for_the_guarantee_is_refused() -> None:
+    spoilt = ExitTable(np.full((500, 2), 0.9, np.float32), np.zeros((500, 2), bool))
+    with pytest.raises(ConfigError, match=r"lossy picture: 100.0% .* give --payload exact"):
+        choose_guaranteed(spoilt, spoilt, (1, 2), Guarantee(epsilon=0.05))

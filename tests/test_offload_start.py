@@ -54,13 +54,21 @@ async def test_an_upstream_that_does_not_know_the_codec_is_refused_at_start(tiny
 @pytest.mark.parametrize(
     ("described", "expected"),
     [
-        ({}, Accepts(images=False, max_pixels=25_000_000, max_samples=sys.maxsize)),
+        ({}, Accepts(besides_features=frozenset(), max_pixels=25_000_000, max_samples=sys.maxsize)),
         (
             {"first_block": 1, "max_pixels": 9_000, "max_samples": 7},
-            Accepts(images=True, max_pixels=9_000, max_samples=7),
+            Accepts(besides_features=frozenset({"image"}), max_pixels=9_000, max_samples=7),
+        ),
+        (
+            {"first_block": 1, "takes_pixels": True},
+            Accepts(
+                besides_features=frozenset({"image", "pixels"}),
+                max_pixels=25_000_000,
+                max_samples=sys.maxsize,
+            ),
         ),
     ],
-    ids=["an older one says nothing", "a newer one does"],
+    ids=["an older one says nothing", "a newer one does", "the newest"],
 )
 async def test_what_an_upstream_accepts_is_what_it_says_or_the_default(
     tiny_bundle: Bundle, described: dict[str, int], expected: Accepts
@@ -69,6 +77,18 @@ async def test_what_an_upstream_accepts_is_what_it_says_or_the_default(
     upstream.described = described
     async with serving(upstream) as address, offloader(tiny_bundle, address) as client:
         assert client.accepts == expected
+
+
+@pytest.mark.parametrize("described", [{"first_block": 1}, {"first_block": 2, "takes_pixels": True}])
+async def test_an_upstream_that_cannot_take_lossy_pixels_is_refused_at_start(
+    tiny_bundle: Bundle, described: dict[str, int]
+) -> None:
+    upstream = Upstream(tiny_bundle.manifest.bundle_id, never)
+    upstream.described = described
+    async with serving(upstream) as address:
+        with pytest.raises(ConfigError, match="sends webp-20 pixels, which go to block 1"):
+            async with offloader(tiny_bundle, address, payload="webp-20"):
+                pass
 
 
 @pytest.mark.parametrize("health_check", [True, False])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from offramp.authoring.evaluation.comparison import alternatives, patience_taken
+from offramp.authoring.evaluation.offloads import OffloadCount, Offloads
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.selection.budget import bytes_budget, ms_budget
 from offramp.authoring.selection.calibrate import calibrate, check_budget
 from offramp.authoring.selection.gates import gate_thetas
 from offramp.authoring.selection.quantiles import quantile_thetas
 from offramp.authoring.selection.thresholds import search_thresholds
-from offramp.bundle import OperatingPoint
+from offramp.bundle import Manifest, OperatingPoint
 from offramp.bundle.manifest import Levels, Tensor
+from offramp.engine.payload import PayloadRule
 from offramp.errors import ConfigError
 from offramp.wire.messages import request_bytes
 from tests.builders import manifest_with
@@ -168,28 +171,52 @@ def test_behind_a_bottleneck_points_are_held_against_the_best_there_is() -> None
     assert best > worse.correct[:, -1].mean() + 0.05
 
 
+def features(manifest: Manifest, count: int) -> Offloads:
+    """Samples that would all send a feature of four bytes."""
+    counted = OffloadCount(manifest, PayloadRule("feature", 4.0, 0), 2)
+    for _ in range(count):
+        counted.add("feature", 4)
+    return counted.offloads()
+
+
 class TestBudgets:
     def test_bytes_are_those_of_a_sample_that_goes_on(self) -> None:
         manifest = manifest_with([True, True, True])  # split before block 2; a feature is one float32
         sent = request_bytes(manifest, 2, 4)
-        assert bytes_budget(manifest, 3).exit_costs == [0, sent, sent]
+        assert bytes_budget(manifest, 3, features(manifest, 10)).exit_costs == [0, sent, sent]
+        assert bytes_budget(manifest, 3, None).exit_costs == [0, 0, 0]
         assert sent > 4 + 60
 
     def test_as_many_are_sent_as_the_budget_allows_and_no_more(self) -> None:
         manifest, table = manifest_with([True, True, True]), honest(5000)
         chosen = calibrate(
-            manifest, table, budget=bytes_budget(manifest, 0.25 * request_bytes(manifest, 2, 4))
+            manifest,
+            table,
+            budget=bytes_budget(manifest, 0.25 * request_bytes(manifest, 2, 4), features(manifest, 5000)),
         )
         measured = chosen.operating_point.measured
         assert measured is not None
         assert 0.23 < measured.offload_rate <= 0.25
+
+    def test_a_budget_holds_where_the_hard_samples_are_the_large_ones(self) -> None:
+        manifest, table = manifest_with([True, True, True]), honest(5000)
+        found = features(manifest, 5000)
+        large_N = np.where(table.confidence[:, 0] < 0.5, 3 * found.socket_bytes, found.socket_bytes)
+        found = replace(found, socket_bytes=large_N)
+        limit = 0.25 * float(large_N.mean())
+        chosen = calibrate(manifest, table, budget=bytes_budget(manifest, limit, found), offloads=found)
+        measured = chosen.operating_point.measured
+        assert measured is not None and measured.request_bytes_mean is not None
+        assert 0.8 * limit < measured.request_bytes_mean <= limit
 
     @pytest.mark.parametrize(
         ("limit", "name"), [(1e6, "bytes-1000000"), (1234567, "bytes-1234567"), (1e20, "bytes-1e20")]
     )
     def test_large_budgets_name_a_point_too(self, limit: float, name: str) -> None:
         manifest = manifest_with([True, True, True])
-        chosen = calibrate(manifest, honest(200), budget=bytes_budget(manifest, limit))
+        chosen = calibrate(
+            manifest, honest(200), budget=bytes_budget(manifest, limit, features(manifest, 200))
+        )
         assert chosen.default_operating_point == name
 
     def test_milliseconds_count_as_measured_and_not_as_multiplications(self) -> None:

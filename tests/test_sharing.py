@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from offramp.engine.payload import ANY_SENT
 from offramp.engine.tier import Answer, Handover
 from offramp.errors import OffloadError, OffloadReason
 from offramp.serving.answers import Answers, Classified, TierTime
@@ -29,7 +30,7 @@ class Upstream:
     ) -> None:
         self.calls: list[list[str]] = []
         self.time_left: list[float] = []
-        self.accepts = accepts or Accepts(images=True, max_pixels=25_000_000, max_samples=1024)
+        self.accepts = accepts or Accepts(besides_features=ANY_SENT, max_pixels=25_000_000, max_samples=1024)
         self._delay_s = delay_s
         self._error = error
         self._bad = bad
@@ -71,6 +72,7 @@ async def ask(
         first_block=1 if num_pixels else 2,
         deadline=time.monotonic() + timeout_s,
         traceparent=traceparent,
+        sent="image" if num_pixels else "feature",
     )
     return await shared.resume(call)
 
@@ -135,7 +137,7 @@ async def test_a_large_photo_travels_alone_and_small_ones_share() -> None:
 
 
 async def test_no_call_holds_more_than_the_upstream_accepts() -> None:
-    upstream = Upstream(accepts=Accepts(images=True, max_pixels=250_000, max_samples=3))
+    upstream = Upstream(accepts=Accepts(besides_features=ANY_SENT, max_pixels=250_000, max_samples=3))
     shared = SharedCalls(upstream, window_s=0.0)
     await asyncio.gather(*(ask(shared, number, num_pixels=100_000) for number in (1, 2, 3)))
     await asyncio.gather(*(ask(shared, number) for number in (4, 5, 6, 7)))

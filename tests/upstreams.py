@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health  # type: ignore[attr-defined] # its stubs lack it
 
 from offramp.bundle import Bundle
+from offramp.bundle.manifest import Payload
 from offramp.engine.tier import Handover
 from offramp.serving.answers import Answers
 from offramp.serving.call import Call, Sample
@@ -69,7 +70,7 @@ async def serving(upstream: Upstream, health: Any = None) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-def offloader(bundle: Bundle, target: str, **settings: Any) -> GrpcOffloader:
+def offloader(bundle: Bundle, target: str, payload: Payload = "exact", **settings: Any) -> GrpcOffloader:
     """A client that hands over at block 2, and probes every 50 ms."""
     return GrpcOffloader(
         UpstreamSettings(target=target, probe_interval_s=0.05, **settings),
@@ -77,6 +78,7 @@ def offloader(bundle: Bundle, target: str, **settings: Any) -> GrpcOffloader:
         tier="edge",
         split_point=2,
         codec="float32",
+        payload=payload,
     )
 
 

@@ -82,7 +82,7 @@ class Wire(Command):
 def _evaluated(bundle: Bundle, images: LabelledImages) -> Report:
     manifest = bundle.manifest
     with progress(f"images, {manifest.name}", len(images)) as advance:
-        found = predict_every_exit(bundle, images.pixels, advance=advance)
+        found = predict_every_exit(bundle, images.pixels, payload="feature", advance=advance)
     table = found.against(images.classes_as(manifest.labels))
     point = manifest.operating_point
     return report(
@@ -91,7 +91,7 @@ def _evaluated(bundle: Bundle, images: LabelledImages) -> Report:
         point.thetas,
         split_point=point.split_point,
         name=point.name,
-        payload_bytes=found.payload_bytes,
+        offloads=found.offloads,
     )
 
 

@@ -18,6 +18,10 @@ FORMAT_VERSION: Literal[1] = 1
 Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
 # ans: integer levels, entropy-coded. The others: plain floating-point numbers.
 Codec = Literal["float32", "float16", "ans"]
+# How a sample travels to the next tier. exact: as its feature, as the photo it came as, or as the network's picture
+# losslessly encoded, whichever is smallest; the answer is the same. feature: never as a picture. jpeg-N, webp-N: as the
+# network's picture in that format with quality N, so that the exits behind the split answer from a lossy copy.
+Payload = Annotated[str, Field(pattern=r"^(exact|feature|(jpeg|webp)-([1-9][0-9]?|100))$")]
 # disagreement: the early answer differs from the full network's. harm: it is wrong where the full network is right.
 RiskName = Literal["disagreement", "harm"]
 Theta = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -92,12 +96,13 @@ class Certificate(Record):
 
 
 class OperatingPoint(Record):
-    """θ of every exit but the last, the split point and the codec, with their measured cost and accuracy."""
+    """θ of every exit but the last, the split point, and what is sent there; with their measured cost and accuracy."""
 
     name: Name
     thetas: tuple[Theta, ...]
     split_point: int = Field(ge=2, description="first block that the next tier runs")
     codec: Codec = "float32"
+    payload: Payload = "exact"
     measured: Measured | None = None
     certificate: Certificate | None = None
 

@@ -15,7 +15,7 @@ from offramp.bundle import Bundle, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest, RiskName
 from offramp.bundle.provenance import Provenance
 from offramp.cli.held_out import held_out, origin_of
-from offramp.cli.options import BundleArgument, CacheOption, RuntimeOption, SkipOption
+from offramp.cli.options import BundleArgument, CacheOption, PayloadOption, RuntimeOption, SkipOption
 from offramp.cli.progress import console, progress
 from offramp.cli.reading import Reading
 from offramp.cli.tables import points_table
@@ -23,6 +23,7 @@ from offramp.command import Command
 
 if TYPE_CHECKING:
     from offramp.authoring.data import LabelledImages
+    from offramp.authoring.evaluation.offloads import Offloads
     from offramp.authoring.evaluation.predictions import ExitPredictions
     from offramp.authoring.selection.budget import Budget
 
@@ -78,13 +79,13 @@ class Calibrate(Command):
         default=None,
         description="take milliseconds from this file, made by `offramp profile --json`, instead of measuring",
     )
+    payload: PayloadOption = None
     runtime: RuntimeOption = "onnx"
     skip_unreadable: SkipOption = False
     cache_mb: CacheOption = CACHE_MB
 
     def execute(self) -> None:
         """Predict, choose, certify if asked to, write, and show the operating points."""
-        from offramp.authoring.evaluation.predictions import predict_every_exit
         from offramp.authoring.evaluation.profile import read_profile
         from offramp.authoring.evaluation.timing import exit_ms
         from offramp.authoring.selection.calibrate import calibrate, check_budget
@@ -101,8 +102,7 @@ class Calibrate(Command):
         spent = read_profile(self.profile).exit_ms(manifest, runtime=self.runtime) if self.profile else None
         reading = Reading(self.skip_unreadable, self.cache_mb)
         validation = held_out(origin_of(manifest, self.bundle), manifest.preprocessing, self.data, reading)
-        with progress("validation images", len(validation)) as advance:
-            predictions = predict_every_exit(loaded, validation.pixels, runtime=self.runtime, advance=advance)
+        predictions = self._predictions(loaded, validation)
         spent = spent or exit_ms(loaded, validation.pixels, runtime=self.runtime)
         classes = _truth(manifest, validation, predictions)
         chosen = calibrate(
@@ -110,21 +110,34 @@ class Calibrate(Command):
             predictions.against(classes),
             max_drop=self.max_drop,
             max_cost=self.max_cost,
-            budget=self._budget(manifest, spent),
+            budget=self._budget(manifest, spent, predictions.offloads),
             scheme=self.scheme,
             exit_ms=spent,
-            payload_bytes=predictions.payload_bytes,
+            offloads=predictions.offloads,
         )
         if self.guarantee is not None:
             chosen = self._certified(chosen, predictions, classes, validation.fingerprint(), spent)
         self._write(loaded, chosen)
 
-    def _budget(self, manifest: Manifest, spent: Sequence[float]) -> Budget | None:
+    def _predictions(self, loaded: Bundle, validation: LabelledImages) -> ExitPredictions:
+        from offramp.authoring.evaluation.predictions import predict_every_exit
+
+        with progress("validation images", len(validation)) as advance:
+            return predict_every_exit(
+                loaded,
+                validation.pixels,
+                runtime=self.runtime,
+                file_bytes=validation.file_bytes,
+                payload=self.payload,
+                advance=advance,
+            )
+
+    def _budget(self, manifest: Manifest, spent: Sequence[float], offloads: Offloads | None) -> Budget | None:
         from offramp.authoring.selection.budget import bytes_budget, ms_budget
 
         if self.max_ms is not None:
             return ms_budget(self.max_ms, spent)
-        return bytes_budget(manifest, self.max_bytes) if self.max_bytes is not None else None
+        return None if self.max_bytes is None else bytes_budget(manifest, self.max_bytes, offloads)
 
     def _certified(
         self,

@@ -18,6 +18,7 @@ from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.options import (
     BundleArgument,
     CacheOption,
+    PayloadOption,
     PointOption,
     RuntimeOption,
     SkipOption,
@@ -59,6 +60,7 @@ class Evaluate(Command):
         default=[],
         description="bundle to compare with, which runs every sample to its last exit; may be given several times",
     )
+    payload: PayloadOption = None
     runtime: RuntimeOption = "onnx"
     as_json: bool = Field(default=False, alias="json", description="print one JSON object instead of tables")
     page: Path | None = Field(
@@ -82,7 +84,14 @@ class Evaluate(Command):
             )
         rivals = [_rival(directory, manifest) for directory in self.rival]
         with progress("images", len(images)) as advance:
-            found = predict_every_exit(loaded, images.pixels, runtime=self.runtime, advance=advance)
+            found = predict_every_exit(
+                loaded,
+                images.pixels,
+                runtime=self.runtime,
+                file_bytes=images.file_bytes,
+                payload=self.payload,
+                advance=advance,
+            )
         summary = self._summary(loaded, images, found, name, thetas, rivals)
         if summary.held_out and summary.held_out.is_beyond_chance:
             warn(summary.held_out.meaning)
@@ -132,7 +141,7 @@ class Evaluate(Command):
             split_point=manifest.point_named(name or manifest.default_operating_point).split_point,
             name=name,
             exit_ms=exit_ms(loaded, images.pixels, runtime=self.runtime),
-            payload_bytes=found.payload_bytes,
+            offloads=found.offloads,
         )
         right_N = table.correct_at(table.exit_taken(thetas))
         others = alternatives(
@@ -201,7 +210,14 @@ class Evaluate(Command):
         classes = images.classes_as(manifest.labels)
         table = found.against(classes)
         points = [
-            report(manifest, table, point.thetas, split_point=point.split_point, name=point.name)
+            report(
+                manifest,
+                table,
+                point.thetas,
+                split_point=point.split_point,
+                name=point.name,
+                offloads=found.offloads,
+            )
             for point in manifest.operating_points
         ]
         write_page(page, Evaluated(manifest, images, classes, table, taken_N, summary, points))

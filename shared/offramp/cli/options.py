@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from offramp.bundle import Manifest
+from offramp.bundle.manifest import Payload
 from offramp.engine.runtime import Runtime
 from offramp.engine.tier import checked_thetas
 from offramp.errors import ConfigError
@@ -54,6 +55,14 @@ FeaturesOption = Annotated[
     ),
 ]
 PointOption = Annotated[str | None, Field(description="operating point (default: the bundle's own)")]
+PayloadOption = Annotated[
+    Payload | None,
+    Field(
+        description="what an offloaded sample travels as. exact: the smallest of its feature, the photo as it came and "
+        "the network's picture without loss, which all give the same answer. feature: never a picture. jpeg-N, webp-N: "
+        "the network's picture with quality N, 1 to 100 (default: the bundle's)"
+    ),
+]
 ThetasOption = Annotated[
     str | None, Field(description="θ by hand instead: one for each exit but the last, such as 0.9,0.8")
 ]

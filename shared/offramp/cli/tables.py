@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from offramp.authoring.evaluation.report import Report
 from offramp.bundle import Manifest
+from offramp.engine.payload import Sent
 
 
 def points_table(manifest: Manifest) -> Table:
     """The operating points of a bundle, with their measured accuracy and cost."""
-    table = Table(title=f"{manifest.bundle_id}: operating points (held-out samples)")
-    for column in ("point", "thetas", "accuracy", "less work", "exit rates"):
+    payload = manifest.operating_point.payload
+    table = Table(
+        title=f"{manifest.bundle_id}: operating points (held-out samples)",
+        caption=f"bytes: mean of all requests on the socket to the next tier, payload {payload}",
+    )
+    for column in ("point", "thetas", "accuracy", "less work", "bytes", "exit rates"):
         table.add_column(column, justify="left" if column == "point" else "right")
     for point in manifest.operating_points:
         found = point.measured
@@ -28,6 +33,7 @@ def points_table(manifest: Manifest) -> Table:
             thetas,
             f"{found.accuracy:.2%}",
             f"{manifest.backbone_macs / found.macs_mean:.2f} x",
+            "-" if found.request_bytes_mean is None else f"{found.request_bytes_mean:,.0f}",
             " ".join(f"{rate:.1%}" for rate in found.exit_rates),
             style="bold" if is_default else "",
         )
@@ -72,10 +78,14 @@ def report_table(report: Report) -> Table:
 def _sent(report: Report) -> str:
     if not report.offload_bytes_mean:
         return ""
+    kinds = ", ".join(f"{share:.0%} as {_KINDS[sent]}" for sent, share in report.sent.items())
     return (
-        f"; an offloaded sample sends {report.offload_bytes_mean:.0f} bytes ({report.payload_bytes_mean:.0f} of them "
-        f"feature), a request {report.request_bytes_mean:.1f}"
+        f"; an offloaded sample sends {report.offload_bytes_mean:,.0f} bytes ({kinds}), a request "
+        f"{report.request_bytes_mean:,.1f} (payload {report.payload})"
     )
+
+
+_KINDS: Mapping[Sent, str] = {"feature": "feature", "image": "photo", "pixels": "the network's picture"}
 
 
 def quality_tables(report: Report) -> Sequence[Table]:

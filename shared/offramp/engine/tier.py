@@ -39,12 +39,14 @@ class Answer:
 class Handover:
     """A sample that no exit of this tier was confident about: its feature, the next block, and the exits it passed.
 
-    passed: answers of all exits of this tier, shallow to deep.
+    passed: answers of all exits of this tier, shallow to deep. pixels: uint8 (H, W, C), what block 1 took; None if this
+    tier began with a later block.
     """
 
     next_block: int
     feature: NDArray[Any]
     passed: tuple[Answer, ...] = ()
+    pixels: NDArray[np.uint8] | None = None
 
     @property
     def surest(self) -> Answer | None:
@@ -132,7 +134,7 @@ class Tier:
             One outcome for each sample, in order.
         """
         first_block = first_block or self.start
-        samples = [_Sample() for _ in batch]
+        samples = [_Sample(each if first_block == 1 else None) for each in batch]
         rows = samples  # which sample each row of `batch` is
         for number in range(first_block, self.stop + 1):
             if not rows:
@@ -145,7 +147,7 @@ class Tier:
                 batch = output.feature if len(left) == len(rows) else output.feature[left]
             rows = [rows[row] for row in left]
         for sample, feature in zip(rows, batch, strict=False):
-            sample.outcome = Handover(self.stop + 1, feature, tuple(sample.passed))
+            sample.outcome = Handover(self.stop + 1, feature, tuple(sample.passed), sample.pixels)
         return [sample.outcome for sample in samples if sample.outcome]
 
     def _decide(
@@ -173,8 +175,9 @@ class Tier:
 
 @dataclass(eq=False, slots=True)
 class _Sample:
-    """How far one sample has got."""
+    """How far one sample has got, and its pixels if it began with block 1."""
 
+    pixels: NDArray[np.uint8] | None
     passed: list[Answer] = field(default_factory=list)
     outcome: Outcome | None = None
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from offramp.engine.payload import Sent
 from offramp.engine.tier import Answer
 from offramp.errors import OffloadReason
-
-# What a tier sends upstream for a sample: the feature it computed, or the image as it was received.
-Sent = Literal["feature", "image"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.engine.payload import Sent
 from offramp.engine.tier import Handover, Outcome
 
 
@@ -21,8 +22,8 @@ from offramp.engine.tier import Handover, Outcome
 class Sample:
     """One sample of a call, and how far it has got.
 
-    image: the JPEG, PNG or WebP file it came as; None if it came as anything else. num_pixels: according to the
-    header of that file. handover: what this node's tier hands over to the next one.
+    image: the JPEG, PNG or WebP file it came as; None if it came as anything else. In a call that sends pixels, these,
+    encoded. num_pixels: according to the header of that file. handover: what this node's tier hands over to the next.
     """
 
     request_id: str
@@ -49,6 +50,7 @@ class Call:
         is_light: whether decoding is known to be a small part of the work.
         deadline: when the caller stops waiting for the answer, on the clock of `time.monotonic`.
         traceparent: the caller's span, in W3C format.
+        sent: on the way to the next tier, what its samples travel as; all but features go to block 1.
     """
 
     samples: Sequence[Sample]
@@ -58,6 +60,7 @@ class Call:
     is_light: bool = False
     deadline: float = math.inf
     traceparent: str | None = None
+    sent: Sent = "feature"
 
     def input(self) -> NDArray[Any]:
         """Input (B, …) of the first block: what `load` decodes, or the features that were handed over."""

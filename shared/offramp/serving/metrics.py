@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +26,7 @@ from prometheus_client import (
 )
 
 from offramp.bundle import Manifest
+from offramp.engine.payload import Sent
 from offramp.errors import OffloadReason
 from offramp.serving.answers import Answers
 
@@ -80,7 +81,7 @@ class NodeMetrics:
         )
         self._confidence = [confidence.labels(name) for name in names]
         uplink = self._counter("uplink_bytes", "Bytes sent to the upstream, framing included.", "sent")
-        self._uplink = {sent: uplink.labels(sent) for sent in ("feature", "image")}
+        self._uplink = {sent: uplink.labels(sent) for sent in get_args(Sent)}
         self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
         for reason in (*OffloadReason, _DEEPER):
             self._degraded.labels(reason)

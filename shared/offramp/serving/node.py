@@ -148,7 +148,7 @@ class Node:
         """The upstream's answers, combined with the exits passed here if the bundle aggregates."""
         for found, handover in zip(resumed.samples, handovers, strict=True):
             answer = found.answer
-            if found.sent == "feature":  # an upstream that gets the image passes all exits itself
+            if found.sent == "feature":  # an upstream that gets a picture passes all exits itself
                 answer = aggregated(
                     answer, handover.passed, manifest=self.tier.manifest, first_block=first_block
                 )

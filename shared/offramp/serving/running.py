@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from offramp.bundle import Bundle, Manifest
+from offramp.engine.payload import PayloadRule, is_lossy
 from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Tier
 from offramp.errors import ConfigError
+from offramp.logs import line
 from offramp.serving.batching import Batcher
 from offramp.serving.node import Node
 from offramp.serving.offload import Offloader
 from offramp.serving.offload.client import UpstreamSettings
 from offramp.serving.offload.grpc import GrpcOffloader
-from offramp.serving.offload.payload import SmallestPayload
+from offramp.serving.offload.payload import ChosenPayloads
 from offramp.serving.offload.sharing import SharedCalls
 from offramp.serving.settings import NodeSettings
 from offramp.serving.tracing import tracer_to
-from offramp.wire.codec import expected_bytes
+
+_log = logging.getLogger("offramp.serving")
 
 
 def block_range(settings: NodeSettings, manifest: Manifest, *, default: tuple[int, int]) -> tuple[int, int]:
@@ -97,14 +101,42 @@ async def _running_upstream(
     settings: NodeSettings, target: str, manifest: Manifest, *, split_point: int
 ) -> AsyncIterator[Offloader]:
     codec = manifest.codec_at(split_point)
+    rule = PayloadRule.at(manifest, split_point, settings.payload)
     async with GrpcOffloader(
         UpstreamSettings(target=target, health_check=settings.upstream_health_check),
         manifest,
         tier=settings.tier,
         split_point=split_point,
         codec=codec,
+        payload=rule.payload,
     ) as asked:
-        yield SmallestPayload(
+        _warn_of_payload(manifest, rule, asked)
+        yield ChosenPayloads(
             SharedCalls(asked, window_s=settings.offload_window_ms / 1000),
-            feature_bytes=expected_bytes(manifest.blocks[split_point - 2], codec),
+            rule,
+            passed_exits=sum(block < split_point for block in manifest.exit_blocks),
+        )
+
+
+def _warn_of_payload(manifest: Manifest, rule: PayloadRule, upstream: Offloader) -> None:
+    point = manifest.operating_point
+    if rule.payload != point.payload and is_lossy(rule.payload):
+        _log.warning(
+            line(
+                "payload_not_calibrated",
+                payload=rule.payload,
+                calibrated=point.payload,
+                detail="accuracy and certificates of the bundle are not about it; `offramp calibrate --payload` makes "
+                "some that are",
+            )
+        )
+    accepts = upstream.accepts.besides_features
+    if upstream.state.up and not accepts and rule.feature_bytes > rule.raw_bytes:
+        _log.warning(
+            line(
+                "feature_larger_than_picture",
+                feature_bytes=round(rule.feature_bytes),
+                picture_bytes=rule.raw_bytes,
+                detail="an upstream that runs all blocks takes pictures as well; give it --blocks from 1",
+            )
         )

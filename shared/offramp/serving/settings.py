@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
+from offramp.bundle.manifest import Payload
 from offramp.command import Command, variable_of
 from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
@@ -68,6 +69,12 @@ class NodeSettings(Command):
         ge=0,
         le=1000,
         description="how long an offloaded sample waits for others to share its call while another call is in progress",
+    )
+    payload: Payload | None = Field(
+        default=None,
+        description="what a sample goes upstream as. exact: as its feature, the photo as it came, or the network's "
+        "picture without loss, whichever is smallest. feature: never as a picture. jpeg-N, webp-N: as the network's "
+        "picture with quality N (default: the bundle's)",
     )
     workers: int = Field(
         default_factory=_cores,

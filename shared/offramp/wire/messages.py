@@ -26,20 +26,30 @@ BYTES_OF_CALL = 58
 _ID_LENGTH = 16
 
 
-def request_bytes(manifest: Manifest, split_point: int, payload_bytes: int) -> int:
-    """Bytes on the socket for one offloaded sample whose feature takes `payload_bytes`, framing included."""
-    feature = manifest.blocks[split_point - 2].feature
+def request_bytes(
+    manifest: Manifest, split_point: int, payload_bytes: int, *, is_feature: bool = True
+) -> int:
+    """Bytes on the socket for one offloaded sample that is sent on its own, framing included.
+
+    Args:
+        manifest: of the bundle.
+        split_point: first block that the next tier would run on a feature.
+        payload_bytes: size of the encoded feature, or of the file of the picture.
+        is_feature: whether it is a feature.
+    """
     request = pb.InferRequest(
         bundle_id=manifest.bundle_id,
         request_ids=["0" * _ID_LENGTH],
-        next_block=split_point,
+        next_block=split_point if is_feature else 1,
         thetas=[1.0] * (manifest.num_exits - 1),
-        feature=pb.FeatureTensor(
-            codec=pb.CODEC_FLOAT32,
-            shape=(1, *(feature.shape if feature else ())),
-            payload=bytes(payload_bytes),
-        ),
     )
+    if is_feature:
+        feature = manifest.blocks[split_point - 2].feature
+        request.feature.codec = pb.CODEC_FLOAT32
+        request.feature.shape.extend((1, *(feature.shape if feature else ())))
+        request.feature.payload = bytes(payload_bytes)
+    else:
+        request.images.append(bytes(payload_bytes))
     return request.ByteSize() + BYTES_OF_CALL
 
 

@@ -10,19 +10,27 @@ from PIL import Image
 
 from offramp.authoring.data.container import Container
 from offramp.bundle.manifest import Preprocessing
-from offramp.engine.images import decode_image
+from offramp.engine.images import open_images
 from offramp.errors import DataError, RequestError
 
 
-def read_photo(container: Container, name: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """One photo's pixels, uint8 (H, W, C), as a node would see them; BMP, which nodes refuse, is read as well.
+def read_photo(
+    container: Container, name: str, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], int]:
+    """One photo as a node would see it; BMP, which nodes refuse, is read as well.
+
+    Returns:
+        Pixels, uint8 (H, W, C), and the size of the file if a node would send it on; otherwise 0.
 
     Raises:
         DataError: the file cannot be read, or is not a photo.
     """
     data = container.read(name)
     try:
-        return decode_image(_as_png(data) if data[:2] == b"BM" else data, preprocessing)
+        is_bmp = data[:2] == b"BM"
+        opened = open_images([_as_png(data) if is_bmp else data])
+        pixels: NDArray[np.uint8] = opened.decode(preprocessing)[0]
+        return pixels, 0 if is_bmp or opened.files[0] is None else len(data)
     except RequestError as error:
         raise DataError(f"{container.path}/{name}: {error}") from error
 

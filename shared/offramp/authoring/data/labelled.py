@@ -20,12 +20,14 @@ class LabelledImages:
 
     pixels: uint8 (N, H, W, C), in memory or decoded when they are asked for. classes: int64 (N,), index into `labels`.
     labels: None if the files have only class numbers. sources: a name for each sample, by which to find it again.
+    file_bytes: int64 (N,), size of the file that a client would send, 0 if there is none; None if no sample has one.
     """
 
     pixels: Pixels
     classes: NDArray[np.int64]
     labels: tuple[str, ...] | None
     sources: tuple[str, ...]
+    file_bytes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -33,7 +35,10 @@ class LabelledImages:
     def take(self, index: NDArray[np.int64]) -> LabelledImages:
         """The samples at these positions, in that order."""
         sources = tuple(self.sources[i] for i in index)
-        return LabelledImages(self.pixels.take(index, axis=0), self.classes[index], self.labels, sources)
+        file_bytes = None if self.file_bytes is None else self.file_bytes[index]
+        return LabelledImages(
+            self.pixels.take(index, axis=0), self.classes[index], self.labels, sources, file_bytes
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of all pixels and classes; it changes if a single bit does."""

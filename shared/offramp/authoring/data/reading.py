@@ -52,8 +52,14 @@ def read_listing(
         DataError: photos cannot be read; the message counts them and names the first. With `skip_unreadable`, only if
             none of them can.
     """
+    file_bytes = np.zeros(len(listing), dtype=np.int64)
+
+    def decode(number: int) -> NDArray[np.uint8]:
+        found, file_bytes[number] = read_photo(listing.container, listing.names[number], preprocessing)
+        return found
+
     pixels, kept = read_pixels(
-        lambda number: read_photo(listing.container, listing.names[number], preprocessing),
+        decode,
         len(listing),
         preprocessing.pixel_shape,
         skip_unreadable=skip_unreadable,
@@ -61,7 +67,8 @@ def read_listing(
         advance=advance,
     )
     classes, labels = _present(listing, kept)
-    return LabelledImages(pixels, classes, labels, tuple(listing.sources[number] for number in kept))
+    sources = tuple(listing.sources[number] for number in kept)
+    return LabelledImages(pixels, classes, labels, sources, file_bytes[kept])
 
 
 def read_pixels(

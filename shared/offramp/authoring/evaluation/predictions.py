@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.data.photos import Pixels, batches
+from offramp.authoring.evaluation.offloads import OffloadCount, Offloads
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Bundle
-from offramp.bundle.manifest import RiskName
+from offramp.bundle.manifest import Payload, RiskName
 from offramp.engine.aggregation import confidence_of, joined, rooted
+from offramp.engine.payload import PayloadRule, decode_pixels, is_lossy
 from offramp.engine.runtime import Runtime, load_blocks
 from offramp.wire.codec import encode_feature
 
@@ -23,13 +25,15 @@ class ExitPredictions:
     """What every exit answers for every image.
 
     confidence: (N, E), in [0, 1). probabilities: (N, E, K). In both, the last exit answers as it does in the bundle,
-    alone or aggregated. payload_bytes: (N,), size of the feature at the default operating point's split point, encoded
-    as it would be sent, one image at a time.
+    alone or aggregated. Where the payload is lossy, the exits behind the split answer from what arrives there.
+    offloads: what the samples would send; None if all blocks are one. exact_class: (N,), what the last exit answers
+    where nothing is lost on the way; None if nothing ever is.
     """
 
     confidence: NDArray[np.float32]
     probabilities: NDArray[np.float32]
-    payload_bytes: NDArray[np.int64]
+    offloads: Offloads | None
+    exact_class: NDArray[np.int64] | None = None
 
     @property
     def class_index(self) -> NDArray[np.int64]:
@@ -39,7 +43,8 @@ class ExitPredictions:
 
     def against(self, classes_N: NDArray[np.int64]) -> ExitTable:
         """These predictions, judged right or wrong by the true classes."""
-        return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis])
+        full_N = None if self.exact_class is None else self.exact_class == classes_N
+        return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis], full_N)
 
     def harmless(self, risk: RiskName, classes_N: NDArray[np.int64]) -> ExitTable:
         """These predictions, judged right wherever leaving avoids what `risk` counts, as the last exit always does.
@@ -47,9 +52,9 @@ class ExitPredictions:
         Disagreement needs no labels, so it ignores `classes_N`.
         """
         if risk == "disagreement":
-            return self.against(self.class_index[:, -1])
+            return self.against(self.class_index[:, -1] if self.exact_class is None else self.exact_class)
         right = self.against(classes_N)
-        return ExitTable(self.confidence, right.correct | ~right.correct[:, -1:])
+        return ExitTable(self.confidence, right.correct | ~right.full_correct[:, np.newaxis])
 
 
 def predict_every_exit(
@@ -57,6 +62,8 @@ def predict_every_exit(
     pixels: Pixels,
     *,
     runtime: Runtime = "onnx",
+    file_bytes: NDArray[np.int64] | None = None,
+    payload: Payload | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> ExitPredictions:
     """Run all blocks on all images, one image at a time, as a node does.
@@ -68,30 +75,78 @@ def predict_every_exit(
         bundle: verified.
         pixels: uint8 (N, H, W, C), at the size and mode of the bundle's preprocessing.
         runtime: what runs the blocks; give the one that the node uses.
+        file_bytes: (N,), sizes of the files they came as; 0 where there is none, as for all of them by default.
+        payload: what samples travel as; by default as at the bundle's default operating point.
         advance: called with the number of images done since the last call.
     """
-    manifest = bundle.manifest
-    blocks = load_blocks(bundle, 1, len(manifest.blocks), runtime=runtime)
-    confidence = np.empty((len(pixels), manifest.num_exits), dtype=np.float32)
-    probabilities = np.empty((len(pixels), manifest.num_exits, len(manifest.labels)), dtype=np.float32)
-    split_point = manifest.operating_point.split_point
-    codec = manifest.codec_at(split_point)
-    payload_bytes = np.zeros(len(pixels), dtype=np.int64)
+    run = _Run(bundle, runtime, payload, len(pixels))
     for sample, image in enumerate(chain.from_iterable(batches(pixels))):
-        batch, exit = image[np.newaxis], 0
-        for block, described in zip(blocks, manifest.blocks, strict=True):
+        run.predict(sample, image, 0 if file_bytes is None else int(file_bytes[sample]))
+        advance(1)
+    offloads = run.count.offloads() if run.count else None
+    return ExitPredictions(
+        run.confidence, run.probabilities, offloads, run.exact_class if run.is_lossy else None
+    )
+
+
+class _Run:
+    """Fills the arrays of an `ExitPredictions`, sample by sample."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, payload: Payload | None, samples: int) -> None:
+        self._manifest = manifest = bundle.manifest
+        self._blocks = load_blocks(bundle, 1, len(manifest.blocks), runtime=runtime)
+        self._split_point = manifest.operating_point.split_point
+        self._codec = manifest.codec_at(self._split_point)
+        self.confidence = np.empty((samples, manifest.num_exits), dtype=np.float32)
+        self.probabilities = np.empty((samples, manifest.num_exits, len(manifest.labels)), dtype=np.float32)
+        self.exact_class = np.empty(samples, dtype=np.int64)
+        self.count, self.is_lossy = None, False
+        if len(manifest.blocks) > 1:
+            self._rule = PayloadRule.at(manifest, self._split_point, payload)
+            self.count = OffloadCount(manifest, self._rule, self._split_point)
+            self.is_lossy = is_lossy(self._rule.payload)
+
+    def predict(self, sample: int, image_HWC: NDArray[np.uint8], file_bytes: int) -> None:
+        feature_bytes = self._fill(sample, image_HWC)
+        if self.count:
+            sent, picture = self._rule.choose(file_bytes, image_HWC)
+            sizes = {"feature": feature_bytes, "image": file_bytes, "pixels": len(picture)}
+            self.count.add(sent, sizes[sent])
+            if self.is_lossy:
+                self._aggregate(sample)
+                self.exact_class[sample] = self.probabilities[sample, -1].argmax()
+                self._fill_behind(sample, picture)
+                return
+        self._aggregate(sample)
+
+    def _fill_behind(self, sample: int, picture: bytes) -> None:
+        """Let the exits behind the split answer again, from a lossy picture."""
+        here = sum(block < self._split_point for block in self._manifest.exit_blocks)
+        confidence, probabilities = (
+            self.confidence[sample, :here].copy(),
+            self.probabilities[sample, :here].copy(),
+        )
+        self._fill(sample, decode_pixels(picture, self._manifest.preprocessing))
+        self._aggregate(sample)  # the next tier passes all exits itself, and aggregates what they say there
+        self.confidence[sample, :here], self.probabilities[sample, :here] = confidence, probabilities
+
+    def _fill(self, sample: int, image_HWC: NDArray[np.uint8]) -> int:
+        """Run all blocks, keep what the exits answer, and return the bytes of the feature at the split."""
+        batch, exit, feature_bytes = image_HWC[np.newaxis], 0, 0
+        for block, described in zip(self._blocks, self._manifest.blocks, strict=True):
             output = block.run(batch)
             if output.probabilities is not None and output.confidence is not None:
-                confidence[sample, exit] = output.confidence[0]
-                probabilities[sample, exit] = output.probabilities[0]
+                self.confidence[sample, exit] = output.confidence[0]
+                self.probabilities[sample, exit] = output.probabilities[0]
                 exit += 1
             if output.feature is not None:
                 batch = output.feature
-                if described.number == split_point - 1:
-                    payload_bytes[sample] = len(encode_feature(batch, codec, described.levels).payload)
-        if manifest.aggregates:
-            *passed, last_K = probabilities[sample]
-            mean_K = rooted(joined(last_K, passed), manifest.num_exits)
-            probabilities[sample, -1], confidence[sample, -1] = mean_K, confidence_of(mean_K)
-        advance(1)
-    return ExitPredictions(confidence, probabilities, payload_bytes)
+                if described.number == self._split_point - 1:
+                    feature_bytes = len(encode_feature(batch, self._codec, described.levels).payload)
+        return feature_bytes
+
+    def _aggregate(self, sample: int) -> None:
+        if self._manifest.aggregates:
+            *passed, last_K = self.probabilities[sample]
+            mean_K = rooted(joined(last_K, passed), self._manifest.num_exits)
+            self.probabilities[sample, -1], self.confidence[sample, -1] = mean_K, confidence_of(mean_K)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,14 @@ from pydantic import Field
 from offramp.authoring.evaluation.comparison import Alternative
 from offramp.authoring.evaluation.held_out import HeldOut
 from offramp.authoring.evaluation.measures import MeasureReport
+from offramp.authoring.evaluation.offloads import Offloads
 from offramp.authoring.evaluation.overthinking import Overthinking, overthinking
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Manifest, OperatingPoint
-from offramp.bundle.manifest import Layer, Measured, Share
+from offramp.bundle.manifest import Layer, Measured, Payload, Share
+from offramp.engine.payload import Sent
 from offramp.record import Record
-from offramp.wire.messages import request_bytes
 
 Interval = tuple[Share, Share]
 
@@ -75,8 +77,12 @@ class Report(Record):
         default=None, description="average over all samples, by the exit each one takes"
     )
     offload_rate: Share
+    payload: Payload = Field(default="exact", description="how a sample travels to the next tier")
+    sent: dict[Sent, Share] = Field(
+        default={}, description="share of the offloaded samples that travel as each of these"
+    )
     payload_bytes_mean: float | None = Field(
-        default=None, description="of the encoded feature of an offloaded sample"
+        default=None, description="of the feature or picture that an offloaded sample travels as"
     )
     offload_bytes_mean: float | None = Field(
         default=None,
@@ -105,7 +111,7 @@ def report(
     split_point: int,
     name: str | None,
     exit_ms: Sequence[float] | None = None,
-    payload_bytes: NDArray[np.int64] | None = None,
+    offloads: Offloads | None = None,
 ) -> Report:
     """Report how the selection scheme does with these θ, given what every exit answers (`table`).
 
@@ -116,7 +122,7 @@ def report(
         split_point: first block that the cloud runs.
         name: of the operating point, if these are its θ.
         exit_ms: for each exit, milliseconds of a sample that leaves there, if measured.
-        payload_bytes: (N,), size of each sample's encoded feature, if measured.
+        offloads: what each sample would send, if known.
     """
     taken_N = table.exit_taken(thetas)
     right_N = table.correct_at(taken_N)
@@ -125,22 +131,22 @@ def report(
         _exit_report(manifest, table, taken_N, exit, thetas=thetas, split_point=split_point, exit_ms=exit_ms)
         for exit in range(manifest.num_exits)
     )
-    sent = _sent(manifest, split_point, taken_N, payload_bytes) if payload_bytes is not None else {}
+    offloaded_N = np.array(manifest.exit_blocks)[taken_N] >= split_point
     return Report(
         bundle=manifest.bundle_id,
         operating_point=name,
         samples=table.num_samples,
         accuracy=float(right_N.mean()),
         accuracy_interval=_interval(right_N),
-        full_accuracy=float(table.correct[:, -1].mean()),
-        full_accuracy_interval=_interval(table.correct[:, -1]),
-        mcnemar_p=mcnemar(right_N, table.correct[:, -1]).p_value,
+        full_accuracy=float(table.full_correct.mean()),
+        full_accuracy_interval=_interval(table.full_correct),
+        mcnemar_p=mcnemar(right_N, table.full_correct).p_value,
         macs_mean=macs_mean,
         macs_backbone=manifest.backbone_macs,
         macs_ratio=manifest.backbone_macs / macs_mean,
         ms_mean=float(np.array(exit_ms)[taken_N].mean()) if exit_ms else None,
         offload_rate=sum(exit.rate for exit in exits if exit.tier == "cloud"),
-        **sent,
+        **(_sent(offloads, offloaded_N) if offloads else {}),
         exits=exits,
         overthinking=overthinking(table, thetas, manifest.exit_macs),
         layers=manifest.layers,
@@ -174,19 +180,16 @@ def _exit_report(
     )
 
 
-def _sent(
-    manifest: Manifest, split_point: int, taken_N: NDArray[np.int64], payload_bytes: NDArray[np.int64]
-) -> dict[str, float]:
-    offloaded_N = np.array(manifest.exit_blocks)[taken_N] >= split_point
-    sizes = payload_bytes[offloaded_N]
-    if not len(sizes):
-        return {"request_bytes_mean": 0.0}
-    on_socket = [request_bytes(manifest, split_point, int(size)) for size in sizes]
-    return {
-        "payload_bytes_mean": float(sizes.mean()),
-        "offload_bytes_mean": float(np.mean(on_socket)),
-        "request_bytes_mean": sum(on_socket) / len(taken_N),
-    }
+def _sent(offloads: Offloads, offloaded_N: NDArray[np.bool_]) -> dict[str, Any]:
+    found: dict[str, Any] = {"payload": offloads.payload, "request_bytes_mean": 0.0}
+    if offloaded_N.any():
+        found |= {
+            "sent": offloads.shares(offloaded_N),
+            "payload_bytes_mean": float(offloads.payload_bytes[offloaded_N].mean()),
+            "offload_bytes_mean": float(offloads.socket_bytes[offloaded_N].mean()),
+            "request_bytes_mean": float(np.where(offloaded_N, offloads.socket_bytes, 0).mean()),
+        }
+    return found
 
 
 def rival_report(
@@ -223,7 +226,7 @@ def measured(
     point: OperatingPoint,
     *,
     exit_ms: Sequence[float] | None = None,
-    payload_bytes: NDArray[np.int64] | None = None,
+    offloads: Offloads | None = None,
 ) -> OperatingPoint:
     """The operating point, with its cost and accuracy on these samples."""
     found = report(
@@ -233,7 +236,7 @@ def measured(
         split_point=point.split_point,
         name=point.name,
         exit_ms=exit_ms,
-        payload_bytes=payload_bytes,
+        offloads=offloads,
     )
     measured = Measured(
         samples=found.samples,

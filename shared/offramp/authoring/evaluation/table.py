@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 class ExitTable:
     """What every exit answers for every sample, as if no sample ever left early.
 
-    confidence: (N, E), in [0, 1). correct: (N, E).
+    confidence: (N, E), in [0, 1). correct: (N, E). full: (N,), where the whole network on one machine is right; that is
+    the last exit, unless what travels to it is lossy.
     """
 
     confidence: NDArray[np.float32]
     correct: NDArray[np.bool_]
+    full: NDArray[np.bool_] | None = None
+
+    @property
+    def full_correct(self) -> NDArray[np.bool_]:
+        """Where the full network is right (N,)."""
+        correct_N: NDArray[np.bool_] = self.correct[:, -1] if self.full is None else self.full
+        return correct_N
 
     @property
     def num_samples(self) -> int:
@@ -34,7 +42,8 @@ class ExitTable:
 
     def take(self, index: NDArray[np.int64]) -> ExitTable:
         """The samples at these positions."""
-        return ExitTable(self.confidence[index], self.correct[index])
+        full = None if self.full is None else self.full[index]
+        return ExitTable(self.confidence[index], self.correct[index], full)
 
     def exit_taken(self, thetas: Sequence[float]) -> NDArray[np.int64]:
         """Index (N,), from 0, of the exit at which each sample leaves: the first that is confident enough."""

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.authoring.evaluation.offloads import Offloads
 from offramp.authoring.evaluation.predictions import ExitPredictions
 from offramp.authoring.evaluation.report import measured
 from offramp.authoring.evaluation.table import ExitTable
@@ -39,7 +40,7 @@ def calibrate(
     budget: Budget | None = None,
     scheme: Scheme = "search",
     exit_ms: Sequence[float] | None = None,
-    payload_bytes: NDArray[np.int64] | None = None,
+    offloads: Offloads | None = None,
 ) -> Manifest:
     """Choose operating points on held-out samples; the one you ask for becomes the default.
 
@@ -58,7 +59,7 @@ def calibrate(
         scheme: how to find the default. search: the best there is. gates: each exit by itself spoils at most
             `max_drop` percent of what it accepts. quantiles: geometric exit shares that cost `max_cost`.
         exit_ms: for each exit, milliseconds of a sample that leaves there, if measured.
-        payload_bytes: (N,), size of each sample's encoded feature, if measured.
+        offloads: what each sample would send, if known; its payload becomes that of all points.
 
     Raises:
         ConfigError: both `max_drop` and `max_cost` are given, or no thresholds meet the request.
@@ -75,17 +76,16 @@ def calibrate(
     else:
         default, thetas = f"drop-{drop:g}", front.cheapest(max_drop=drop).thetas
     thetas_by_name = {"full": (1.0,) * (manifest.num_exits - 1), default: thetas}
-    for drop in _LADDER:
-        thetas_by_name.setdefault(f"drop-{drop:g}", front.cheapest(max_drop=drop).thetas)
+    for rung in filter(front.reaches, _LADDER):
+        thetas_by_name.setdefault(f"drop-{rung:g}", front.cheapest(max_drop=rung).thetas)
     thetas_by_name |= _edge_only(manifest, table)
-    kept = manifest.operating_point.model_dump(include={"split_point", "codec"})
     points = [
         measured(
             manifest,
             table,
-            OperatingPoint(name=name, thetas=thetas, **kept),
+            _point(manifest, name, thetas, offloads),
             exit_ms=exit_ms,
-            payload_bytes=payload_bytes,
+            offloads=offloads,
         )
         for name, thetas in _distinct(thetas_by_name, keep=default).items()
     ]
@@ -131,15 +131,10 @@ def certify(
         data_fingerprint=data_fingerprint,
     )
     name = f"{guarantee.risk}-{guarantee.epsilon:g}"
-    point = OperatingPoint(
-        name=name,
-        thetas=chosen.thetas,
-        split_point=manifest.operating_point.split_point,
-        codec=manifest.operating_point.codec,
-        certificate=certificate,
-    )
+    point = _point(manifest, name, chosen.thetas, predictions.offloads)
+    point = point.model_copy(update={"certificate": certificate})
     others = [other for other in manifest.operating_points if other.name != name]
-    found = measured(manifest, right, point, exit_ms=exit_ms, payload_bytes=predictions.payload_bytes)
+    found = measured(manifest, right, point, exit_ms=exit_ms, offloads=predictions.offloads)
     points = _by_cost([*others, found])
     served = name if default else manifest.default_operating_point
     return manifest.model_copy(update={"operating_points": points, "default_operating_point": served})
@@ -180,6 +175,16 @@ def check_budget(
         raise ConfigError(f"--max-cost is {max_cost}; a share of the backbone's cost lies between 0 and 1")
 
 
+def _point(
+    manifest: Manifest, name: str, thetas: tuple[float, ...], offloads: Offloads | None
+) -> OperatingPoint:
+    """A point with the split and codec of the bundle, and the payload that its predictions were made with."""
+    kept = manifest.operating_point.model_dump(include={"split_point", "codec", "payload"})
+    if offloads:
+        kept["payload"] = offloads.payload
+    return OperatingPoint(name=name, thetas=thetas, **kept)
+
+
 def _front(manifest: Manifest, table: ExitTable) -> Front:
     front = search_thresholds(table, manifest.exit_macs)
     if any(block.levels for block in manifest.blocks):
@@ -196,6 +201,11 @@ def _within(
         name = budget.name.replace("cost-", "quantiles-")
         return name, quantile_thetas(table, manifest.exit_macs, max_macs=budget.limit)
     front = search_thresholds(table, budget.exit_costs)
+    if budget.spent:
+        front = replace(
+            front,
+            path=[replace(one, mean_cost=budget.spent(table.exit_taken(one.thetas))) for one in front.path],
+        )
     return budget.name, front.most_accurate(max_cost=budget.limit, unit=budget.unit).thetas
 
 

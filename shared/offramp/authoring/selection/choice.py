@@ -48,14 +48,20 @@ class Front:
         Raises:
             ConfigError: there is none (the full network itself always is one for `max_drop` ≥ 0).
         """
-        least = self.full_accuracy - max_drop / 100 - 1e-12
-        allowed = [choice for choice in self.path if choice.accuracy >= least]
+        allowed = [choice for choice in self.path if self._is_within(choice, max_drop)]
         if not allowed:
             raise ConfigError(
                 f"no thresholds reach {100 * self.full_accuracy - max_drop:.2f} %; the best these exits reach is "
                 f"{100 * self.path[0].accuracy:.2f} %"
             )
         return allowed[-1]
+
+    def reaches(self, max_drop: float) -> bool:
+        """Whether any choice is at most `max_drop` percentage points below the full network."""
+        return any(self._is_within(choice, max_drop) for choice in self.path)
+
+    def _is_within(self, choice: Choice, max_drop: float) -> bool:
+        return choice.accuracy >= self.full_accuracy - max_drop / 100 - 1e-12
 
     def most_accurate(self, *, max_cost: float, unit: str = "multiplications") -> Choice:
         """The most accurate choice that costs at most `max_cost` on average; `unit` is for the message.

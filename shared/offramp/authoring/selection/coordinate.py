@@ -37,7 +37,7 @@ def descend_all_prices(table: ExitTable, exit_costs: Sequence[float], *, steps: 
     for price in [*prices, *prices[::-1]]:
         thetas = search.descend(thetas, price)
         ends.add(thetas)
-    full_accuracy = float(table.correct[:, -1].mean())
+    full_accuracy = float(table.full_correct.mean())
     return Front.of((choice for end in ends for choice in search.around(end)), full_accuracy)
 
 

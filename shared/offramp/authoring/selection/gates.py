@@ -30,7 +30,7 @@ def gate_thetas(table: ExitTable, *, tolerance: float, delta: float = 0.05) -> t
     Returns:
         θ of all exits but the last; 1, which never stops, where no other θ will do.
     """
-    harmless = table.correct | ~table.correct[:, -1:]
+    harmless = table.correct | ~table.full_correct[:, np.newaxis]
     reaches_N = np.ones(table.num_samples, dtype=bool)
     thetas = []
     for exit in range(table.num_exits - 1):

@@ -73,19 +73,26 @@ def choose_guaranteed(
 
     Raises:
         ConfigError: there are too few testing samples for any thresholds to pass; the message says how many it takes.
+            Or what travels to the next tier is so lossy that even θ = 1 does not pass.
     """
     if testing.num_samples < guarantee.samples_needed:
         raise ConfigError(
             f"{testing.num_samples} testing samples cannot show a risk of at most {guarantee.epsilon:g} with "
             f"delta {guarantee.delta:g}; hold out at least {2 * guarantee.samples_needed}, half of them for the test"
         )
-    passed = Guaranteed((1.0,) * (testing.num_exits - 1), testing.num_samples, 0, 0.0)
+    passed = None
     for choice in search_thresholds(proposing, exit_macs).path:
         tested = _test(choice, testing, guarantee)
         if tested.p_value > guarantee.delta:
             break
         passed = tested
-    return passed
+    if passed is None and not testing.correct[:, -1].all():
+        raise ConfigError(
+            f"no thresholds keep the {guarantee.risk} at {guarantee.epsilon:g}, because the last exit itself answers "
+            f"from a lossy picture: {(~testing.correct[:, -1]).mean():.1%} of its answers fail; give --payload exact, "
+            "or a higher quality"
+        )
+    return passed or Guaranteed((1.0,) * (testing.num_exits - 1), testing.num_samples, 0, 0.0)
 
 
 def binomial_p_value(failures: int, samples: int, epsilon: float) -> float:

@@ -94,7 +94,7 @@ def search_grid(table: ExitTable, exit_costs: Sequence[float], *, steps: int = 2
         )
         sums += _leaving(weights, positions, [len(axis) for axis in candidates], exit)
     accuracy, mean_cost = sums / table.num_samples
-    return ThresholdGrid(candidates, accuracy, mean_cost, float(table.correct[:, -1].mean()))
+    return ThresholdGrid(candidates, accuracy, mean_cost, float(table.full_correct.mean()))
 
 
 def _leaving(

@@ -113,6 +113,21 @@ class OpenedImages:
             image.close()
         return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
 
+    def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        """Decode pictures that are what block 1 takes already: uint8 pixels (B, H, W, C), neither resized nor turned.
+
+        Raises:
+            RequestError: one of them has another size, or its data is truncated or damaged.
+        """
+        decoded = []
+        for number, (image, size) in enumerate(zip(self._images, self._sizes, strict=True), start=1):
+            try:
+                decoded.append(_unfitted(image, size, preprocessing))
+            except RequestError as error:
+                raise _numbered(error, number, len(self._images)) from error.__cause__
+            image.close()
+        return np.stack(decoded)
+
 
 def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS) -> OpenedImages:
     """Read the headers of images and check them against the limits; no pixel is decoded.
@@ -143,6 +158,18 @@ def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> ND
     """Convert uint8 pixels (H, W) or (H, W, 3) to the bundle's size and mode, as `decode_image` does."""
     image = Image.fromarray(pixels)
     return fitted(image, preprocessing, preprocessing.resized(*image.size))
+
+
+def _unfitted(image: Image.Image, num_bytes: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    expected = (preprocessing.width, preprocessing.height)
+    if image.size != expected:
+        raise RequestError(
+            f"pixels of {image.width} x {image.height}, but block 1 takes {expected[0]} x {expected[1]}; "
+            "send a photo of another size as an image"
+        )
+    load_image(image, num_bytes)
+    plain = image if image.mode == preprocessing.mode else image.convert(preprocessing.mode)
+    return np.frombuffer(plain.tobytes(), dtype=np.uint8).reshape(preprocessing.pixel_shape)
 
 
 def _decoded(image: Image.Image, num_bytes: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -8,10 +8,11 @@ from typing import Self
 
 import numpy as np
 
-from offramp.bundle.manifest import Codec, Manifest
+from offramp.bundle.manifest import Codec, Manifest, Payload
+from offramp.engine.payload import Sent
 from offramp.engine.tier import Answer
 from offramp.errors import OffloadError, OffloadReason
-from offramp.serving.answers import Answers, Classified, Sent, TierTime
+from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call
 from offramp.serving.offload.client import TierClient, UpstreamSettings
 from offramp.serving.offload.health import UpstreamHealth, Wanted
@@ -25,7 +26,14 @@ class GrpcOffloader:
     """An `Offloader` over gRPC. Use it as an async context manager, on the event loop that serves."""
 
     def __init__(
-        self, settings: UpstreamSettings, manifest: Manifest, *, tier: str, split_point: int, codec: Codec
+        self,
+        settings: UpstreamSettings,
+        manifest: Manifest,
+        *,
+        tier: str,
+        split_point: int,
+        codec: Codec,
+        payload: Payload = "exact",
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -35,13 +43,16 @@ class GrpcOffloader:
             tier: name of this node's tier, for messages.
             split_point: first block that the upstream has to run.
             codec: how features are encoded.
+            payload: what samples travel as; a lossy one needs an upstream that knows it.
         """
         self._manifest = manifest
         self._codec = codec
         self._levels = manifest.blocks[split_point - 2].levels
         self._target = settings.target
         self._client = TierClient(settings)
-        wanted = Wanted(bundle_id=manifest.bundle_id, tier=tier, split_point=split_point, codec=codec)
+        wanted = Wanted(
+            bundle_id=manifest.bundle_id, tier=tier, split_point=split_point, codec=codec, payload=payload
+        )
         self._health = UpstreamHealth(self._client, wanted)
 
     async def __aenter__(self) -> Self:
@@ -51,7 +62,7 @@ class GrpcOffloader:
 
         Raises:
             BundleMismatchError: it runs a different bundle.
-            ConfigError: it does not run the block this node splits at, or cannot decode the codec.
+            ConfigError: it does not run the block this node splits at, or cannot decode the codec or the payload.
         """
         await self._client.__aenter__()
         try:
@@ -80,11 +91,10 @@ class GrpcOffloader:
         self._health.check()
         request = self._request(call)
         share = math.ceil((request.ByteSize() + BYTES_OF_CALL) / len(call.samples))
-        sent: Sent = "image" if call.first_block == 1 else "feature"
         try:
             response = await self._client.infer(request, deadline=call.deadline, traceparent=call.traceparent)
             self._check_ids(response, request.request_ids)
-            samples = [self._classified(answer, sent, share) for answer in response.answers]
+            samples = [self._classified(answer, call.sent, share) for answer in response.answers]
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
                 error.uplink_bytes = share
@@ -102,11 +112,12 @@ class GrpcOffloader:
             thetas=call.thetas,
             next_block=call.first_block,
         )
-        if call.first_block == 1:
-            request.images.extend(sample.image or b"" for sample in call.samples)
-        else:
+        if call.sent == "feature":
             feature = np.stack([sample.feature for sample in call.samples])
             request.feature.CopyFrom(encode_feature(feature, self._codec, self._levels))
+        else:
+            files = request.images if call.sent == "image" else request.pixels
+            files.extend(sample.image or b"" for sample in call.samples)
         return request
 
     def _check_ids(self, response: pb.InferResponse, request_ids: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import grpc
 
-from offramp.bundle.manifest import Codec
+from offramp.bundle.manifest import Codec, Payload
+from offramp.engine.payload import Sent, is_lossy
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
 from offramp.logs import line
 from offramp.serving.offload.breaker import Breaker
@@ -23,7 +24,7 @@ _log = logging.getLogger("offramp.serving.offload")
 
 # The limit of nodes of a version that does not tell it yet.
 _UNTOLD_MAX_PIXELS = 25_000_000
-_NOT_HEARD_YET = Accepts(images=False, max_pixels=0, max_samples=sys.maxsize)
+_NOT_HEARD_YET = Accepts(besides_features=frozenset(), max_pixels=0, max_samples=sys.maxsize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +32,21 @@ class Wanted:
     """What a node needs its upstream to serve.
 
     tier: name of this node's tier, for messages. split_point: first block that the upstream has to run. codec: how
-    features are encoded.
+    features are encoded. payload: what samples travel as.
     """
 
     bundle_id: str
     tier: str
     split_point: int
     codec: Codec
+    payload: Payload = "exact"
 
     def check(self, found: pb.DescribeResponse, target: str) -> None:
         """Check an upstream's description of itself.
 
         Raises:
             BundleMismatchError: it runs a different bundle.
-            ConfigError: it does not run the block this node splits at, or cannot decode the codec.
+            ConfigError: it does not run the block this node splits at, or cannot decode the codec or the payload.
         """
         where = f"{found.tier} at {target}"
         if found.bundle_id != self.bundle_id:
@@ -61,6 +63,14 @@ class Wanted:
             raise ConfigError(
                 f"{self.tier} sends features as {self.codec}, which {where} does not decode; deploy the same version "
                 "of Offramp to both tiers"
+            )
+        if is_lossy(self.payload) and "pixels" not in _besides_features(found):
+            reason = (
+                f"begins with block {found.first_block}" if found.first_block > 1 else "does not know pixels"
+            )
+            raise ConfigError(
+                f"{self.tier} sends {self.payload} pixels, which go to block 1, but {where} {reason}; let it run all "
+                "blocks, in the same version of Offramp, or give --payload exact"
             )
 
 
@@ -150,11 +160,17 @@ class UpstreamHealth:
         found = await self._client.describe()
         self._wanted.check(found, self._settings.target)
         self.accepts = Accepts(
-            images=found.first_block == 1,
+            besides_features=_besides_features(found),
             max_pixels=found.max_pixels or _UNTOLD_MAX_PIXELS,
             max_samples=found.max_samples or sys.maxsize,
         )
         self._breaker.probed()
+
+
+def _besides_features(found: pb.DescribeResponse) -> frozenset[Sent]:
+    if found.first_block > 1:
+        return frozenset()
+    return frozenset({"image", "pixels"} if found.takes_pixels else {"image"})
 
 
 def _detail(error: OffloadError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from offramp.engine.payload import Sent
 from offramp.serving.answers import Answers
 from offramp.serving.call import Call
 
@@ -20,9 +21,9 @@ class UpstreamState:
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """What an upstream accepts in one call: whether images at all, their total pixels, and the number of samples."""
+    """What an upstream accepts in one call: what else than features, total pixels of images, number of samples."""
 
-    images: bool
+    besides_features: frozenset[Sent]
     max_pixels: int
     max_samples: int
 
@@ -43,7 +44,7 @@ class Offloader(Protocol):
     async def resume(self, call: Call) -> Answers:
         """Finish samples that were handed over.
 
-        A call that begins with block 1 is sent as the original images, any other call as features.
+        The call says what its samples are sent as.
 
         Raises:
             OffloadError: the upstream is late or gone, refuses, or answers nonsense.

@@ -1,27 +1,33 @@
-"""Chooses what to send upstream for each sample: the feature this tier computed, or the original image.
+"""Sends each sample as what its bundle says: the feature, the original image, or the picture that block 1 took.
 
-The network gives the same answer from either, so the smaller one is sent, provided that the upstream accepts it.
+Calls are split accordingly, and into parts that the upstream accepts in one call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
+from offramp.engine.payload import PayloadRule, Sent
 from offramp.serving.answers import Answers
 from offramp.serving.call import Call, Sample
 from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState
 from offramp.serving.offload.portions import portions
 
+# Encoding a picture of more raw bytes takes a millisecond or more.
+_AT_ONCE_BYTES = 64 * 64 * 3
 
-class SmallestPayload:
-    """An `Offloader` that splits a call into images and features, and into parts the upstream accepts in one call."""
 
-    def __init__(self, upstream: Offloader, *, feature_bytes: float) -> None:
-        """Send to `upstream`; `feature_bytes` is the expected size of one feature."""
+class ChosenPayloads:
+    """An `Offloader` that decides what each sample is sent as, and leaves the sending to another one."""
+
+    def __init__(self, upstream: Offloader, rule: PayloadRule, *, passed_exits: int) -> None:
+        """Send to `upstream`; `passed_exits` is the number of exits before the split point."""
         self._upstream = upstream
-        self._feature_bytes = feature_bytes
+        self._rule = rule
+        self._passed_exits = passed_exits
 
     @property
     def state(self) -> UpstreamState:
@@ -36,13 +42,14 @@ class SmallestPayload:
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         accepts = self._upstream.accepts
-        images = [at for at, sample in enumerate(call.samples) if self._goes_as_image(sample, accepts)]
-        if not images and len(call.samples) <= accepts.max_samples:
+        choose = partial(self._chosen, call, accepts)
+        chosen = choose() if self._is_quick(call, accepts) else await asyncio.to_thread(choose)
+        if not chosen and len(call.samples) <= accepts.max_samples:
             return await self._upstream.resume(call)
-        parts = list(_parts(call, images, accepts))
+        parts = list(self._parts(call, chosen, accepts))
         if len(parts) == 1:
-            return await self._upstream.resume(_part(call, *parts[0]))
-        found = await asyncio.gather(*(self._upstream.resume(_part(call, *part)) for part in parts))
+            return await self._upstream.resume(parts[0][1])
+        found = await asyncio.gather(*(self._upstream.resume(part) for _, part in parts))
         by_place = {
             at: sample
             for (places, _), answers in zip(parts, found, strict=True)
@@ -51,27 +58,41 @@ class SmallestPayload:
         slowest = max(found, key=_total_ms)
         return Answers([by_place[at] for at in range(len(call.samples))], slowest.times)
 
-    def _goes_as_image(self, sample: Sample, accepts: Accepts) -> bool:
-        return (
-            accepts.images
-            and sample.image is not None
-            and len(sample.image) < self._feature_bytes
-            and sample.num_pixels <= accepts.max_pixels
-        )
+    def _is_quick(self, call: Call, accepts: Accepts) -> bool:
+        takes_pixels = "pixels" in accepts.besides_features
+        return not takes_pixels or len(call.samples) * self._rule.raw_bytes <= _AT_ONCE_BYTES
 
+    def _chosen(self, call: Call, accepts: Accepts) -> Mapping[int, tuple[Sent, Sample]]:
+        """What each sample that is not sent as its feature is sent as, by its place in the call."""
+        chosen = {}
+        for at, sample in enumerate(call.samples):
+            fits = sample.image is not None and sample.num_pixels <= accepts.max_pixels
+            image_bytes = len(sample.image or b"") if fits else 0
+            pixels = sample.handover.pixels if sample.handover else None
+            sent, encoded = self._rule.choose(image_bytes, pixels, accepts.besides_features)
+            if sent == "pixels":
+                assert pixels is not None
+                height, width = pixels.shape[:2]
+                sample = replace(sample, image=encoded, num_pixels=height * width)
+            if sent != "feature":
+                chosen[at] = sent, sample
+        return chosen
 
-def _parts(call: Call, images: Sequence[int], accepts: Accepts) -> Iterator[tuple[list[int], int]]:
-    """Positions of the samples that are sent together, and the block they go to."""
-    sized = [(at, (1, call.samples[at].num_pixels)) for at in images]
-    for places in portions(sized, (accepts.max_samples, accepts.max_pixels)):
-        yield places, 1
-    features = set(range(len(call.samples))).difference(images)
-    for places in portions([(at, (1,)) for at in sorted(features)], (accepts.max_samples,)):
-        yield places, call.first_block
-
-
-def _part(call: Call, places: Sequence[int], first_block: int) -> Call:
-    return replace(call, samples=[call.samples[at] for at in places], first_block=first_block)
+    def _parts(
+        self, call: Call, chosen: Mapping[int, tuple[Sent, Sample]], accepts: Accepts
+    ) -> Iterator[tuple[Sequence[int], Call]]:
+        """Places of the samples that are sent together, and the call that sends them."""
+        # The exits passed here were not confident. Where the upstream runs them again, they must not answer after all.
+        thetas = (1.0,) * self._passed_exits + call.thetas[self._passed_exits :]
+        for kind in ("image", "pixels"):
+            samples = {at: sample for at, (sent, sample) in chosen.items() if sent == kind}
+            sized = [(at, (1, sample.num_pixels)) for at, sample in samples.items()]
+            for places in portions(sized, (accepts.max_samples, accepts.max_pixels)):
+                together = [samples[at] for at in places]
+                yield places, replace(call, samples=together, first_block=1, thetas=thetas, sent=kind)
+        features = [(at, (1,)) for at in range(len(call.samples)) if at not in chosen]
+        for places in portions(features, (accepts.max_samples,)):
+            yield places, replace(call, samples=[call.samples[at] for at in places])
 
 
 def _total_ms(answers: Answers) -> float:

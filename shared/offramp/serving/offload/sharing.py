@@ -34,13 +34,13 @@ class _Asked:
         """Requests with the same key can share a call; their time left agrees within a factor of two."""
         call = self.call
         exponent = math.frexp(call.deadline - time.monotonic())[1]
-        return call.first_block, call.thetas, call.traceparent, exponent
+        return call.sent, call.first_block, call.thetas, call.traceparent, exponent
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Number of samples, an upper bound on their bytes, and pixels to decode."""
         samples = self.call.samples
-        if self.call.first_block > 1:
+        if self.call.sent == "feature":
             return len(samples), sum(sample.feature.nbytes for sample in samples), 0
         num_bytes = sum(len(sample.image or b"") for sample in samples)
         return len(samples), num_bytes, sum(sample.num_pixels for sample in samples)

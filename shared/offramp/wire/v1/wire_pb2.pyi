@@ -29,20 +29,22 @@ class FeatureTensor(_message.Message):
     def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images")
+    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images", "pixels")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_BLOCK_FIELD_NUMBER: _ClassVar[int]
     THETAS_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     next_block: int
     thetas: _containers.RepeatedScalarFieldContainer[float]
     feature: FeatureTensor
     images: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    pixels: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ..., pixels: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class InferResponse(_message.Message):
     __slots__ = ("answers", "times")
@@ -83,7 +85,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples")
+    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples", "takes_pixels")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +93,7 @@ class DescribeResponse(_message.Message):
     CODECS_FIELD_NUMBER: _ClassVar[int]
     MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TAKES_PIXELS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     tier: str
     first_block: int
@@ -98,4 +101,5 @@ class DescribeResponse(_message.Message):
     codecs: _containers.RepeatedScalarFieldContainer[Codec]
     max_pixels: int
     max_samples: int
-    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ...) -> None: ...
+    takes_pixels: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ..., takes_pixels: _Optional[bool] = ...) -> None: ...
