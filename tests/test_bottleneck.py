@@ -23,6 +23,7 @@ from offramp.authoring.training.run import load_network
 from offramp.bundle import Bundle, Preprocessing, load_bundle
 from offramp.engine.payload import encode_pixels
 from offramp.errors import ConfigError
+from offramp.wire.codec import levels_per_byte
 from tests.commands import check_refused, offramp
 from tests.conftest import with_thetas
 from tests.nodes import png, predict, running_cloud, running_edge
@@ -98,15 +99,23 @@ def test_as_many_channels_are_learned_as_the_bytes_hold(
 ) -> None:
     spec = spec_for(shape, split_point=2, max_bytes=max_bytes, levels=levels)
     code = Bottleneck(shape, spec).code_shape
-    taken = math.prod(code) * math.log2(levels) / 8 + 4
-    assert taken <= max_bytes < taken + math.prod(code[1:]) * math.log2(levels) / 8
+    taken = math.ceil(math.prod(code) / levels_per_byte(levels))
+    assert taken <= max_bytes
+    assert code[0] == 2 * shape[0] or max_bytes < taken + math.prod(code[1:]) / levels_per_byte(levels) + 1
+
+
+def test_a_grid_is_fine_enough_for_the_channels_to_be_filled() -> None:
+    assert spec_for((112, 14, 14), split_point=3, max_bytes=2800) == BottleneckSpec(
+        split_point=3, channels=57, stride=1, levels=4
+    )
 
 
 def test_too_few_bytes_are_refused_with_how_many_would_do() -> None:
     with pytest.raises(
-        ConfigError, match="5 bytes are too few for a code of 16 positions at 2 bits; give at least 8"
+        ConfigError,
+        match="3 bytes are too few for one channel of 4 levels on a feature of 8 x 8; give at least 4",
     ):
-        spec_for((64, 8, 8), split_point=2, max_bytes=5)
+        spec_for((64, 8, 8), split_point=2, max_bytes=3)
 
 
 def test_what_has_no_positions_can_only_be_rounded() -> None:
@@ -137,7 +146,7 @@ def test_the_bundle_says_what_is_handed_over_and_what_it_costs(narrow_bundle: Bu
     assert first.feature is not None and first.feature == second.input
     assert (first.feature.shape, first.feature.dtype) == ((4, 4, 4), "uint8")
     assert first.levels is not None and len(first.levels.frequencies) == 16
-    assert manifest.operating_point.codec == "ans"
+    assert manifest.operating_point.codec == "packed"
     plain = network_cost(tiny_network(), (3, 8, 8))
     assert manifest.backbone_macs == plain.backbone
     around = (8 * 8 * 9 + 8 * 4) * 16 + (4 * 8 + 8 * 8) * 16

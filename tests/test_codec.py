@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle.manifest import Block, Codec, Levels, Tensor
 from offramp.errors import FeatureError
-from offramp.wire.codec import decode_feature, encode_feature, expected_bytes
+from offramp.wire.codec import codec_for_levels, decode_feature, encode_feature, expected_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -123,16 +123,19 @@ def test_no_message_raises_anything_else(payload: bytes, shape: list[int], codec
     assert found.shape == (1, 2, 2) and np.isfinite(found).all()
 
 
+LEVEL_CODECS: st.SearchStrategy[Codec] = st.sampled_from(["ans", "packed"])
 FREQUENCIES = st.lists(st.integers(1, 2**16), min_size=2, max_size=256).map(
     lambda counts: Levels(frequencies=tuple(counts))
 )
 
 
-@given(FREQUENCIES, st.integers(0, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_levels_come_out_as_they_went_in(levels: Levels, samples: int, values: int, seed: int) -> None:
+@given(LEVEL_CODECS, FREQUENCIES, st.integers(0, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_levels_come_out_as_they_went_in(
+    codec: Codec, levels: Levels, samples: int, values: int, seed: int
+) -> None:
     shape = (samples, values)
     code = np.random.default_rng(seed).integers(0, len(levels.frequencies), shape, dtype=np.uint8)
-    message = encode_feature(code, "ans", levels)
+    message = encode_feature(code, codec, levels)
     found = decode_feature(message, block=block_of((values,), levels), num_samples=samples)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, code)
@@ -154,6 +157,35 @@ def test_a_code_takes_as_many_bytes_as_its_levels_are_surprising() -> None:
     payload = encode_feature(code, "ans", levels).payload
     assert len(payload) == pytest.approx(entropy_bytes, rel=0.02)
     assert expected_bytes(block_of((5000,), levels), "ans") == pytest.approx(entropy_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize(("count", "per_byte"), [(2, 8), (3, 5), (4, 4), (6, 3), (16, 2), (17, 1), (256, 1)])
+def test_packed_levels_take_as_few_bytes_as_whole_values_allow(count: int, per_byte: int) -> None:
+    levels = Levels(frequencies=(1,) * count)
+    payload = encode_feature(np.zeros((1, 31), np.uint8), "packed", levels).payload
+    assert len(payload) == -(-31 // per_byte) == expected_bytes(block_of((31,), levels), "packed")
+
+
+def test_levels_are_packed_where_that_is_no_larger_than_coding_them() -> None:
+    assert codec_for_levels(block_of((496,), Levels(frequencies=(25, 25, 25, 26)))) == "packed"
+    assert codec_for_levels(block_of((496,), Levels(frequencies=(97, 1, 1, 1)))) == "ans"
+    # Three levels leave 13 of 256 bytes unused, which is less than the coder's own word on so short a code.
+    assert codec_for_levels(block_of((50,), Levels(frequencies=(1, 1, 1)))) == "packed"
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (bytes(6), "need 7 bytes, got 6"),
+        (bytes(8), "need 7 bytes, got 8"),
+        (b"\xf3" + bytes(6), "hold the byte 243"),
+        (bytes(6) + b"\x03", "do not end where their 31 values do"),
+    ],
+)
+def test_bytes_that_packing_never_writes_are_refused(payload: bytes, says: str) -> None:
+    message = pb.FeatureTensor(codec=pb.CODEC_PACKED, shape=(1, 31), payload=payload)
+    with pytest.raises(FeatureError, match=says):
+        decode_feature(message, block=block_of((31,), Levels(frequencies=(2, 1, 1))), num_samples=1)
 
 
 def test_a_float_takes_what_it_takes() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
-from offramp.bundle.manifest import Levels
+from offramp.bundle.manifest import Codec, Levels
 from offramp.engine.runtime import load_blocks
 from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.v1 import wire_pb2 as pb
@@ -51,6 +51,7 @@ def coding_time(narrow: Bundle, wide: Bundle, pixels: NDArray[np.uint8]) -> Codi
     block = narrow.manifest.blocks[split_point - 2]
     if block.levels is None or len(wide.manifest.blocks) != len(narrow.manifest.blocks):
         raise ValueError("the narrow bundle needs a bottleneck, the wide one the same blocks without it")
+    codec = narrow.manifest.codec_at(split_point)
     edge = load_blocks(wide, 1, split_point - 1)
     before = {"wide": edge[-1], "narrow": load_blocks(narrow, split_point - 1, split_point - 1)[0]}
     behind = {
@@ -69,7 +70,7 @@ def coding_time(narrow: Bundle, wide: Bundle, pixels: NDArray[np.uint8]) -> Codi
         for name, runner in _in_turn(before, number).items():
             found[f"before {name}"], output = _timed(partial(runner.run, batch))
             features[name] = output.feature
-        found["encoding"], message = _timed(partial(_encoded, features["narrow"], block.levels))
+        found["encoding"], message = _timed(partial(_encoded, features["narrow"], codec, block.levels))
         received = pb.FeatureTensor.FromString(message)
         found["decoding"], code = _timed(partial(decode_feature, received, block=block, num_samples=1))
         arriving = {"wide": features["wide"], "narrow": code}
@@ -86,8 +87,8 @@ def coding_time(narrow: Bundle, wide: Bundle, pixels: NDArray[np.uint8]) -> Codi
     )
 
 
-def _encoded(feature: NDArray[Any], levels: Levels) -> bytes:
-    return encode_feature(feature, "ans", levels).SerializeToString()
+def _encoded(feature: NDArray[Any], codec: Codec, levels: Levels) -> bytes:
+    return encode_feature(feature, codec, levels).SerializeToString()
 
 
 def _in_turn(runners: Mapping[str, Any], number: int) -> Mapping[str, Any]:

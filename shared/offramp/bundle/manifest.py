@@ -16,8 +16,9 @@ from offramp.record import Record
 FORMAT_VERSION: Literal[1] = 1
 
 Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
-# ans: integer levels, entropy-coded. The others: plain floating-point numbers.
-Codec = Literal["float32", "float16", "ans"]
+# ans: integer levels, entropy-coded. packed: as many levels in a byte as fit. The others: floating-point numbers.
+Codec = Literal["float32", "float16", "ans", "packed"]
+_FOR_LEVELS: frozenset[Codec] = frozenset({"ans", "packed"})
 # How a sample travels to the next tier. exact: as its feature, as the photo it came as, or as the network's picture
 # losslessly encoded, whichever is smallest; the answer is the same. feature: never as a picture. jpeg-N, webp-N: as the
 # network's picture in that format with quality N, so that the exits behind the split answer from a lossy copy.
@@ -179,11 +180,12 @@ class Manifest(Record):
         return self.point_named(self.default_operating_point)
 
     def codec_at(self, split_point: int) -> Codec:
-        """Codec of the feature that goes to that block: ans for levels, otherwise the operating point's."""
-        if self.blocks[split_point - 2].levels is not None:
-            return "ans"
+        """Codec of the feature that goes to that block: the operating point's, if it suits it."""
+        has_levels = self.blocks[split_point - 2].levels is not None
         codec = self.operating_point.codec
-        return "float32" if codec == "ans" else codec
+        if (codec in _FOR_LEVELS) == has_levels:
+            return codec
+        return "ans" if has_levels else "float32"
 
     def point_named(self, name: str) -> OperatingPoint:
         """The operating point of that name; KeyError if there is none."""
@@ -211,10 +213,10 @@ class Manifest(Record):
             handed_over = (
                 self.blocks[point.split_point - 2] if point.split_point <= len(self.blocks) else None
             )
-            if handed_over and (point.codec == "ans") != (handed_over.levels is not None):
+            if handed_over and (point.codec in _FOR_LEVELS) != (handed_over.levels is not None):
                 raise ValueError(
                     f"operating point '{point.name}' sends the feature of block {handed_over.number} as {point.codec}; "
-                    "use ans for a bottleneck's levels, and only for them"
+                    "use ans or packed for a bottleneck's levels, and only for them"
                 )
             if len(self.blocks) > 1 and point.split_point > len(self.blocks):
                 raise ValueError(

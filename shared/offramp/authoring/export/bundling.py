@@ -18,6 +18,7 @@ from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
 from offramp.bundle.manifest import Block, Exit, Levels, Manifest, Tensor, manifest_of
 from offramp.bundle.provenance import Provenance
 from offramp.errors import ConfigError
+from offramp.wire.codec import codec_for_levels
 
 _FULL = "full"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,66}")  # the id adds thirteen characters, to eighty at most
@@ -62,19 +63,18 @@ def export_bundle(
     _check_name(name)
     check_answers(network, preprocessing, len(labels))
     check_split_point(network, split_point)
-    confidences = confidences or [Confidence()] * network.num_exits
-    if len(confidences) != network.num_exits:
-        raise ConfigError(f"{len(confidences)} confidences for {network.num_exits} exits; give one for each")
+    confidences = _checked(confidences, network.num_exits)
     cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
     _check_costs(cost)
 
     def manifest(graphs: Mapping[int, bytes]) -> Manifest:
+        blocks = _blocks(network, graphs, preprocessing, cost, confidences)
         return manifest_of(
             name=name,
             labels=tuple(labels),
             preprocessing=preprocessing,
-            blocks=_blocks(network, graphs, preprocessing, cost, confidences),
-            operating_points=(_full(network, split_point),),
+            blocks=blocks,
+            operating_points=(_full(blocks, len(confidences), split_point),),
             default_operating_point=_FULL,
             layers=tuple(cost.layers),
             aggregates=aggregates,
@@ -95,13 +95,20 @@ def _check_name(name: str) -> None:
         )
 
 
-def _full(network: EarlyExitNetwork, split_point: int) -> OperatingPoint:
+def _checked(confidences: Sequence[Confidence] | None, num_exits: int) -> Sequence[Confidence]:
+    confidences = confidences or [Confidence()] * num_exits
+    if len(confidences) != num_exits:
+        raise ConfigError(f"{len(confidences)} confidences for {num_exits} exits; give one for each")
+    return confidences
+
+
+def _full(blocks: Sequence[Block], num_exits: int, split_point: int) -> OperatingPoint:
     """The point at which every sample goes to the last exit."""
     return OperatingPoint(
         name=_FULL,
-        thetas=(1.0,) * (network.num_exits - 1),
+        thetas=(1.0,) * (num_exits - 1),
         split_point=split_point,
-        codec="ans" if network.bottleneck_behind(split_point - 1) else "float32",
+        codec=codec_for_levels(blocks[split_point - 2]) if blocks[split_point - 2].levels else "float32",
     )
 
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from offramp.errors import ConfigError
 from offramp.record import Record
+from offramp.wire.codec import levels_per_byte
 
 _POSITIONS = 4  # side of the code's grid that a learned bottleneck aims at
-_OF_PAYLOAD = 4  # bytes that the entropy coder needs besides its symbols
 _EXTREME = 0.999
 _LEAST_SCALE = 1e-3  # of a typical channel's spread
 _MEMORY = 0.99  # of the running statistics in training, as in a batch norm
@@ -45,6 +45,9 @@ def spec_for(
 ) -> BottleneckSpec:
     """The learned bottleneck whose code fits into `max_bytes`, on a grid of about 4 x 4 positions.
 
+    The grid is finer where the code would otherwise have more than twice the channels of the feature, which the encoder
+    could not fill.
+
     Raises:
         ConfigError: the feature does not have shape (C, H, W), or `max_bytes` is too small for any code.
     """
@@ -53,17 +56,22 @@ def spec_for(
             f"the feature before block {split_point} has shape {feature_shape}; a learned bottleneck needs channels, "
             "height and width; leave out --bytes to quantise the feature instead"
         )
-    _, height, width = feature_shape
-    stride = max(1, min(height, width) // _POSITIONS)
-    positions = -(-height // stride) * -(-width // stride)
-    bits = math.log2(levels)
-    channels = int((max_bytes - _OF_PAYLOAD) * 8 / bits // positions)
-    if channels < 1:
+    of_feature, height, width = feature_shape
+    values = max_bytes * levels_per_byte(levels)
+
+    def fitting(stride: int) -> int:
+        return values // (-(-height // stride) * -(-width // stride))
+
+    coarsest = max(1, min(height, width) // _POSITIONS)
+    stride = next((each for each in range(coarsest, 1, -1) if fitting(each) <= 2 * of_feature), 1)
+    if not fitting(stride):
+        least = math.ceil(-(-height // stride) * -(-width // stride) / levels_per_byte(levels))
         raise ConfigError(
-            f"{max_bytes} bytes are too few for a code of {positions} positions at {bits:g} bits; "
-            f"give at least {_OF_PAYLOAD + math.ceil(positions * bits / 8)}"
+            f"{max_bytes} bytes are too few for one channel of {levels} levels on a feature of {height} x {width}; "
+            f"give at least {least}"
         )
-    return BottleneckSpec(split_point=split_point, channels=channels, stride=stride, levels=round(2**bits))
+    channels = min(fitting(stride), 2 * of_feature)
+    return BottleneckSpec(split_point=split_point, channels=channels, stride=stride, levels=levels)
 
 
 class Bottleneck(nn.Module):
@@ -153,10 +161,11 @@ class Bottleneck(nn.Module):
         return self._from_unit(code.to(torch.float32) / (self.spec.levels - 1))
 
     def code_bytes(self, code: Tensor) -> Tensor:
-        """Bytes (B,) that the entropy coder needs for each sample's code, to within a few."""
+        """Bytes (B,) of each sample's code, to within a few: entropy-coded or packed, whichever takes less."""
         shares = torch.tensor(self.frequencies, device=code.device).double()
         bits = -(shares / shares.sum()).log2()
-        return bits[code.long()].flatten(1).sum(dim=1) / 8 + _OF_PAYLOAD
+        packed = math.ceil(math.prod(self.code_shape) / levels_per_byte(self.spec.levels))
+        return (bits[code.long()].flatten(1).sum(dim=1) / 8).clamp(max=packed)
 
     def _to_unit(self, feature: Tensor) -> Tensor:
         if self.spec.channels is not None:
@@ -196,7 +205,8 @@ def _learned(
     feature_shape: tuple[int, ...], channels: int, stride: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
     of_feature = feature_shape[0]
-    kernel = stride + 1 if stride % 2 == 0 else stride + 2 if stride == 1 else stride
+    # A pooling encoder looks at all it pools; one that keeps the positions has no use for their neighbours.
+    kernel = stride + 1 if stride % 2 == 0 else stride
     norm = nn.BatchNorm2d(channels)
     nn.init.constant_(norm.weight, _SPREAD)
     encoder = nn.Sequential(

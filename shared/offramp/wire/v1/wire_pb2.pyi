@@ -13,10 +13,12 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_FLOAT32: _ClassVar[Codec]
     CODEC_FLOAT16: _ClassVar[Codec]
     CODEC_ANS: _ClassVar[Codec]
+    CODEC_PACKED: _ClassVar[Codec]
 CODEC_UNSPECIFIED: Codec
 CODEC_FLOAT32: Codec
 CODEC_FLOAT16: Codec
 CODEC_ANS: Codec
+CODEC_PACKED: Codec
 
 class FeatureTensor(_message.Message):
     __slots__ = ("codec", "shape", "payload")
