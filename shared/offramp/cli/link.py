@@ -10,29 +10,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from offramp.cli.progress import console
+from offramp.cli.quantities import a_duration, a_speed, megabits, milliseconds
 from offramp.command import Command
 from offramp.errors import ConfigError
 from offramp.serving.link import Link, LinkSettings
-
-_MILLISECONDS = {"ms": 1.0, "s": 1000.0}
-_MEGABITS = {"kbit": 1e-3, "mbit": 1.0, "gbit": 1e3}
-
-
-def _quantity(text: str, units: dict[str, float]) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units:
-        raise ValueError(f"write a number and one of {', '.join(units)}")
-    return float(found[1]) * units[found[2]]
-
-
-def _time(text: str) -> str:
-    _quantity(text, _MILLISECONDS)
-    return text
-
-
-def _speed(text: str) -> str:
-    _quantity(text, _MEGABITS)
-    return text
 
 
 def _place(text: str) -> str:
@@ -52,22 +33,22 @@ class SlowLink(Command):
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=50052, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    delay: Annotated[str, AfterValidator(_time)] = Field(
+    delay: Annotated[str, AfterValidator(a_duration)] = Field(
         default="0ms", description="delay in each direction, such as 40ms or 0.1s"
     )
-    jitter: Annotated[str, AfterValidator(_time)] = Field(
+    jitter: Annotated[str, AfterValidator(a_duration)] = Field(
         default="0ms", description="random extra delay, up to this"
     )
-    rate: Annotated[str, AfterValidator(_speed)] | None = Field(
+    rate: Annotated[str, AfterValidator(a_speed)] | None = Field(
         default=None, description="bandwidth in each direction, such as 2mbit or 500kbit"
     )
 
     def execute(self) -> None:
         """Carry bytes until SIGTERM or SIGINT."""
         settings = LinkSettings(
-            delay_ms=_quantity(self.delay, _MILLISECONDS),
-            jitter_ms=_quantity(self.jitter, _MILLISECONDS),
-            rate_mbit=None if self.rate is None else _quantity(self.rate, _MEGABITS),
+            delay_ms=milliseconds(self.delay),
+            jitter_ms=milliseconds(self.jitter),
+            rate_mbit=None if self.rate is None else megabits(self.rate),
         )
         asyncio.run(_hold(Link(self.target, settings, self.host, self.port)))
 

@@ -18,6 +18,7 @@ _OWN = {
     "calibrate": "calibrate:Calibrate",
     "evaluate": "evaluate:Evaluate",
     "profile": "profile:ProfileBlocks",
+    "plan": "plan:PlanSplit",
     "inspect": "inspect:Inspect",
     "predict": "predict:Predict",
     "data": "data:FetchData",

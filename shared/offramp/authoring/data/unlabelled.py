@@ -36,6 +36,18 @@ def load_unlabelled(
     Raises:
         DataError: there are no photos, or some of them cannot be read.
     """
+    listing = list_unlabelled(path, skip_unreadable=skip_unreadable)
+    return read_listing(
+        listing, preprocessing, skip_unreadable=skip_unreadable, cache_mb=cache_mb, advance=found(listing)
+    )
+
+
+def list_unlabelled(path: Path, *, skip_unreadable: bool = False) -> Listing:
+    """Find every photo of a folder, a zip or a tar, whatever its folders are called.
+
+    Raises:
+        DataError: there are no photos, or files that cannot be read, which `skip_unreadable` leaves out.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist; expected a folder of photos, or a zip or tar of one")
     container = open_container(path)
@@ -49,7 +61,4 @@ def load_unlabelled(
     names = tuple(sorted(files.photos, key=lambda name: name.split("/")))
     summary = f"{path.name}: {len(names):,} photos"
     summary += f"; other files: {counted(files.others)}" if files.others else ""
-    listing = Listing(container, names, np.zeros(len(names), dtype=np.int64), None, names, summary)
-    return read_listing(
-        listing, preprocessing, skip_unreadable=skip_unreadable, cache_mb=cache_mb, advance=found(listing)
-    )
+    return Listing(container, names, np.zeros(len(names), dtype=np.int64), None, names, summary)
