@@ -173,7 +173,8 @@ def test_the_command_shows_a_table_for_each_link_and_warns_of_photos_that_are_to
     small = offramp(*arguments)
     assert small.exit_code == 0, small.output
     assert "all photos are smaller than 8 x 8" in small.output
-    assert "webp-20" in small.output and "fewest bytes" in small.output
+    assert "picture, webp-20" in small.output and "fewest bytes: " in small.output
+    assert "…" not in small.output
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def plan_table(plan: Plan) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    judged = "right" if plan.labelled else "as full"
+    judged = "right %" if plan.labelled else "as full %"
     for column in ("sent", "B/off", "B/req", "ms/off", "ms/req", judged, "M/req", "best"):
         table.add_column(column, justify="left" if column in ("sent", "best") else "right", no_wrap=True)
     heading = None
@@ -204,7 +204,7 @@ def plan_table(plan: Plan) -> Table:
             f"{row.request_bytes:,.0f}",
             "-" if row.offload_ms is None else f"{row.offload_ms:.1f}",
             f"{row.ms:.2f}",
-            f"{row.accuracy:.1%}",
+            f"{100 * row.accuracy:.1f}",
             f"{row.cloud_macs / 1e6:.2f}",
             " ".join(best.get(number, [])),
             style="bold" if number in best else "" if row.serve else "dim",
