@@ -13,6 +13,7 @@ import torch
 
 from offramp.authoring.evaluation.measures import PLAIN
 from offramp.authoring.evaluation.overthinking import overthinking
+from offramp.authoring.evaluation.promise import Overshoot, overshoot_of
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.authoring.networks.confidence import plain_measures
@@ -198,3 +199,27 @@ class TestPage:
         result = offramp(*options)
         assert result.exit_code == 2
         assert f"{path} cannot be written" in result.stderr
+
+
+def overshoot(point: str, lost: int, of: int = 1000) -> Overshoot | None:
+    """A point that is wrong for `lost` samples that the full network gets right, and sends 100 bytes each time."""
+    right_N = np.arange(of) >= lost
+    return overshoot_of(
+        point, right_N=right_N, full_right_N=np.ones(of, bool), spent_N={"bytes": np.full(of, 100.0)}
+    )
+
+
+def test_a_limit_that_is_kept_says_nothing() -> None:
+    assert overshoot("drop-0.5", 5) is None
+    assert overshoot("bytes-100", 0) is None
+    assert overshoot("full", 500) is None
+
+
+def test_a_limit_that_is_not_kept_is_told_with_whether_chance_explains_it() -> None:
+    slightly, far = overshoot("drop-0.5", 8), overshoot("drop-0.5", 60)
+    assert slightly and far
+    assert (slightly.is_beyond_chance, far.is_beyond_chance) == (False, True)
+    assert "0.80 points less accurate" in slightly.meaning and "--guarantee" in slightly.meaning
+    assert "calibrate on photos like these" in far.meaning
+    sent = overshoot("bytes-99.5", 0)
+    assert sent and sent.meaning.startswith("'bytes-99.5' is 100.0 bytes a request on these samples")

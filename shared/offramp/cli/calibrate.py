@@ -16,10 +16,11 @@ from offramp.bundle.manifest import Manifest, RiskName
 from offramp.bundle.provenance import Provenance
 from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.options import BundleArgument, CacheOption, PayloadOption, RuntimeOption, SkipOption
-from offramp.cli.progress import console, progress
+from offramp.cli.progress import console, progress, warn
 from offramp.cli.reading import Reading
 from offramp.cli.tables import points_table
 from offramp.command import Command
+from offramp.engine.payload import is_lossy
 
 if TYPE_CHECKING:
     from offramp.authoring.data import LabelledImages
@@ -117,6 +118,11 @@ class Calibrate(Command):
         )
         if self.guarantee is not None:
             chosen = self._certified(chosen, predictions, classes, validation.fingerprint(), spent)
+        if self.guarantee is None and is_lossy(chosen.operating_point.payload):
+            warn(
+                f"{chosen.operating_point.payload} is lossy and not certified: what it costs in accuracy is in the "
+                "figures of the held-out samples, but only --guarantee says how much it can be beyond them"
+            )
         self._write(loaded, chosen)
 
     def _predictions(self, loaded: Bundle, validation: LabelledImages) -> ExitPredictions:

@@ -29,6 +29,7 @@ from offramp.cli.progress import console, progress, warn
 from offramp.cli.reading import Reading
 from offramp.cli.tables import quality_tables, report_table
 from offramp.command import Command
+from offramp.engine.payload import is_lossy
 from offramp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Evaluate(Command):
         summary = self._summary(loaded, images, found, name, thetas, rivals)
         if summary.held_out and summary.held_out.is_beyond_chance:
             warn(summary.held_out.meaning)
+        _warn_of_payload(manifest, summary)
+        if summary.overshoot:
+            warn(summary.overshoot.meaning)
         taken_N = found.against(images.classes_as(manifest.labels)).exit_taken(thetas)
         if self.page:
             self._write_page(self.page, manifest, images, found, summary, taken_N)
@@ -222,6 +226,16 @@ class Evaluate(Command):
         ]
         write_page(page, Evaluated(manifest, images, classes, table, taken_N, summary, points))
         console.print(f"page: {page}")
+
+
+def _warn_of_payload(manifest: Manifest, summary: Report) -> None:
+    point = manifest.point_named(summary.operating_point or manifest.default_operating_point)
+    if is_lossy(summary.payload) and summary.payload != point.payload:
+        certified = " and certified" if point.certificate else ""
+        warn(
+            f"'{point.name}' was calibrated{certified} with payload {point.payload}, not {summary.payload}; "
+            f"`offramp calibrate --payload {summary.payload}` chooses thresholds for it"
+        )
 
 
 def _check_unseen(images: LabelledImages, manifest: Manifest, path: Path) -> None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from offramp.authoring.data.reading import CACHE_MB
-from offramp.bundle.manifest import Measure
+from offramp.bundle.manifest import Manifest, Measure
 from offramp.cli.held_out import held_out
 from offramp.cli.options import CacheOption, RunArgument, SkipOption
 from offramp.cli.progress import console
 from offramp.cli.reading import Reading
 from offramp.command import Command
+from offramp.engine.payload import PayloadRule
 from offramp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Export(Command):
             weights=self.weights,
             provenance=provenance.model_copy(update={"commands": (*provenance.commands, self.as_typed)}),
         )
+        _say_if_large(bundle.manifest)
         step = "evaluate" if self.static else "calibrate"
         console.print(
             f"exported {bundle.manifest.bundle_id}; next:",
@@ -114,6 +116,21 @@ class Export(Command):
         found = [fit_temperature(logits_NK, classes) for logits_NK in of_exits]
         console.print("temperatures: " + ", ".join(f"{temperature:.3f}" for temperature in found))
         return [Confidence(self.measure, temperature) for temperature in found]
+
+
+def _say_if_large(manifest: Manifest) -> None:
+    """Say so if the feature takes more than the network's picture itself, which a node then sends instead."""
+    if len(manifest.blocks) == 1:
+        return
+    split_point = manifest.operating_point.split_point
+    rule = PayloadRule.at(manifest, split_point)
+    if rule.feature_bytes > rule.lossless_bytes:
+        console.print(
+            f"a feature takes {rule.feature_bytes:,.0f} bytes before block {split_point}, the network's picture "
+            f"without loss about {rule.lossless_bytes:,.0f}: `offramp plan` compares all that could be sent on your "
+            "photos, `offramp compress` makes the feature smaller",
+            soft_wrap=True,
+        )
 
 
 def _split_point(origin: Run, *, static: bool) -> int:

@@ -25,9 +25,8 @@ from offramp.wire.codec import expected_bytes
 Sent = Literal["feature", "image", "pixels"]
 ANY_SENT: frozenset[Sent] = frozenset(get_args(Sent))
 
-# Lossless WebP takes 0.4 to 0.5 of the raw bytes of a photo at a network's size. Where something else is smaller than
-# this share, it is not even tried.
-_WORTH_A_TRY = 0.4
+# Lossless WebP takes 0.4 to 0.5 of the raw bytes of a photo at a network's size.
+_LOSSLESS = 0.4
 
 
 def is_lossy(payload: Payload) -> bool:
@@ -55,6 +54,11 @@ class PayloadRule:
             prod(manifest.preprocessing.pixel_shape),
         )
 
+    @property
+    def lossless_bytes(self) -> float:
+        """About as many as the pixels take at least, without loss, if they are a photo's."""
+        return _LOSSLESS * self.raw_bytes
+
     def choose(
         self, image_bytes: int, pixels: NDArray[np.uint8] | None, accepts: Collection[Sent] = ANY_SENT
     ) -> tuple[Sent, bytes]:
@@ -74,7 +78,7 @@ class PayloadRule:
         least = self.feature_bytes
         if "image" in accepts and 0 < image_bytes < least:
             sent, least = "image", image_bytes
-        if takes_pixels and least > _WORTH_A_TRY * self.raw_bytes:
+        if takes_pixels and least > self.lossless_bytes:  # otherwise it is not even tried
             encoded = encode_pixels(pixels, "exact")
             if len(encoded) < least:
                 return "pixels", encoded

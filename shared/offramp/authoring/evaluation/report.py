@@ -14,6 +14,7 @@ from offramp.authoring.evaluation.held_out import HeldOut
 from offramp.authoring.evaluation.measures import MeasureReport
 from offramp.authoring.evaluation.offloads import Offloads
 from offramp.authoring.evaluation.overthinking import Overthinking, overthinking
+from offramp.authoring.evaluation.promise import Overshoot, overshoot_of
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Manifest, OperatingPoint
@@ -100,6 +101,9 @@ class Report(Record):
         default=None,
         description="compared with the samples that thresholds were chosen on, if these are others",
     )
+    overshoot: Overshoot | None = Field(
+        default=None, description="the limit that the operating point was chosen for, if it is not kept here"
+    )
     layers: tuple[Layer, ...] = Field(default=(), description="multiplications, layer by layer")
 
 
@@ -148,6 +152,7 @@ def report(
         offload_rate=sum(exit.rate for exit in exits if exit.tier == "cloud"),
         **(_sent(offloads, offloaded_N) if offloads else {}),
         exits=exits,
+        overshoot=_overshoot(manifest, table, name, taken_N, exit_ms, _request_bytes(offloads, offloaded_N)),
         overthinking=overthinking(table, thetas, manifest.exit_macs),
         layers=manifest.layers,
     )
@@ -177,6 +182,28 @@ def _exit_report(
         ms=exit_ms[exit] if exit_ms else None,
         auroc=auroc(confidence_N, correct_N),
         calibration_error=calibration_error(confidence_N, correct_N),
+    )
+
+
+def _request_bytes(offloads: Offloads | None, offloaded_N: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    return None if offloads is None else np.where(offloaded_N, offloads.socket_bytes, 0.0)
+
+
+def _overshoot(
+    manifest: Manifest,
+    table: ExitTable,
+    name: str | None,
+    taken_N: NDArray[np.int64],
+    exit_ms: Sequence[float] | None,
+    request_bytes_N: NDArray[np.float64] | None,
+) -> Overshoot | None:
+    spent = {"cost": np.array(manifest.exit_macs)[taken_N] / manifest.backbone_macs}
+    if exit_ms:
+        spent["ms"] = np.array(exit_ms)[taken_N]
+    if request_bytes_N is not None:
+        spent["bytes"] = request_bytes_N
+    return overshoot_of(
+        name, right_N=table.correct_at(taken_N), full_right_N=table.full_correct, spent_N=spent
     )
 
 
