@@ -16,6 +16,7 @@ from offramp.authoring.evaluation.report import report
 from offramp.authoring.planning.link import LinkProfile
 from offramp.authoring.planning.observed import Observed, observe
 from offramp.authoring.planning.plan import Plan, plan
+from offramp.authoring.planning.reveal import picture_of, reveal
 from offramp.authoring.planning.rounding import Rounding
 from offramp.authoring.planning.rows import Overhead, Row
 from offramp.bundle import Bundle
@@ -204,3 +205,33 @@ def test_a_photo_that_cannot_be_decoded_is_named(tiny_bundle: Bundle) -> None:
 def test_a_link_that_carries_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="carries nothing"):
         LinkProfile(rate_mbit=0.0, delay_ms=1.0)
+
+
+def test_an_attack_sees_more_of_a_feature_than_of_noise_and_a_picture_needs_none(tiny_bundle: Bundle) -> None:
+    generator = np.random.default_rng(0)
+    blocks = generator.integers(0, 256, (40, 2, 2, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    truth, found = reveal(tiny_bundle, blocks, ["webp-90"], steps=60)
+    picture, first, second = found
+    assert [one.split_point for one in found] == [None, 2, 3]
+    assert picture.psnr > first.psnr > 12 and 0 < second.ssim < picture.ssim <= 1
+    shown = Image.open(io.BytesIO(picture_of(truth, found)))
+    assert shown.size == (4 * 8, 4 * 8)
+
+
+def test_an_attack_needs_photos_to_learn_from(tiny_bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="19 photos are too few to train an attack"):
+        reveal(tiny_bundle, np.zeros((19, 8, 8, 3), np.uint8), [])
+
+
+def test_the_command_writes_what_is_revealed(
+    tiny_bundle: Bundle, photos: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offramp.cli.plan._ATTACK_STEPS", 3)
+    for number, file in enumerate(photos):
+        (tmp_path / f"{number}.jpg").write_bytes(file)
+    picture = tmp_path / "revealed.png"
+    arguments = ("plan", tiny_bundle.directory, "--photos", tmp_path, "--payload", "webp-20")
+    result = offramp(*arguments, "--reveal", picture)
+    assert result.exit_code == 0, result.output
+    assert "feature, float32" in result.output and picture.stat().st_size > 0
+    check_refused(offramp(*arguments, "--reveal", tmp_path / "none" / "a.png"), "is not a directory")

@@ -46,21 +46,13 @@ def serve(
     offload_timeout_s: float = 60.0,
 ) -> Served:
     """Ask an edge with these options about every photo, one after the other."""
-    common = [str(bundle), "--port", "0", "--log-level", "WARNING"]
+    common = [str(bundle), "--port", "0"]
+    patient = ["--offload-timeout-s", str(offload_timeout_s)]
     with (
-        node_process("cloud_node", [str(bundle), "--port", "0"], name="cloud") as cloud,
+        node_process("cloud_node", common, name="cloud") as cloud,
         link_in_background(cloud.address, link) as line,
         node_process(
-            "edge_node",
-            [
-                *common[:-2],
-                "--upstream",
-                f"127.0.0.1:{line.port}",
-                "--offload-timeout-s",
-                str(offload_timeout_s),
-                *options,
-            ],
-            name="edge",
+            "edge_node", [*common, "--upstream", f"127.0.0.1:{line.port}", *patient, *options], name="edge"
         ) as edge,
         httpx.Client(base_url=f"http://{edge.address}", timeout=120, trust_env=False) as client,
     ):
@@ -73,18 +65,22 @@ def serve(
         up, counted = line.up_bytes, _counted(client)
         answers = [_ask(client, photo) for photo in photos]
         time.sleep(_SETTLE_S + 3 * link.delay_ms / 1000)
-        offloaded = [answer for answer in answers if answer["sent"] != "nothing"]
-        count = len(answers)
-        return Served(
-            requests=count,
-            offloaded=len(offloaded),
-            socket_bytes=(line.up_bytes - up) / count,
-            told_bytes=sum(answer["uplink_bytes"] for answer in answers) / count,
-            counted_bytes=(_counted(client) - counted) / count,
-            ms=sum(answer["timings_ms"]["total"] for answer in answers) / count,
-            offload_ms=sum(answer["timings_ms"]["total"] for answer in offloaded) / max(1, len(offloaded)),
-            sent=frozenset(answer["sent"] for answer in offloaded),
-        )
+        return _served(answers, line.up_bytes - up, _counted(client) - counted)
+
+
+def _served(answers: Sequence[dict[str, Any]], socket_bytes: int, counted_bytes: float) -> Served:
+    offloaded = [answer for answer in answers if answer["sent"] != "nothing"]
+    count = len(answers)
+    return Served(
+        requests=count,
+        offloaded=len(offloaded),
+        socket_bytes=socket_bytes / count,
+        told_bytes=sum(answer["uplink_bytes"] for answer in answers) / count,
+        counted_bytes=counted_bytes / count,
+        ms=sum(answer["timings_ms"]["total"] for answer in answers) / count,
+        offload_ms=sum(answer["timings_ms"]["total"] for answer in offloaded) / max(1, len(offloaded)),
+        sent=frozenset(answer["sent"] for answer in offloaded),
+    )
 
 
 def _ask(client: httpx.Client, photo: bytes) -> dict[str, Any]:

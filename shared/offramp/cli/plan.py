@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,21 +20,24 @@ from offramp.authoring.data.listing import Listing
 from offramp.authoring.data.load import open_data
 from offramp.authoring.data.unlabelled import list_unlabelled
 from offramp.authoring.planning.link import LinkProfile
-from offramp.bundle import Manifest, load_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.bundle.manifest import Payload
 from offramp.cli.options import BundleArgument, PointOption, ThetasOption, chosen_thetas
 from offramp.cli.processes import node_process
 from offramp.cli.progress import console, progress, warn
 from offramp.cli.quantities import megabits, milliseconds
 from offramp.command import Command
+from offramp.engine.images import decode_image
 from offramp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from offramp.authoring.planning.observed import Observed
     from offramp.authoring.planning.plan import Aim, Plan
+    from offramp.authoring.planning.reveal import Revealed
     from offramp.authoring.planning.rows import Overhead, Row
 
 _WARM_UP, _ASKED = 5, 25
+_ATTACK_STEPS = 400
 _LOSSY: tuple[Payload, ...] = ("jpeg-85", "jpeg-50", "webp-75", "webp-50", "webp-20", "webp-10")
 
 
@@ -82,6 +85,11 @@ class PlanSplit(Command):
         ge=0,
         description="percentage points of accuracy that a choice may lose to sending without loss",
     )
+    reveal: Path | None = Field(
+        default=None,
+        description="also find out what each payload reveals of a photo, with a decoder trained on your photos to "
+        "invert features; writes this PNG file. Needs the extra `train`, and minutes for each split",
+    )
     as_json: bool = Field(default=False, alias="json", description="print one JSON object for each link")
 
     def execute(self) -> None:
@@ -115,6 +123,21 @@ class PlanSplit(Command):
             else:
                 Console().print(plan_table(found))
                 Console(soft_wrap=True).print(advice(found), highlight=False, markup=False)
+        if self.reveal:
+            self._reveal(loaded, files, self.reveal)
+
+    def _reveal(self, bundle: Bundle, files: Sequence[Callable[[], bytes]], path: Path) -> None:
+        from offramp.authoring.planning.reveal import picture_of, reveal
+
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path} cannot be written: {path.parent} is not a directory")
+        pixels = np.stack([decode_image(read(), bundle.manifest.preprocessing) for read in files])
+        splits = len(bundle.manifest.blocks) - 1
+        with progress("steps of attacks", splits * _ATTACK_STEPS) as advance:
+            truth, found = reveal(bundle, pixels, _lossy(self.payload), steps=_ATTACK_STEPS, advance=advance)
+        path.write_bytes(picture_of(truth, found))
+        Console().print(reveal_table(found))
+        console.print(f"{path}: photos in rows; in columns as they are, then as in the rows of this table")
 
 
 def _lossy(payloads: Sequence[Payload]) -> Sequence[Payload]:
@@ -209,6 +232,18 @@ def plan_table(plan: Plan) -> Table:
             " ".join(best.get(number, [])),
             style="bold" if number in best else "" if row.serve else "dim",
         )
+    return table
+
+
+def reveal_table(found: Sequence[Revealed]) -> Table:
+    """How close an attacker comes to each photo; a photo as it came and a lossless picture are all there is to see."""
+    table = Table(title="what a payload reveals of the picture, at least", box=SIMPLE_HEAD)
+    for column in ("split", "sent", "PSNR, dB", "SSIM"):
+        table.add_column(column, justify="left" if column == "sent" else "right")
+    table.add_row("any", "photo, or picture without loss", "∞", "1.00")
+    for one in found:
+        split = "any" if one.split_point is None else str(one.split_point)
+        table.add_row(split, one.sent, f"{one.psnr:.1f}", f"{one.ssim:.2f}")
     return table
 
 
