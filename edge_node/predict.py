@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import parse_qsl
 
@@ -99,12 +100,18 @@ class Predict:
         for asked, sample in zip(call.samples, answers.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
             predictions.append(
-                self._prediction(asked.request_id, sample, answers, total_ms, with_probabilities)
+                self._prediction(asked.request_id, sample, answers, call.thetas, total_ms, with_probabilities)
             )
         return predictions[0] if len(predictions) == 1 else {"predictions": predictions}
 
     def _prediction(
-        self, request_id: str, sample: Classified, answers: Answers, total_ms: float, with_probabilities: bool
+        self,
+        request_id: str,
+        sample: Classified,
+        answers: Answers,
+        thetas: Sequence[float],
+        total_ms: float,
+        with_probabilities: bool,
     ) -> dict[str, object]:
         manifest = self._node.tier.manifest
         answer = sample.answer
@@ -119,6 +126,7 @@ class Predict:
                 "name": self._exit_names[answer.exit_number - 1],
                 "tier": sample.tier,
             },
+            "exits": _exits_run(sample, thetas),
             "degraded": sample.degraded_reason is not None,
             "degraded_reason": sample.degraded_reason,
             "timings_ms": {
@@ -143,6 +151,22 @@ class Predict:
         # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, answers, offload_ms, total_ms)
         return prediction
+
+
+def _exits_run(sample: Classified, thetas: Sequence[float]) -> list[dict[str, object]]:
+    answer = sample.answer
+    run = list(enumerate(answer.passed, start=1))
+    # A degraded answer is one of the exits that were passed.
+    if answer.exit_number > len(run):
+        run.append((answer.exit_number, answer.confidence))
+    return [
+        {
+            "number": number,
+            "confidence": confidence,
+            "theta": thetas[number - 1] if number <= len(thetas) else None,
+        }
+        for number, confidence in run
+    ]
 
 
 def _log_answer(
