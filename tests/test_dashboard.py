@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from offramp.engine.images import photo_size
 from offramp.errors import ConfigError
 from offramp_dashboard.figures import (
+    Payload,
     exit_shares,
     latencies,
     leavings,
@@ -47,6 +52,9 @@ offramp_image_bytes_total 5000.0
 # TYPE offramp_uplink_bytes_total counter
 offramp_uplink_bytes_total{sent="feature"} 400.0
 offramp_uplink_bytes_total{sent="image"} 100.0
+# TYPE offramp_uplink_samples_total counter
+offramp_uplink_samples_total{sent="feature"} 2.0
+offramp_uplink_samples_total{sent="image"} 1.0
 # TYPE offramp_degraded_total counter
 offramp_degraded_total{reason="unavailable"} 1.0
 # TYPE offramp_refused_total counter
@@ -225,7 +233,7 @@ def test_tiers_follow_the_split_point_until_answers_name_them() -> None:
     assert [(tier.name, len(tier.stages)) for tier in planned] == [("edge", 1), ("upstream", 2)]
     seen = pictured(manifest, policy, ready, parsed(TEXT.replace('"exit-2"', '"final"')).counters)
     assert [(tier.name, tier.share_in) for tier in seen] == [("edge", 1.0), ("cloud", pytest.approx(0.3))]
-    assert seen[1].uplink_bytes == pytest.approx(500 / 3)
+    assert seen[1].sent == (Payload("feature", 2, 200.0), Payload("image", 1, 100.0))
 
 
 def test_a_node_without_upstream_runs_all_blocks() -> None:
@@ -265,7 +273,19 @@ offramp_refused_total{code="RESOURCE_EXHAUSTED"} 3.0
 
 
 def test_samples_are_of_the_classes_of_the_bundle_and_from_the_folder_only() -> None:
-    assert [sample.label for sample in drawn_samples(SAMPLES, ("bag", "zebra", "../fashion-mnist/coat"))] == [
-        "bag"
-    ]
-    assert drawn_samples(SAMPLES / "absent", ("bag",)) == []
+    drawn = drawn_samples(SAMPLES, ("bag", "zebra", "../fashion-mnist/coat"))
+    assert [sample.label for sample in drawn.samples] == ["bag"] and drawn.num_classes == 1
+    assert drawn_samples(SAMPLES / "absent", ("bag",)).samples == []
+
+
+def test_a_large_sample_is_offered_as_a_thumbnail(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    (tmp_path / "bag").mkdir()
+    file = tmp_path / "bag" / "large.png"
+    Image.fromarray(noise).save(file)
+    (tmp_path / "coat").mkdir()
+    (tmp_path / "coat" / "damaged.jpg").write_bytes(b"no photo")
+    assert file.stat().st_size > 300_000
+    large, damaged = drawn_samples(tmp_path, ("bag", "coat")).samples
+    assert large.thumbnail is not None and photo_size(large.thumbnail) == (128, 96)
+    assert (damaged.label, damaged.thumbnail) == ("coat", None)

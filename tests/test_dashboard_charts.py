@@ -13,6 +13,10 @@ ANSWER = {
     "label": "a",
     "confidence": 0.9,
     "exit": {"number": 2, "name": "final", "tier": "cloud"},
+    "exits": [
+        {"number": 1, "confidence": 0.4, "theta": 0.8},
+        {"number": 2, "confidence": 0.9, "theta": None},
+    ],
     "degraded": False,
     "degraded_reason": None,
     "timings_ms": {"decode": 1.0, "edge_compute": 2.0, "offload": 10.0, "total": 14.0},
