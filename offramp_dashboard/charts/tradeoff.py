@@ -78,7 +78,6 @@ def frontier(
         palette,
         "value",
         axisLabel={"formatter": "{value} %"},
-        name="accuracy",
         **_ends([y for _, y, _ in known]),
     )
     options["series"] = [_line(known, palette), _dots(known, current, palette)]
@@ -137,12 +136,16 @@ def _dots(known: Sequence[tuple[float, float, str]], current: str | None, palett
             "show": True,
             "formatter": "{b}",
             "position": "right",
+            "lineHeight": 17,
+            "minMargin": 2,
+            "padding": [0, 0, 0, 4],
             "color": palette.text,
             "fontSize": 13,
         },
-        # Names that would lie over one another are moved apart, and a line leads to each.
-        "labelLayout": {"moveOverlap": "shiftY", "hideOverlap": False},
-        "labelLine": {"show": True, "length2": 4, "lineStyle": {"color": palette.muted}},
+        # The names stand in a column beside the chart, moved apart where they would lie over one another.
+        ":labelLayout": "(p) => ({x: document.querySelector('.chart.tall').clientWidth - 118, "
+        "y: p.rect.y + p.rect.height / 2, moveOverlap: 'shiftY'})",
+        "labelLine": {"show": True, "length2": 4, "lineStyle": {"color": palette.muted, "opacity": 0.5}},
     }
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from nicegui import ui
 
+from offramp.engine.images import photo_size
 from offramp_dashboard.charts.palette import Palette
 from offramp_dashboard.charts.trial import probabilities, waterfall
 from offramp_dashboard.pages.view import card, data_url, show
 from offramp_dashboard.schemas import ExitRun, Policy, Prediction
 from offramp_dashboard.seen import Seen
 from offramp_dashboard.words import data_bytes, milliseconds, percent, sent_as
+
+# Pixels a side up to which a picture is enlarged without smoothing.
+_TINY = 128
 
 
 class _Picture:
@@ -27,6 +31,8 @@ class _Picture:
         self._figure.visible = image is not None
         if image:
             self._image.props["src"] = data_url(image)
+            is_tiny = max(photo_size(image)) <= _TINY
+            self._image.classes(add="tiny" if is_tiny else "", remove="" if is_tiny else "tiny")
 
 
 class AnswerBox:
@@ -150,5 +156,5 @@ def _sent(prediction: Prediction, photo_bytes: int) -> str:
             return f"{size} sent, but the upstream did not answer; {photo}"
         return f"nothing sent, because the upstream is out of reach; {photo}"
     if prediction.uplink_bytes:
-        return f"sent: {sent_as(prediction.sent)}, {size}; {photo}"
+        return f"sent: {sent_as(prediction.sent)}, {size} with framing; {photo}"
     return f"nothing sent, because an exit here was sure enough; {photo}"
