@@ -143,7 +143,7 @@ def _dots(known: Sequence[tuple[float, float, str]], current: str | None, palett
             "fontSize": 13,
         },
         # The names stand in a column beside the chart, moved apart where they would lie over one another.
-        ":labelLayout": "(p) => ({x: document.querySelector('.chart.tall').clientWidth - 118, "
+        ":labelLayout": "(p) => ({x: (document.querySelector('.chart.tall')?.clientWidth ?? 400) - 118, "
         "y: p.rect.y + p.rect.height / 2, moveOverlap: 'shiftY'})",
         "labelLine": {"show": True, "length2": 4, "lineStyle": {"color": palette.muted, "opacity": 0.5}},
     }
