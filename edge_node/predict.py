@@ -21,7 +21,7 @@ from edge_node.settings import EdgeSettings
 from offramp.engine.images import open_images
 from offramp.errors import OverloadError, RequestError
 from offramp.logs import line
-from offramp.serving.answers import Answers, Classified
+from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
 from offramp.serving.node import Node
 from offramp.serving.tracing import TRACEPARENT
@@ -129,28 +129,32 @@ class Predict:
             "exits": _exits_run(sample, thetas),
             "degraded": sample.degraded_reason is not None,
             "degraded_reason": sample.degraded_reason,
-            "timings_ms": {
-                "decode": round(answers.load_ms, 3),
-                "edge_compute": round(answers.times[0].compute_ms, 3),
-                "offload": round(offload_ms, 3),
-                "total": round(total_ms, 3),
-            },
+            "timings_ms": _timings(answers, offload_ms, total_ms),
             "sent": sample.sent or "nothing",
             "uplink_bytes": sample.uplink_bytes,
             "bundle": manifest.bundle_id,
         }
         if sample.offloaded:
-            prediction["upstream_ms"] = [
-                {"tier": t.tier, "queue": round(t.queue_ms, 3), "compute": round(t.compute_ms, 3)}
-                for t in answers.times[1:]
-            ]
+            prediction["upstream_ms"] = list(map(_upstream_time, answers.times[1:]))
         if with_probabilities:
-            prediction["probabilities"] = dict(
-                zip(manifest.labels, answer.probabilities.tolist(), strict=True)
-            )
+            probabilities = answer.probabilities.tolist()
+            prediction["probabilities"] = dict(zip(manifest.labels, probabilities, strict=True))
         # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, answers, offload_ms, total_ms)
         return prediction
+
+
+def _timings(answers: Answers, offload_ms: float, total_ms: float) -> dict[str, float]:
+    return {
+        "decode": round(answers.load_ms, 3),
+        "edge_compute": round(answers.times[0].compute_ms, 3),
+        "offload": round(offload_ms, 3),
+        "total": round(total_ms, 3),
+    }
+
+
+def _upstream_time(time: TierTime) -> dict[str, object]:
+    return {"tier": time.tier, "queue": round(time.queue_ms, 3), "compute": round(time.compute_ms, 3)}
 
 
 def _exits_run(sample: Classified, thetas: Sequence[float]) -> list[dict[str, object]]:

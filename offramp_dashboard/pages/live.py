@@ -25,6 +25,9 @@ from offramp_dashboard.words import data_bytes, milliseconds, number, percent, s
 # Seconds shown. Every window has 120 points, however long it is.
 _WINDOWS = {120: "2 min", 600: "10 min"}
 _POINTS = 120
+_NO_PHOTOS = (
+    "No photos were classified in this time. Try one under “Try it”, or send one to POST /v1/predict."
+)
 
 
 class Tile:
@@ -64,9 +67,7 @@ class LivePage:
             self._window = ui.toggle(_WINDOWS, value=120, on_change=self.refresh).props(
                 'no-caps dense unelevated toggle-text-color=surface aria-label="time shown"'
             )
-            self._empty = ui.label(
-                "No photos were classified in this time. Try one under “Try it”, or send one to POST /v1/predict."
-            ).classes("muted")
+            self._empty = ui.label(_NO_PHOTOS).classes("muted")
         with ui.element("div").classes("grid2"):
             with card("Where the photos left"):
                 self._shares = Chart()

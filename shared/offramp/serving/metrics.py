@@ -82,12 +82,7 @@ class NodeMetrics:
             "confidence", "Confidence of the exit that answered.", _CONFIDENCES, "exit"
         )
         self._confidence = [confidence.labels(name) for name in names]
-        uplink_bytes = self._counter("uplink_bytes", "Bytes sent to the upstream, framing included.", "sent")
-        uplink_samples = self._counter("uplink_samples", "Samples sent to the upstream.", "sent")
-        self._uplink = {
-            sent: (uplink_bytes.labels(sent), uplink_samples.labels(sent))
-            for sent in (*get_args(Sent), _UNANSWERED)
-        }
+        self._uplink = self._uplink_counters()
         self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
         for reason in (*OffloadReason, _DEEPER):
             self._degraded.labels(reason)
@@ -160,6 +155,13 @@ class NodeMetrics:
         """All metrics in Prometheus's text format."""
         self.refresh()
         return generate_latest(self.registry)
+
+    def _uplink_counters(self) -> dict[str, tuple[Counter, Counter]]:
+        """Bytes and samples, for each form in which samples are sent."""
+        sizes = self._counter("uplink_bytes", "Bytes sent to the upstream, framing included.", "sent")
+        samples = self._counter("uplink_samples", "Samples sent to the upstream.", "sent")
+        forms = (*get_args(Sent), _UNANSWERED)
+        return {sent: (sizes.labels(sent), samples.labels(sent)) for sent in forms}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"offramp_{name}", text, labels, registry=self._own)
