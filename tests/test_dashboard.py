@@ -23,7 +23,7 @@ from offramp_dashboard.figures import (
     share_on,
     uplink_bytes,
 )
-from offramp_dashboard.history import SECONDS, History, Step, binned
+from offramp_dashboard.history import SECONDS, History, Step, binned, rate_now
 from offramp_dashboard.network import macs_for_a_photo, pictured
 from offramp_dashboard.rates import buckets, increments, quantile, summed, total
 from offramp_dashboard.reading import Key, Reading, ReadingError, parsed
@@ -171,6 +171,15 @@ def test_a_step_stays_in_its_bin_while_time_goes_on() -> None:
     steps = [step(at, at) for at in range(1, 30)]
     one, two = (binned([steps], until=until, seconds=20, width=5) for until in (26, 29))
     assert [b.at for b in one] == [b.at for b in two] == [15, 20, 25, 30]
+
+
+def test_the_rate_of_a_node_that_is_gone_is_unknown() -> None:
+    def rate(until: int) -> float | None:
+        steps = [step(at, 3) for at in range(1, 60)]
+        return rate_now(binned([steps], until=until, seconds=120, width=1))
+
+    assert rate(60) == rate(61) == 3
+    assert rate(90) is None
 
 
 def test_leavings_go_from_shallow_to_deep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,7 +16,7 @@ from PIL import Image
 
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.processes import node_process
-from offramp_dashboard.words import data_bytes
+from offramp_dashboard.words import data_bytes, sent_as
 from tests.browsing import CHROMIUM, Running, launched, opened, show_tab
 from tests.conftest import FASHION_BUNDLE, SAMPLES
 from tests.nodes import closed_port_address, encoded, first_photo, predict, running_cloud, running_edge
@@ -31,7 +32,6 @@ axe = pytest.importorskip(
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, as the Debian package installs it")
 
 expect = playwright.expect
-# The network's feature takes 4.6 kB, so the node sends a small photo as it came, and the feature of this one.
 LARGE_PHOTO = encoded(
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)), "PNG"
 )
@@ -89,21 +89,16 @@ async def test_bytes_and_payloads_are_those_that_were_sent(
 ) -> None:
     dashboard, _ = running
     await dashboard.edge.put("/v1/policy", json={"operating_point": "full"})
-    answers = {}
+    bag = first_photo(SAMPLES, "bag")
+    rough = encoded(Image.open(io.BytesIO(bag)), "WEBP", quality=0)
     async with opened(browser, dashboard.address) as page:
-        for photo in (first_photo(SAMPLES, "bag"), LARGE_PHOTO):
-            answer = await predict(dashboard.edge, photo)
-            answers[answer["sent"]] = data_bytes(answer["uplink_bytes"])
-        assert set(answers) == {"image", "feature"}
-        said = {
-            "Network": f"50 % feature 5×15×15, {answers['feature']} each",
-            "Trade-off": f"feature, {answers['feature']} each",
-            "Live": f"1 × feature, {answers['feature']} each",
-        }
-        for tab, feature in said.items():
-            await show_tab(page, tab)
-            await expect(page.locator(".panel")).to_contain_text(feature)
-            await expect(page.locator(".panel")).to_contain_text(f"photo as it came, {answers['image']} each")
+        answers = [await predict(dashboard.edge, photo) for photo in (bag, rough)]
+        assert {answer["sent"] for answer in answers} == {"pixels", "image"}
+        for answer in answers:
+            sent = f"{sent_as(answer['sent'])}, {data_bytes(answer['uplink_bytes'])} each"
+            for tab, before in {"Network": "50 % ", "Trade-off": "", "Live": "1 × "}.items():
+                await show_tab(page, tab)
+                await expect(page.locator(".panel")).to_contain_text(before + sent)
 
 
 async def test_each_exit_shows_its_own_confidence_against_its_theta(
@@ -265,6 +260,10 @@ async def test_an_answer_without_its_upstream_says_so(browser: Browser, running:
         await upload(page, "a.png", first_photo(SAMPLES, "bag"))
         await expect(page.get_by_text("nothing sent, because the upstream is out of reach")).to_be_visible()
         await expect(page.locator(".exits .said").first).to_contain_text("< θ 1.000, but the surest here")
+        await show_tab(page, "Live")
+        tile = page.locator(".tile").filter(has_text="Answered at the edge")
+        await expect(tile).to_contain_text("100 % more, but degraded")
+        await expect(page.locator(".panel")).not_to_contain_text("not needed")
     schema = (await dashboard.edge.get("/openapi.json")).text
     assert "not needed" not in schema and "known to be down" in schema
 

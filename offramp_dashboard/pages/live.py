@@ -14,7 +14,7 @@ from offramp_dashboard.figures import (
     share_on,
     uplink_bytes,
 )
-from offramp_dashboard.history import SAMPLES
+from offramp_dashboard.history import SAMPLES, rate_now
 from offramp_dashboard.pages.clouds import CloudsCard
 from offramp_dashboard.pages.edges import EdgesCard
 from offramp_dashboard.pages.view import Chart, View, card
@@ -98,9 +98,7 @@ class LivePage:
         gained = summed(one.gained for one in bins if one.gained is not None)
         samples = total(gained, SAMPLES)
         self._empty.visible = not samples
-        # A single second jumps too much to read, so show the mean of five.
-        rates = [one.samples_per_s for one in bins if one.samples_per_s is not None][-max(1, 5 // width) :]
-        self._show_tiles(gained, samples, sum(rates) / len(rates) if rates else None)
+        self._show_tiles(gained, samples, rate_now(bins))
         palette = self._view.palette
         self._shares.show(live.shares(bins, palette))
         self._rates.show(live.rate(bins, palette))
@@ -114,10 +112,12 @@ class LivePage:
         window = _WINDOWS[int(self._window.value)]
         self._rate.show(number(now_per_s), f"{number(samples)} in {window}")
         edges = {tier for watch in self._view.chosen for tier in watch.own_tiers}
-        self._early.show(percent(share_on(gained, edges)), "without the upstream")
+        degraded = sum(count for key, count in leavings(gained).items() if key.degraded)
+        sure = "by an exit that was sure" if samples else ""
+        more = f"; {percent(degraded / samples)} more, but degraded" if degraded else ""
+        self._early.show(percent(share_on(gained, edges)), sure + more)
         self._bytes.show(data_bytes(uplink_bytes(gained)), _what_was_sent(gained))
         self._show_upstream()
-        degraded = sum(count for key, count in leavings(gained).items() if key.degraded)
         top = next((why for kind, why, _ in reasons(gained) if kind == "degraded"), "")
         self._degraded.show(
             percent(degraded / samples if samples else None),

@@ -127,10 +127,10 @@ class TradeoffPage:
             f"{sent_as(one.sent)}, {data_bytes(one.bytes_each)} each" for one in payloads(gained)
         )
         text = (
-            f"Here in the last two minutes, under this θ: {shares}. "
+            f"Here in the last two minutes, under these θ: {shares}. "
             f"Sent: {data_bytes(uplink_bytes(gained))} per photo{f' ({sent})' if sent else ''}."
             if here
-            else "No photos here in the last two minutes under this θ."
+            else "No photos here in the last two minutes under these θ."
         )
         if point and point.measured:
             rates = ", ".join(

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 
-from nicegui import events, ui
+from nicegui import background_tasks, events, ui
 
 from offramp.bundle import Preprocessing
 from offramp_dashboard.node_client import NodeError
@@ -65,7 +65,7 @@ class TrialPage:
         labels = manifest.labels if manifest else ()
         if labels != self._labels:
             self._labels = labels
-            ui.timer(0, self._fill_strip, once=True)
+            background_tasks.create(self._fill_strip(), name="samples")
         if self._last:
             self._answer.paint(*self._last, self._view.palette)
 
@@ -101,6 +101,8 @@ class TrialPage:
     async def _fill_strip(self) -> None:
         # Photos may be large, so their thumbnails are made beside the event loop.
         drawn = await asyncio.to_thread(drawn_samples, self._view.samples, self._labels)
+        if self._strip.is_deleted:  # the page was closed meanwhile
+            return
         self._shipped.visible = bool(drawn.samples)
         shown = len(drawn.samples)
         self._strip_note.text = f"{shown} of {drawn.num_classes} classes" if shown < drawn.num_classes else ""
