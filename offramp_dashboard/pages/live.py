@@ -191,4 +191,8 @@ _COLUMNS = [
     _column("answers", "answers"),
     *(_column(name, name) for name in ("p50", "p95", "p99")),
 ]
-_REASON_COLUMNS = [_column("kind", "", "left"), _column("why", "why", "left"), _column("count", "answers")]
+_REASON_COLUMNS = [
+    _column("kind", "outcome", "left"),
+    _column("why", "why", "left"),
+    _column("count", "answers"),
+]
