@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 pytest.importorskip("matplotlib", reason="pages need the extra `report`")
 
 from offramp.authoring.evaluation.confusion import ConfusedPair, confusion
-from offramp.authoring.evaluation.page import by_chance, rarely
+from offramp.authoring.evaluation.page import by_chance
+from offramp.authoring.evaluation.statistics import rarely
 
 LOOKS: list[tuple[Scheme, int]] = [("light", 1400), ("dark", 1400), ("light", 390), ("dark", 390)]
 needs_a_browser = pytest.mark.skipif(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from offramp.authoring.data import LabelledImages
 from offramp.authoring.evaluation.report import Report
+from offramp.authoring.evaluation.statistics import rarely
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Manifest
 from offramp.engine.payload import Sent
@@ -106,15 +107,6 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def rarely(p: float) -> str:
-    """How often chance alone makes such a difference, in a word or two; `p` is 0 to 1."""
-    if p < 0.001:
-        return "less than once in 1,000 times"
-    if p <= 0.1:
-        return f"once in {round(1 / p):,} times"
-    return f"{p:.0%} of the time".replace("%", " %")
 
 
 def by_chance(p: float) -> str:
