@@ -12,12 +12,12 @@ from offramp_dashboard.charts.palette import Options, Palette, axis, base
 from offramp_dashboard.figures import exit_shares, uplink_bytes
 from offramp_dashboard.rates import Increments
 
-Cost = Literal["MACs", "milliseconds", "request bytes"]
+Cost = Literal["MACs", "milliseconds", "bytes sent"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 _COST_OF: dict[Cost, Callable[[Measured], float | None]] = {
     "MACs": lambda measured: measured.macs_mean,
     "milliseconds": lambda measured: measured.ms_mean,
-    "request bytes": lambda measured: measured.request_bytes_mean,
+    "bytes sent": lambda measured: measured.request_bytes_mean,
 }
 # Distances of the lines across an axis of accuracies, in per cent.
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 25)
@@ -35,7 +35,7 @@ def costs_known(points: Sequence[OperatingPoint]) -> list[Cost]:
 
 def cost_here(cost: Cost, manifest: Manifest, gained: Increments) -> float | None:
     """What a sample cost at a node that gained this; None without samples, or for what its counters do not tell."""
-    if cost == "request bytes":
+    if cost == "bytes sent":
         return uplink_bytes(gained)
     shares = exit_shares(gained)
     if cost != "MACs" or not shares:

@@ -96,7 +96,7 @@ class NetworkPage:
 def _sent(tier: Tier) -> list[str]:
     """What was sent to this tier, one line for each form."""
     if tier.sent is None:
-        return ["bytes are counted at the tier before"]
+        return ["bytes not told to this node"]
     samples = sum(payload.samples for payload in tier.sent)
     lines = []
     for payload in tier.sent:

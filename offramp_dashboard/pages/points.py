@@ -24,8 +24,8 @@ class PointsTable:
         columns["offloaded"] = lambda point: percent(point.measured.offload_rate if point.measured else None)
         if "milliseconds" in known:
             columns["computing"] = lambda point: milliseconds(cost_of(point, "milliseconds"))
-        if "request bytes" in known:
-            columns["sent"] = lambda point: data_bytes(cost_of(point, "request bytes"))
+        if "bytes sent" in known:
+            columns["sent"] = lambda point: data_bytes(cost_of(point, "bytes sent"))
         # Last, because a phone shows only the first columns and deep networks have many θ.
         columns["θ"] = lambda point: _listed(point.thetas)
         self._rows: dict[str, ui.element] = {}

@@ -117,7 +117,7 @@ class TradeoffPage:
             policy.thetas,
             MACs=number(cost_here("MACs", manifest, gained)),
             offloaded=percent(None if early is None else 1 - early),
-            sent=data_bytes(cost_here("request bytes", manifest, gained)),
+            sent=data_bytes(cost_here("bytes sent", manifest, gained)),
         )
 
     def _show_shares(self, names: Sequence[str], point: OperatingPoint | None, gained: Increments) -> None:
