@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -173,7 +174,8 @@ def _traceparent(context: Context) -> str | None:
 
 
 def _check_finite(answers: Answers) -> None:
-    if not all(math.isfinite(sample.answer.confidence) for sample in answers.samples):
+    confidences = ((sample.answer.confidence, *sample.answer.passed) for sample in answers.samples)
+    if not all(map(math.isfinite, chain.from_iterable(confidences))):
         raise FeatureError(
             "feature leads to an answer that is not a number; no block's output has such values"
         )
@@ -205,6 +207,7 @@ def _response(request: pb.InferRequest, answers: Answers) -> pb.InferResponse:
             exit_number=sample.answer.exit_number,
             tier=sample.tier,
             degraded_reason=sample.degraded_reason or "",
+            passed=sample.answer.passed,
         )
         for request_id, sample in zip(request.request_ids, answers.samples, strict=True)
     ]

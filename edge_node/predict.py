@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import parse_qsl
 
@@ -20,7 +21,7 @@ from edge_node.settings import EdgeSettings
 from offramp.engine.images import open_images
 from offramp.errors import OverloadError, RequestError
 from offramp.logs import line
-from offramp.serving.answers import Answers, Classified
+from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
 from offramp.serving.node import Node
 from offramp.serving.tracing import TRACEPARENT
@@ -99,12 +100,18 @@ class Predict:
         for asked, sample in zip(call.samples, answers.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
             predictions.append(
-                self._prediction(asked.request_id, sample, answers, total_ms, with_probabilities)
+                self._prediction(asked.request_id, sample, answers, call.thetas, total_ms, with_probabilities)
             )
         return predictions[0] if len(predictions) == 1 else {"predictions": predictions}
 
     def _prediction(
-        self, request_id: str, sample: Classified, answers: Answers, total_ms: float, with_probabilities: bool
+        self,
+        request_id: str,
+        sample: Classified,
+        answers: Answers,
+        thetas: Sequence[float],
+        total_ms: float,
+        with_probabilities: bool,
     ) -> dict[str, object]:
         manifest = self._node.tier.manifest
         answer = sample.answer
@@ -119,30 +126,51 @@ class Predict:
                 "name": self._exit_names[answer.exit_number - 1],
                 "tier": sample.tier,
             },
+            "exits": _exits_run(sample, thetas),
             "degraded": sample.degraded_reason is not None,
             "degraded_reason": sample.degraded_reason,
-            "timings_ms": {
-                "decode": round(answers.load_ms, 3),
-                "edge_compute": round(answers.times[0].compute_ms, 3),
-                "offload": round(offload_ms, 3),
-                "total": round(total_ms, 3),
-            },
+            "timings_ms": _timings(answers, offload_ms, total_ms),
             "sent": sample.sent or "nothing",
             "uplink_bytes": sample.uplink_bytes,
             "bundle": manifest.bundle_id,
         }
         if sample.offloaded:
-            prediction["upstream_ms"] = [
-                {"tier": t.tier, "queue": round(t.queue_ms, 3), "compute": round(t.compute_ms, 3)}
-                for t in answers.times[1:]
-            ]
+            prediction["upstream_ms"] = list(map(_upstream_time, answers.times[1:]))
         if with_probabilities:
-            prediction["probabilities"] = dict(
-                zip(manifest.labels, answer.probabilities.tolist(), strict=True)
-            )
+            probabilities = answer.probabilities.tolist()
+            prediction["probabilities"] = dict(zip(manifest.labels, probabilities, strict=True))
         # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answer, request_id, sample, answers, offload_ms, total_ms)
         return prediction
+
+
+def _timings(answers: Answers, offload_ms: float, total_ms: float) -> dict[str, float]:
+    return {
+        "decode": round(answers.load_ms, 3),
+        "edge_compute": round(answers.times[0].compute_ms, 3),
+        "offload": round(offload_ms, 3),
+        "total": round(total_ms, 3),
+    }
+
+
+def _upstream_time(time: TierTime) -> dict[str, object]:
+    return {"tier": time.tier, "queue": round(time.queue_ms, 3), "compute": round(time.compute_ms, 3)}
+
+
+def _exits_run(sample: Classified, thetas: Sequence[float]) -> list[dict[str, object]]:
+    answer = sample.answer
+    run = list(enumerate(answer.passed, start=1))
+    # A degraded answer is one of the exits that were passed.
+    if answer.exit_number > len(run):
+        run.append((answer.exit_number, answer.confidence))
+    return [
+        {
+            "number": number,
+            "confidence": confidence,
+            "theta": thetas[number - 1] if number <= len(thetas) else None,
+        }
+        for number, confidence in run
+    ]
 
 
 def _log_answer(

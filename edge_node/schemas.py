@@ -15,12 +15,26 @@ class ExitTaken(BaseModel):
     tier: str = Field(description="the tier that has this exit")
 
 
+class ExitRun(BaseModel):
+    """One of the exits that were run for a sample, on whatever tier."""
+
+    number: int = Field(ge=1)
+    confidence: float | None = Field(ge=0, le=1, description="null if it is not a number")
+    theta: float | None = Field(
+        description="θ it was compared with; null for the last exit, which always answers"
+    )
+
+
 class Timings(BaseModel):
     """Milliseconds for the whole request that the sample came in."""
 
     decode: float = Field(ge=0)
     edge_compute: float = Field(ge=0)
-    offload: float = Field(ge=0, description="waiting for the upstream; 0 if it was not needed")
+    offload: float = Field(
+        ge=0,
+        description="waiting for the upstream; 0 if no exit here was unsure, or if the upstream is "
+        "known to be down and was not asked",
+    )
     total: float = Field(ge=0)
 
 
@@ -45,6 +59,7 @@ class Prediction(BaseModel):
                     "class_index": 5,
                     "confidence": 0.98,
                     "exit": {"number": 1, "name": "exit-1", "tier": "edge"},
+                    "exits": [{"number": 1, "confidence": 0.98, "theta": 0.89}],
                     "degraded": False,
                     "degraded_reason": None,
                     "timings_ms": {"decode": 0.1, "edge_compute": 0.1, "offload": 0.0, "total": 0.5},
@@ -61,6 +76,9 @@ class Prediction(BaseModel):
     class_index: int = Field(ge=0)
     confidence: float = Field(ge=0, le=1)
     exit: ExitTaken
+    exits: list[ExitRun] = Field(
+        description="every exit that was run, shallow to deep; those of an upstream that does not tell are missing"
+    )
     degraded: bool = Field(
         description="answered by the most confident exit available because the upstream did not answer"
     )

@@ -36,6 +36,15 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Payload:
+    """What was sent upstream in one form, as `sent` names it in the metrics: how many samples, and bytes of each."""
+
+    sent: str
+    samples: int
+    bytes_each: float
+
+
+@dataclass(frozen=True)
 class Serving:
     """What a cloud node does for the tiers before it; None if nothing was counted."""
 
@@ -87,9 +96,9 @@ def latencies(gained: Increments) -> list[Latency]:
     ]
 
 
-def latency_of(gained: Increments, exit: str) -> tuple[float | None, ...]:
-    """Quantiles of one exit in milliseconds."""
-    cumulative = buckets(gained, "offramp_sample_seconds", exit=exit)
+def latency_of(gained: Increments, exit: str | None = None) -> tuple[float | None, ...]:
+    """Quantiles of one exit, or of all of them together, in milliseconds."""
+    cumulative = buckets(gained, "offramp_sample_seconds", **({"exit": exit} if exit else {}))
     found = (quantile(cumulative, q) for q in QUANTILES)
     return tuple(None if value is None else value * 1000 for value in found)
 
@@ -98,6 +107,21 @@ def uplink_bytes(gained: Increments) -> float | None:
     """Bytes sent upstream for each sample; None without samples."""
     samples = total(gained, SAMPLES)
     return total(gained, "offramp_uplink_bytes_total") / samples if samples else None
+
+
+def payloads(gained: Increments) -> list[Payload]:
+    """What was sent upstream, the most frequent form first."""
+    sizes = by_labels(gained, "offramp_uplink_bytes_total", "sent")
+    counted = by_labels(gained, "offramp_uplink_samples_total", "sent")
+    found = [Payload(sent, round(n), sizes.get((sent,), 0.0) / n) for (sent,), n in counted.items()]
+    return sorted(found, key=lambda one: (-one.samples, one.sent))
+
+
+def uplink_bytes_by_form(gained: Increments) -> dict[str, float]:
+    """Bytes sent upstream in each form, for each sample, whether it was offloaded or not; empty without samples."""
+    samples = total(gained, SAMPLES)
+    sizes = by_labels(gained, "offramp_uplink_bytes_total", "sent")
+    return {sent: size / samples for (sent,), size in sizes.items()} if samples else {}
 
 
 def photo_bytes(gained: Increments) -> float | None:

@@ -66,6 +66,16 @@ def binned(nodes: Sequence[Sequence[Step]], *, until: int, seconds: int, width: 
     return [_bin(at, parts.get(at, ())) for at in range(first + width, last + 1, width)]
 
 
+def rate_now(bins: Sequence[Bin]) -> float | None:
+    """Samples per second in the last seconds; None if no node could be read in them.
+
+    The mean of five seconds, because a single one jumps too much to read; the last two may not have been read yet.
+    """
+    since = bins[-1].at - 7
+    rates = [one.samples_per_s for one in bins if one.at > since and one.samples_per_s is not None][-5:]
+    return sum(rates) / len(rates) if rates else None
+
+
 def _bin(at: int, nodes: Sequence[Sequence[Step]]) -> Bin:
     if not nodes:
         return Bin(at, None, None)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from offramp.bundle import Manifest
-from offramp_dashboard.figures import exit_shares
+from offramp_dashboard.figures import Payload, exit_shares, payloads
 from offramp_dashboard.history import SAMPLES
-from offramp_dashboard.rates import Increments, by_labels, total
+from offramp_dashboard.rates import Increments, by_labels
 from offramp_dashboard.schemas import Policy, Readiness
 
 
@@ -28,13 +28,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Tier:
-    """Consecutive blocks that one node runs, and what comes in from the tier before."""
+    """Consecutive blocks that one node runs, and what comes in from the tier before.
+
+    sent: None if it is not known, because the watched node counts only what it sends itself. feature_in: shape of the
+    feature before these blocks, if any was sent.
+    """
 
     number: int
     name: str
     stages: tuple[Stage, ...]
     share_in: float | None = None
-    uplink_bytes: float | None = None
+    sent: tuple[Payload, ...] | None = None
     feature_in: str = ""
 
 
@@ -110,17 +114,13 @@ def _tier_of_blocks(
 
 
 def _tiers(stages: list[Stage], names: list[str], shares: dict[str, float], gained: Increments) -> list[Tier]:
-    samples = total(gained, SAMPLES)
-    sent = total(gained, "offramp_uplink_bytes_total")
     found: list[Tier] = []
     left = 0.0
     for name, group in groupby(zip(names, stages, strict=True), key=lambda pair: pair[0]):
         own = tuple(stage for _, stage in group)
         share_in = 1.0 - left if shares else None
-        # This node counts only the bytes that it sends itself, in the first handover.
-        offloaded = samples * (share_in or 0.0)
-        bytes_each = sent / offloaded if len(found) == 1 and offloaded >= 0.5 else None
+        sent = tuple(payloads(gained)) if len(found) == 1 else None
         feature = found[-1].stages[-1].feature if found else ""
-        found.append(Tier(len(found) + 1, name, own, share_in, bytes_each, feature))
+        found.append(Tier(len(found) + 1, name, own, share_in, sent, feature))
         left += sum(stage.share or 0.0 for stage in own)
     return found

@@ -41,6 +41,14 @@ class ExitTaken(BaseModel):
     tier: str
 
 
+class ExitRun(BaseModel):
+    """One of the exits that were run for a sample; theta is None for the last exit, which always answers."""
+
+    number: int = Field(ge=1)
+    confidence: Share | None
+    theta: Share | None
+
+
 class Timings(BaseModel):
     """Milliseconds of one request."""
 
@@ -64,6 +72,7 @@ class Prediction(BaseModel):
     label: str
     confidence: Share
     exit: ExitTaken
+    exits: tuple[ExitRun, ...]
     degraded: bool
     degraded_reason: str | None
     timings_ms: Timings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -75,6 +76,7 @@ class Watch(MetricsWatch):
         super().__init__(client)
         self.manifest: Manifest | None = None
         self.policy: Policy | None = None
+        self.policy_since = 0  # the second up to which the policy before may have decided
         self.readiness: Readiness | None = None
         self._changes = 0
 
@@ -107,11 +109,11 @@ class Watch(MetricsWatch):
         self.fault = None
         # If the policy was changed meanwhile, the answer to that change is newer than this one.
         if changes == self._changes:
-            self.policy = policy
+            self._keep(policy)
 
     async def choose(self, operating_point: str) -> None:
         """Choose an operating point and keep the policy that the node then reports."""
-        self.policy = await self._client.choose(operating_point)
+        self._keep(await self._client.choose(operating_point))
         self._changes += 1
 
     async def set_theta(self, exit_number: int, theta: float) -> None:
@@ -120,13 +122,18 @@ class Watch(MetricsWatch):
         if exit_number > len(thetas):
             raise NodeError(f"the node's bundle no longer has a θ for exit {exit_number}")
         thetas[exit_number - 1] = theta
-        self.policy = await self._client.set_thetas(thetas)
+        self._keep(await self._client.set_thetas(thetas))
         self._changes += 1
 
     async def ask(self, image: bytes) -> tuple[Prediction, Policy]:
         """Classify a photo; return the answer, and the policy that most likely decided it."""
         policy = await self._client.policy()
         return await self._client.predict(image), policy
+
+    def _keep(self, policy: Policy) -> None:
+        if self.policy not in (None, policy):
+            self.policy_since = math.ceil(time.time())
+        self.policy = policy
 
 
 def bins_of(watches: Sequence[Watch], *, seconds: int, width: int) -> list[Bin]:
@@ -145,3 +152,9 @@ def steps_lately(watch: MetricsWatch, seconds: int) -> list[Step]:
 def gained_lately(watch: MetricsWatch, seconds: int) -> Increments:
     """What the node's counters gained in the last `seconds` seconds."""
     return summed(step.gained for step in steps_lately(watch, seconds))
+
+
+def gained_under_this_policy(watch: Watch, seconds: int) -> Increments:
+    """What the node's counters gained in the last `seconds` seconds, but only since its policy was last changed."""
+    steps = steps_lately(watch, seconds)
+    return summed(step.gained for step in steps if step.at > watch.policy_since)

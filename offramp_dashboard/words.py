@@ -45,3 +45,16 @@ def milliseconds(value: float | None) -> str:
     if value >= 1:
         return f"{value:.3g} ms"
     return f"{value:.2f} ms" if value >= 0.1 or value == 0 else f"{value:.3f} ms"
+
+
+def sent_as(sent: str) -> str:
+    """What was sent upstream; `sent` is a node's own word, which may be one of a later version."""
+    return _FORMS.get(sent, sent)
+
+
+_FORMS = {
+    "feature": "feature",
+    "image": "photo as it came",
+    "pixels": "picture at the network's size",
+    "unanswered": "sent, but not answered",
+}

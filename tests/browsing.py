@@ -77,7 +77,7 @@ async def opened(
     try:
         await page.goto(address)
         yield page
-        assert wrong == []
+        assert not wrong, wrong
     finally:
         await context.close()
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from offramp.engine.images import photo_size
 from offramp.errors import ConfigError
 from offramp_dashboard.figures import (
+    Payload,
     exit_shares,
     latencies,
     leavings,
@@ -18,7 +23,7 @@ from offramp_dashboard.figures import (
     share_on,
     uplink_bytes,
 )
-from offramp_dashboard.history import SECONDS, History, Step, binned
+from offramp_dashboard.history import SECONDS, History, Step, binned, rate_now
 from offramp_dashboard.network import macs_for_a_photo, pictured
 from offramp_dashboard.rates import buckets, increments, quantile, summed, total
 from offramp_dashboard.reading import Key, Reading, ReadingError, parsed
@@ -47,6 +52,9 @@ offramp_image_bytes_total 5000.0
 # TYPE offramp_uplink_bytes_total counter
 offramp_uplink_bytes_total{sent="feature"} 400.0
 offramp_uplink_bytes_total{sent="image"} 100.0
+# TYPE offramp_uplink_samples_total counter
+offramp_uplink_samples_total{sent="feature"} 2.0
+offramp_uplink_samples_total{sent="image"} 1.0
 # TYPE offramp_degraded_total counter
 offramp_degraded_total{reason="unavailable"} 1.0
 # TYPE offramp_refused_total counter
@@ -165,6 +173,15 @@ def test_a_step_stays_in_its_bin_while_time_goes_on() -> None:
     assert [b.at for b in one] == [b.at for b in two] == [15, 20, 25, 30]
 
 
+def test_the_rate_of_a_node_that_is_gone_is_unknown() -> None:
+    def rate(until: int) -> float | None:
+        steps = [step(at, 3) for at in range(1, 60)]
+        return rate_now(binned([steps], until=until, seconds=120, width=1))
+
+    assert rate(60) == rate(61) == 3
+    assert rate(90) is None
+
+
 def test_leavings_go_from_shallow_to_deep() -> None:
     assert {key.name: count for key, count in leavings(parsed(TEXT).counters).items()} == {
         "exit-1 · edge": 6,
@@ -225,7 +242,7 @@ def test_tiers_follow_the_split_point_until_answers_name_them() -> None:
     assert [(tier.name, len(tier.stages)) for tier in planned] == [("edge", 1), ("upstream", 2)]
     seen = pictured(manifest, policy, ready, parsed(TEXT.replace('"exit-2"', '"final"')).counters)
     assert [(tier.name, tier.share_in) for tier in seen] == [("edge", 1.0), ("cloud", pytest.approx(0.3))]
-    assert seen[1].uplink_bytes == pytest.approx(500 / 3)
+    assert seen[1].sent == (Payload("feature", 2, 200.0), Payload("image", 1, 100.0))
 
 
 def test_a_node_without_upstream_runs_all_blocks() -> None:
@@ -265,7 +282,19 @@ offramp_refused_total{code="RESOURCE_EXHAUSTED"} 3.0
 
 
 def test_samples_are_of_the_classes_of_the_bundle_and_from_the_folder_only() -> None:
-    assert [sample.label for sample in drawn_samples(SAMPLES, ("bag", "zebra", "../fashion-mnist/coat"))] == [
-        "bag"
-    ]
-    assert drawn_samples(SAMPLES / "absent", ("bag",)) == []
+    drawn = drawn_samples(SAMPLES, ("bag", "zebra", "../fashion-mnist/coat"))
+    assert [sample.label for sample in drawn.samples] == ["bag"] and drawn.num_classes == 1
+    assert drawn_samples(SAMPLES / "absent", ("bag",)).samples == []
+
+
+def test_a_large_sample_is_offered_as_a_thumbnail(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    (tmp_path / "bag").mkdir()
+    file = tmp_path / "bag" / "large.png"
+    Image.fromarray(noise).save(file)
+    (tmp_path / "coat").mkdir()
+    (tmp_path / "coat" / "damaged.jpg").write_bytes(b"no photo")
+    assert file.stat().st_size > 300_000
+    large, damaged = drawn_samples(tmp_path, ("bag", "coat")).samples
+    assert large.thumbnail is not None and photo_size(large.thumbnail) == (128, 96)
+    assert (damaged.label, damaged.thumbnail) == ("coat", None)

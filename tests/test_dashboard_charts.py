@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from offramp.bundle import load_bundle
+from offramp_dashboard.charts.live import traffic
 from offramp_dashboard.charts.palette import LIGHT
-from offramp_dashboard.charts.tradeoff import costs_known, frontier
+from offramp_dashboard.charts.tradeoff import cost_here, costs_known, frontier
 from offramp_dashboard.charts.trial import spans
+from offramp_dashboard.history import Bin
+from offramp_dashboard.reading import Key
 from offramp_dashboard.schemas import Prediction
 from tests.conftest import FASHION_BUNDLE
 
@@ -13,6 +18,10 @@ ANSWER = {
     "label": "a",
     "confidence": 0.9,
     "exit": {"number": 2, "name": "final", "tier": "cloud"},
+    "exits": [
+        {"number": 1, "confidence": 0.4, "theta": 0.8},
+        {"number": 2, "confidence": 0.9, "theta": None},
+    ],
     "degraded": False,
     "degraded_reason": None,
     "timings_ms": {"decode": 1.0, "edge_compute": 2.0, "offload": 10.0, "total": 14.0},
@@ -50,3 +59,51 @@ def test_the_frontier_rises_and_marks_the_point_in_force() -> None:
     accuracies = [y for _, y in line["data"]]
     assert accuracies == sorted(set(accuracies))
     assert [dot["name"] for dot in dots["data"] if dot["symbolSize"] > 12] == ["drop-1"]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "low", "high"),
+    [((0.9, 0.991), 90, 100), ((0.25, 0.99), 25, 100), ((0.9981, 1.0), 99.8, 100), ((0.5,), 50, 50.1)],
+)
+def test_an_axis_of_accuracies_has_round_ends_and_none_beyond_a_hundred_per_cent(
+    accuracies: tuple[float, ...], low: float, high: float
+) -> None:
+    (point, *_) = load_bundle(FASHION_BUNDLE).manifest.operating_points
+    assert point.measured is not None
+    points = [
+        point.model_copy(update={"measured": point.measured.model_copy(update={"accuracy": accuracy})})
+        for accuracy in accuracies
+    ]
+    axis = frontier(points, "MACs", None, LIGHT)["yAxis"]
+    assert (axis["min"], axis["max"]) == (low, high)
+    lines = (high - low) / axis["interval"]
+    assert lines == pytest.approx(round(lines)) and lines <= 6
+
+
+def test_thetas_by_hand_are_a_line_at_what_they_cost_here() -> None:
+    manifest = load_bundle(FASHION_BUNDLE).manifest
+    gained = {
+        Key("offramp_samples_total", (("exit", "exit-1"), ("tier", "edge"))): 3.0,
+        Key("offramp_samples_total", (("exit", "final"), ("tier", "cloud"))): 1.0,
+    }
+    here = cost_here("MACs", manifest, gained)
+    early, late = manifest.exit_macs
+    assert here == pytest.approx(0.75 * early + 0.25 * late)
+    assert cost_here("milliseconds", manifest, gained) is None and cost_here("MACs", manifest, {}) is None
+    line = frontier(manifest.operating_points, "MACs", None, LIGHT, by_hand=here)["series"][-1]
+    assert line["markLine"]["data"] == [{"xAxis": here}]
+
+
+def test_bytes_over_time_are_told_apart_by_what_was_sent_whatever_a_node_calls_it() -> None:
+    gained = {
+        Key("offramp_samples_total"): 4.0,
+        Key("offramp_image_bytes_total"): 4000.0,
+        Key("offramp_uplink_bytes_total", (("sent", "image"),)): 800.0,
+        Key("offramp_uplink_bytes_total", (("sent", "hologram"),)): 100.0,
+    }
+    series = traffic([Bin(1, gained, 4.0)], LIGHT)["series"]
+    assert {line["name"]: line["data"][0][1] for line in series} == {
+        "photo as it came": 200,
+        "hologram": 25,
+        "if every photo were sent": 1000,
+    }

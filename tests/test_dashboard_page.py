@@ -145,6 +145,9 @@ async def test_the_network_is_drawn_with_its_tiers(browser: Browser, running: Ru
     async with opened(browser, running.address) as page:
         await show_tab(page, "Network")
         await expect(page.locator(".net .tier")).to_have_count(2)
+        await running.edge.put("/v1/policy", json={"operating_point": "full"})
+        await running.edge.post("/v1/predict", content=first_photo(SAMPLES, "trouser"))
+        await expect(page.locator(".net")).to_contain_text("feature 5×15×15, 4.6")
         for text in ("block 1", "exit-1", "block 2", "final", "always answers"):
             await expect(page.locator(".net").get_by_text(text, exact=True)).to_be_visible()
 

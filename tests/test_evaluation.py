@@ -187,11 +187,11 @@ class TestPage:
         for share in (found["accuracy"], found["full_accuracy"]):
             assert isinstance(share, float)
             assert f"{100 * share:.2f} %" in page
-        assert page.count("<svg") == 3
+        assert page.count("<svg") == 1 + 2 + 1  # the trade-off, each exit's reliability, the confusion matrix
 
     def test_it_shows_the_photos_that_leave_first_and_last(self, page: str) -> None:
         assert page.count("data:image/png;base64,") == 48
-        assert "exit 1, 1.00" in page
+        assert "exit 1, 1.00" in page and "<span>said</span> <b>trouser</b>" in page
 
     def test_a_page_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "nowhere" / "report.html"

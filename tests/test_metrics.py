@@ -15,6 +15,7 @@ from offramp.bundle import Bundle
 from offramp.errors import ConfigError
 from offramp.serving.running import running_node
 from tests.nodes import closed_port_address, png, predict, running_cloud, running_edge
+from tests.upstreams import Upstream, never, serving
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,6 +50,9 @@ async def test_every_answer_is_counted_where_it_was_given(tiny_bundle: Bundle, t
         assert value(found, "sample_seconds_count", exit=name) == len(here)
         assert value(found, "confidence_sum", exit=name) == pytest.approx(sum(a["confidence"] for a in here))
     assert value(found, "uplink_bytes_total", sent="feature") == sum(a["uplink_bytes"] for a in answers)
+    assert value(found, "uplink_samples_total", sent="feature") == sum(
+        a["sent"] == "feature" for a in answers
+    )
     assert value(found, "image_bytes_total") == sum(map(len, images))
     assert value(found, "stage_seconds_count", stage="blocks") == len(answers)
     offloaded = sum(answer["exit"]["number"] > 1 for answer in answers)
@@ -70,6 +74,21 @@ async def test_what_is_degraded_and_what_is_refused_is_counted_with_its_reason(t
     assert value(found, "samples_total", exit="exit-1", tier="edge", outcome="degraded") == 1
     assert value(found, "refused_total", code="unsupported_media") == 1
     assert value(found, "upstream_up") == 0
+
+
+async def test_what_was_sent_without_an_answer_is_counted_apart(tiny_bundle: Bundle) -> None:
+    image = png(np.full((8, 8, 3), 128, np.uint8))
+    async with (
+        serving(Upstream(tiny_bundle.manifest.bundle_id, never)) as address,
+        running_edge(tiny_bundle, upstream=address, offload_timeout_s=0.05) as client,
+    ):
+        await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
+        answer = await predict(client, image)
+        found = await figures_of(client)
+    assert answer["degraded"] and answer["uplink_bytes"] > 0
+    assert value(found, "uplink_bytes_total", sent="unanswered") == answer["uplink_bytes"]
+    assert value(found, "uplink_samples_total", sent="unanswered") == 1
+    assert value(found, "uplink_bytes_total", sent="feature") == 0
 
 
 async def test_the_point_and_the_thetas_in_force_are_told(tiny_bundle: Bundle) -> None:

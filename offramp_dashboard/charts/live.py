@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from offramp_dashboard.charts.palette import Options, Palette, axis, base
-from offramp_dashboard.figures import Leaving, latency_of, leavings, photo_bytes, uplink_bytes
+from offramp_dashboard.figures import Leaving, latency_of, leavings, photo_bytes, uplink_bytes_by_form
 from offramp_dashboard.history import Bin
 from offramp_dashboard.rates import Increments, by_labels
+from offramp_dashboard.words import sent_as
 
 _P95 = 1
 _TOP_MS = 5000.0  # the histogram's last finite bound
@@ -72,16 +73,28 @@ def latency(bins: Sequence[Bin], palette: Palette) -> Options:
 
 
 def traffic(bins: Sequence[Bin], palette: Palette) -> Options:
-    """Bytes sent upstream for each photo, beside what sending every photo would take."""
+    """Bytes sent upstream for each photo, by the form they were sent in, beside what sending every photo would take."""
 
-    def line(name: str, colour: str, figure: Callable[[Increments], float | None]) -> Options:
-        return _line(name, colour, [[one.at * 1000, figure(one.gained or {})] for one in bins])
+    def line(name: str, colour: str, data: Sequence[float | None]) -> Options:
+        points: list[list[float | None]] = [
+            [one.at * 1000, value] for one, value in zip(bins, data, strict=True)
+        ]
+        return _line(name, colour, points) | {"connectNulls": True}
 
-    series = [
-        line("sending every photo", palette.muted, photo_bytes)
-        | {"connectNulls": True, "lineStyle": {"type": "dashed", "width": 2}},
-        line("sent", palette.accent, uplink_bytes) | {"connectNulls": True, "areaStyle": {"opacity": 0.15}},
-    ]
+    sent = [uplink_bytes_by_form(one.gained or {}) for one in bins]
+    photos = [photo_bytes(one.gained or {}) for one in bins]
+    series = []
+    for form in sorted({form for row in sent for form in row}):
+        # A second without photos has no figure; one in which nothing was sent in this form has 0.
+        data = [
+            None if photo is None else row.get(form, 0.0) for row, photo in zip(sent, photos, strict=True)
+        ]
+        stacked = {"areaStyle": {"opacity": 0.35}, "stack": "sent"}
+        series.append(line(sent_as(form), palette.form(form), data) | stacked)
+    series.append(
+        line("if every photo were sent", palette.muted, photos)
+        | {"lineStyle": {"type": "dashed", "width": 2}}
+    )
     return _over_time(palette, series, bins, "(v) => v == null ? '–' : Math.round(v) + ' B'", unit="B")
 
 

@@ -27,6 +27,11 @@ class Palette:
         found = re.fullmatch(r"exit-([0-9]{1,4})", name)
         return self.exits[(int(found[1]) - 1) % len(self.exits)] if found else self.final
 
+    def form(self, sent: str) -> str:
+        """Colour of a form in which something is sent upstream."""
+        known = {"feature": self.accent, "image": self.exits[1], "unanswered": self.degraded}
+        return known.get(sent, self.exits[2])
+
 
 LIGHT = Palette(
     text="#1b2733",
@@ -51,29 +56,21 @@ DARK = Palette(
 
 
 def base(palette: Palette, said: str) -> Options:
-    """What every chart begins with: no animation, since the next second redraws it; `said` is read aloud."""
+    """What every chart begins with: no animation, since the next second redraws it; `said` is read aloud.
+
+    The chart's own legend is off: it doesn't wrap on a phone. `view.Chart` writes it beside the chart.
+    """
     return {
         "animation": False,
         "aria": {"enabled": True, "label": {"description": said}},
         "textStyle": {"color": palette.text, "fontFamily": "Roboto, sans-serif"},
-        "grid": {"left": 8, "right": 30, "top": 36, "bottom": 8, "containLabel": True},
+        "grid": {"left": 8, "right": 30, "top": 12, "bottom": 8, "containLabel": True},
         "tooltip": {
             "trigger": "axis",
             "confine": True,
             "backgroundColor": palette.surface,
             "borderColor": palette.line,
             "textStyle": {"color": palette.text, "fontSize": 13},
-        },
-        "legend": {
-            "type": "scroll",
-            "top": 0,
-            "left": 0,
-            "icon": "roundRect",
-            "itemWidth": 12,
-            "itemHeight": 8,
-            "textStyle": {"color": palette.text, "fontSize": 13},
-            "pageTextStyle": {"color": palette.text},
-            "pageIconColor": palette.text,
         },
     }
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from offramp.bundle import OperatingPoint
+from offramp.bundle import Manifest, OperatingPoint
 from offramp.bundle.manifest import Measured
 from offramp_dashboard.charts.palette import Options, Palette, axis, base
+from offramp_dashboard.figures import exit_shares, uplink_bytes
+from offramp_dashboard.rates import Increments
 
-Cost = Literal["MACs", "milliseconds", "request bytes"]
+Cost = Literal["MACs", "milliseconds", "bytes sent"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 _COST_OF: dict[Cost, Callable[[Measured], float | None]] = {
     "MACs": lambda measured: measured.macs_mean,
     "milliseconds": lambda measured: measured.ms_mean,
-    "request bytes": lambda measured: measured.request_bytes_mean,
+    "bytes sent": lambda measured: measured.request_bytes_mean,
 }
+# Distances of the lines across an axis of accuracies, in per cent.
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 25)
 
 
 def cost_of(point: OperatingPoint, cost: Cost) -> float | None:
@@ -28,16 +33,36 @@ def costs_known(points: Sequence[OperatingPoint]) -> list[Cost]:
     return [cost for cost in COSTS if any(cost_of(point, cost) is not None for point in points)]
 
 
-def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, palette: Palette) -> Options:
-    """Accuracy against a cost, the point in force marked."""
+def cost_here(cost: Cost, manifest: Manifest, gained: Increments) -> float | None:
+    """What a sample cost at a node that gained this; None without samples, or for what its counters do not tell."""
+    if cost == "bytes sent":
+        return uplink_bytes(gained)
+    shares = exit_shares(gained)
+    if cost != "MACs" or not shares:
+        return None
+    macs = dict(zip(manifest.exit_names, manifest.exit_macs, strict=True))
+    return sum(share * macs.get(exit, 0) for exit, share in shares.items())
+
+
+def frontier(
+    points: Sequence[OperatingPoint],
+    cost: Cost,
+    current: str | None,
+    palette: Palette,
+    *,
+    by_hand: float | None = None,
+) -> Options:
+    """Accuracy against a cost, the point in force marked.
+
+    by_hand: what a sample costs under θ set by hand, drawn as a line, since nobody has measured its accuracy.
+    """
     known = sorted(
         (x, 100 * point.measured.accuracy, point.name)
         for point in points
         if point.measured and (x := cost_of(point, cost)) is not None
     )
     options = base(palette, f"accuracy of the operating points against {cost}; the table has the figures")
-    options["legend"] = {"show": False}
-    options["grid"] |= {"top": 28, "bottom": 28, "right": 64}
+    options["grid"] |= {"top": 32, "bottom": 28, "right": 132}
     # Names of points are plain words by the manifest's own rule, so nothing needs to be escaped.
     options["tooltip"] |= {
         "trigger": "item",
@@ -50,10 +75,47 @@ def frontier(points: Sequence[OperatingPoint], cost: Cost, current: str | None, 
         axisLabel={":formatter": "(v) => v >= 1e6 ? v / 1e6 + ' M' : v >= 1e3 ? v / 1e3 + ' k' : v"},
     )  # fmt: skip
     options["yAxis"] = axis(
-        palette, "value", scale=True, axisLabel={"formatter": "{value} %"}, name="accuracy"
+        palette,
+        "value",
+        axisLabel={"formatter": "{value} %"},
+        **_ends([y for _, y, _ in known]),
     )
     options["series"] = [_line(known, palette), _dots(known, current, palette)]
+    if by_hand is not None:
+        options["series"].append(_by_hand(by_hand, known, palette))
     return options
+
+
+def _ends(accuracies: Sequence[float]) -> Options:
+    """Where an axis of accuracies, in per cent, begins and ends: at round numbers, and never beyond 100 %."""
+    if not accuracies:
+        return {"min": 0, "max": 100}
+    low, high = min(accuracies), max(accuracies)
+    step = next((step for step in _STEPS if (high - low) / step <= 4), _STEPS[-1])
+    return {
+        "min": max(0.0, round(step * math.floor(low / step), 2)),
+        "max": min(100.0, round(step * math.ceil(high / step + 0.1), 2)),
+        "interval": step,
+    }
+
+
+def _by_hand(cost: float, known: Sequence[tuple[float, float, str]], palette: Palette) -> Options:
+    # A line alone would not widen the axis: an unseen point at its foot does.
+    foot = min((y for _, y, _ in known), default=0.0)
+    return {
+        "type": "scatter",
+        "name": "θ by hand",
+        "silent": True,
+        "symbolSize": 0,
+        "data": [[cost, foot]],
+        "markLine": {
+            "silent": True,
+            "symbol": "none",
+            "lineStyle": {"color": palette.final, "type": "dashed", "width": 2},
+            "label": {"formatter": "θ by hand, here", "color": palette.text, "fontSize": 13},
+            "data": [{"xAxis": cost}],
+        },
+    }
 
 
 def _line(known: Sequence[tuple[float, float, str]], palette: Palette) -> Options:
@@ -67,23 +129,27 @@ def _line(known: Sequence[tuple[float, float, str]], palette: Palette) -> Option
 
 
 def _dots(known: Sequence[tuple[float, float, str]], current: str | None, palette: Palette) -> Options:
-    named = _named(known, current)
     return {
         "type": "scatter",
-        "data": [
-            _dot(x, y, name, palette, in_force=name == current, named=name in named) for x, y, name in known
-        ],
+        "data": [_dot(x, y, name, palette, in_force=name == current) for x, y, name in known],
         "label": {
             "show": True,
             "formatter": "{b}",
             "position": "right",
+            "lineHeight": 17,
+            "minMargin": 2,
+            "padding": [0, 0, 0, 4],
             "color": palette.text,
             "fontSize": 13,
         },
+        # The names stand in a column beside the chart, moved apart where they would lie over one another.
+        ":labelLayout": "(p) => ({x: (document.querySelector('.chart.tall')?.clientWidth ?? 400) - 118, "
+        "y: p.rect.y + p.rect.height / 2, moveOverlap: 'shiftY'})",
+        "labelLine": {"show": True, "length2": 4, "lineStyle": {"color": palette.muted, "opacity": 0.5}},
     }
 
 
-def _dot(x: float, y: float, name: str, palette: Palette, *, in_force: bool, named: bool) -> Options:
+def _dot(x: float, y: float, name: str, palette: Palette, *, in_force: bool) -> Options:
     return {
         "name": name,
         "value": [x, y],
@@ -96,7 +162,7 @@ def _dot(x: float, y: float, name: str, palette: Palette, *, in_force: bool, nam
             "borderWidth": 2,
             "opacity": 1,
         },
-        "label": {"show": named, "fontWeight": "bold" if in_force else "normal"},
+        "label": {"fontWeight": "bold" if in_force else "normal"},
     }
 
 
@@ -107,20 +173,3 @@ def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not best or y > best[-1][1]:
             best.append((x, y))
     return best
-
-
-def _named(known: Sequence[tuple[float, float, str]], current: str | None) -> set[str]:
-    # Names that would lie over one another are left to the table; the point in force comes first, then the
-    # cheapest and the dearest. Sizes of a name are shares of the chart's sides, as on a phone.
-    if not known:
-        return set()
-    wide = max(x for x, _, _ in known) - known[0][0] or 1.0
-    high = max(y for _, y, _ in known) - min(y for _, y, _ in known) or 1.0
-    ranked = sorted(known, key=lambda point: (point[2] != current, point not in (known[0], known[-1])))
-    placed: list[tuple[float, float, str]] = []
-    for x, y, name in ranked:
-        hides_name = any(abs(x - a) / wide < 0.3 and abs(y - b) / high < 0.08 for a, b, _ in placed)
-        hides_dot = any(0 < (a - x) / wide < 0.2 and abs(y - b) / high < 0.05 for a, b, _ in known)
-        if name == current or not (hides_name or hides_dot):
-            placed.append((x, y, name))
-    return {name for _, _, name in placed}

@@ -47,7 +47,6 @@ def waterfall(prediction: Prediction, palette: Palette) -> Options:
     """Bars from the start of each stage to its end."""
     rows = spans(prediction)
     options = base(palette, ", ".join(f"{row.name} {row.length_ms:.2f} ms" for row in rows))
-    options["legend"] = {"show": False}
     options["grid"]["top"] = 4
     options["tooltip"] |= {"trigger": "item", ":valueFormatter": "(v) => v.toFixed(3) + ' ms'"}
     options["xAxis"] = axis(palette, "value", min=0, axisLabel={"formatter": "{value} ms"}, splitNumber=4)
@@ -101,7 +100,6 @@ def probabilities(prediction: Prediction, palette: Palette) -> Options:
     """The likeliest classes as bars, the answer in the colour of its exit."""
     ranked = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:_MOST_CLASSES]
     options = base(palette, ", ".join(f"{name} {value:.1%}" for name, value in ranked))
-    options["legend"] = {"show": False}
     options["grid"] |= {"top": 4, "right": 64}
     options["tooltip"]["show"] = False
     options["xAxis"] = axis(palette, "value", min=0, max=1, show=False)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from nicegui import ui
 
+from offramp.engine.images import photo_size
 from offramp_dashboard.charts.palette import Palette
 from offramp_dashboard.charts.trial import probabilities, waterfall
 from offramp_dashboard.pages.view import card, data_url, show
-from offramp_dashboard.schemas import Policy, Prediction
+from offramp_dashboard.schemas import ExitRun, Policy, Prediction
 from offramp_dashboard.seen import Seen
-from offramp_dashboard.words import data_bytes, milliseconds, percent
+from offramp_dashboard.words import data_bytes, milliseconds, percent, sent_as
+
+# Pixels a side up to which a picture is enlarged without smoothing.
+_TINY = 128
+
+
+class _Picture:
+    """A picture with its caption."""
+
+    def __init__(self, caption: str, classes: str) -> None:
+        self._figure = ui.element("figure").classes("picture")
+        with self._figure:
+            self._image = ui.element("img").classes(classes).props(f'alt="{caption}"')
+            with ui.element("figcaption").classes("muted small"):
+                ui.label(caption)
+
+    def show(self, image: bytes | None) -> None:
+        """Show an image, or nothing."""
+        self._figure.visible = image is not None
+        if image:
+            self._image.props["src"] = data_url(image)
+            is_tiny = max(photo_size(image)) <= _TINY
+            self._image.classes(add="tiny" if is_tiny else "", remove="" if is_tiny else "tiny")
 
 
 class AnswerBox:
@@ -24,8 +47,8 @@ class AnswerBox:
         self._whole.visible = False
         with self._whole:
             with card("Answer"), ui.row().classes("answer"):
-                self._photo = ui.element("img").classes("photo").props('alt="the photo"')
-                self._seen = ui.element("img").classes("photo seen").props('alt="what the network sees"')
+                self._photo = _Picture("the photo", "photo")
+                self._seen = _Picture("what the network sees", "photo seen")
                 with ui.column().classes("facts"):
                     self._label = ui.label().classes("answer-label")
                     self._where = ui.label()
@@ -51,21 +74,21 @@ class AnswerBox:
         self,
         prediction: Prediction,
         *,
-        source: str | None,
+        photo: bytes | None,
         seen: Seen | None,
         photo_bytes: int,
         truth: str | None,
     ) -> None:
-        """Show an answer in words, beside the photo (`source`) and the pixels that the network sees."""
+        """Show an answer in words, beside a thumbnail of the photo and the pixels that the network sees."""
         self._none.visible = self._fault.visible = False
         self._whole.visible = True
-        self._photo.visible = source is not None
-        if source:
-            self._photo.props["src"] = source
-        self._seen.visible = self._fitting.visible = seen is not None
-        if seen:
-            self._seen.props["src"] = data_url(seen.png)
-            self._fitting.text = f"what the network sees: {seen.words}"
+        self._photo.show(photo)
+        self._seen.show(seen.png if seen else None)
+        self._fitting.text = (
+            f"what the network sees: {seen.words}"
+            if seen
+            else "The photo cannot be shown: the dashboard's machine does not read this format."
+        )
         exit = prediction.exit
         self._label.text = prediction.label
         self._where.text = (
@@ -76,12 +99,7 @@ class AnswerBox:
         self._truth.text = (
             f"{'right' if truth == prediction.label else 'wrong'}: the sample's class is {truth}"
         )
-        what = {"feature": "as a feature tensor", "image": "as the photo itself"}.get(prediction.sent, "")
-        self._sent.text = (
-            f"{data_bytes(prediction.uplink_bytes)} sent {what}; the photo is {data_bytes(photo_bytes)}"
-            if prediction.uplink_bytes
-            else f"nothing sent; the photo is {data_bytes(photo_bytes)}"
-        )
+        self._sent.text = _sent(prediction, photo_bytes)
         self._degraded.visible = prediction.degraded
         self._degraded.text = f"degraded: {prediction.degraded_reason}"
 
@@ -100,20 +118,43 @@ class AnswerBox:
     def _exit_row(self, number: int, prediction: Prediction, policy: Policy, palette: Palette) -> None:
         last = number > len(policy.thetas)
         name = "final" if last else f"exit-{number}"
-        theta = None if last else policy.thetas[number - 1]
+        run = next((exit for exit in prediction.exits if exit.number == number), None)
+        # θ as it was when the exit was run; it may have been changed since.
+        theta = run.theta if run else None if last else policy.thetas[number - 1]
         taken = number == prediction.exit.number
         ui.label(name).classes("strong" if taken else "muted")
         with ui.element("div").classes("track"):
-            if taken:
-                width = 100 * prediction.confidence
-                ui.element("div").classes("fill").style(f"width:{width:.2f}%;background:{palette.exit(name)}")
+            if run and run.confidence is not None:
+                colour = palette.exit(name) if taken else palette.muted
+                ui.element("div").classes("fill").style(
+                    f"width:{100 * run.confidence:.2f}%;background:{colour}"
+                )
             if theta is not None:
                 ui.element("div").classes("theta").style(f"left:{100 * theta:.2f}%")
-        limit = "always answers" if theta is None else f"θ {theta:.3f}"
-        if taken:
-            said = f"{prediction.confidence:.3f} · {limit}"
-        elif number < prediction.exit.number:
-            said = f"below {limit}"
-        else:
-            said = limit if prediction.degraded else f"{limit} · not computed"
-        ui.label(said).classes("said" + ("" if taken else " muted"))
+        ui.label(_said(run, theta, prediction, number)).classes("said" + ("" if taken else " muted"))
+
+
+def _said(run: ExitRun | None, theta: float | None, prediction: Prediction, number: int) -> str:
+    limit = "always answers" if theta is None else f"θ {theta:.3f}"
+    if run is None:
+        known = number > prediction.exit.number
+        return f"{limit} · {'not computed' if known else 'the upstream does not tell'}"
+    confidence = "not a number" if run.confidence is None else f"{run.confidence:.3f}"
+    if theta is None:
+        return f"{confidence} · always answers"
+    if number == prediction.exit.number and not prediction.degraded:
+        return f"{confidence} ≥ {limit}: answered"
+    surest = ", but the surest here" if number == prediction.exit.number else ""
+    return f"{confidence} < {limit}{surest}"
+
+
+def _sent(prediction: Prediction, photo_bytes: int) -> str:
+    photo = f"the photo is {data_bytes(photo_bytes)}"
+    size = data_bytes(prediction.uplink_bytes)
+    if prediction.degraded and prediction.sent == "nothing":
+        if prediction.uplink_bytes:
+            return f"{size} sent, but the upstream did not answer; {photo}"
+        return f"nothing sent, because the upstream is out of reach; {photo}"
+    if prediction.uplink_bytes:
+        return f"sent: {sent_as(prediction.sent)}, {size} with framing; {photo}"
+    return f"nothing sent, because an exit here was sure enough; {photo}"

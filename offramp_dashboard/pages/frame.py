@@ -112,6 +112,7 @@ class Frame:
                 ui.label(text).classes("box fault")
 
     def _tab_changed(self) -> None:
+        self._view.be_quiet()
         # The previous tab may have been longer.
         ui.run_javascript("window.scrollTo(0, 0)")
         self.refresh()

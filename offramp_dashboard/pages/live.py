@@ -5,18 +5,29 @@ from __future__ import annotations
 from nicegui import ui
 
 from offramp_dashboard.charts import live
-from offramp_dashboard.charts.palette import Options
-from offramp_dashboard.figures import latencies, leavings, photo_bytes, reasons, share_on, uplink_bytes
-from offramp_dashboard.history import SAMPLES
+from offramp_dashboard.figures import (
+    latencies,
+    leavings,
+    payloads,
+    photo_bytes,
+    reasons,
+    share_on,
+    uplink_bytes,
+)
+from offramp_dashboard.history import SAMPLES, rate_now
 from offramp_dashboard.pages.clouds import CloudsCard
-from offramp_dashboard.pages.view import View, card, show
+from offramp_dashboard.pages.edges import EdgesCard
+from offramp_dashboard.pages.view import Chart, View, card
 from offramp_dashboard.rates import Increments, summed, total
 from offramp_dashboard.watch import bins_of
-from offramp_dashboard.words import data_bytes, milliseconds, number, percent
+from offramp_dashboard.words import data_bytes, milliseconds, number, percent, sent_as
 
 # Seconds shown. Every window has 120 points, however long it is.
 _WINDOWS = {120: "2 min", 600: "10 min"}
 _POINTS = 120
+_NO_PHOTOS = (
+    "No photos were classified in this time. Try one under “Try it”, or send one to POST /v1/predict."
+)
 
 
 class Tile:
@@ -56,18 +67,16 @@ class LivePage:
             self._window = ui.toggle(_WINDOWS, value=120, on_change=self.refresh).props(
                 'no-caps dense unelevated toggle-text-color=surface aria-label="time shown"'
             )
-            self._empty = ui.label(
-                "No photos were classified in this time. Try one under “Try it”, or send one to POST /v1/predict."
-            ).classes("muted")
+            self._empty = ui.label(_NO_PHOTOS).classes("muted")
         with ui.element("div").classes("grid2"):
             with card("Where the photos left"):
-                self._shares = _chart()
+                self._shares = Chart()
             with card("Photos per second"):
-                self._rates = _chart()
+                self._rates = Chart(has_legend=False)
             with card("95 % of photos answered within"):
-                self._latency = _chart()
+                self._latency = Chart()
             with card("Bytes per photo"):
-                self._traffic = _chart()
+                self._traffic = Chart()
             with card("Time in the node, by exit"):
                 self._table = ui.table(columns=_COLUMNS, rows=[], row_key="exit").props(
                     "flat dense hide-bottom"
@@ -77,6 +86,7 @@ class LivePage:
                     "flat dense hide-bottom hide-no-data"
                 )
                 self._fine = ui.label("No photo was degraded or refused.").classes("muted")
+            self._edges = EdgesCard(view)
             self._clouds = CloudsCard(view)
         self.refresh()
 
@@ -88,33 +98,26 @@ class LivePage:
         gained = summed(one.gained for one in bins if one.gained is not None)
         samples = total(gained, SAMPLES)
         self._empty.visible = not samples
-        # A single second jumps too much to read, so show the mean of five.
-        rates = [one.samples_per_s for one in bins if one.samples_per_s is not None][-max(1, 5 // width) :]
-        self._show_tiles(gained, samples, sum(rates) / len(rates) if rates else None)
+        self._show_tiles(gained, samples, rate_now(bins))
         palette = self._view.palette
-        charts: list[tuple[ui.echart, Options]] = [
-            (self._shares, live.shares(bins, palette)),
-            (self._rates, live.rate(bins, palette)),
-            (self._latency, live.latency(bins, palette)),
-            (self._traffic, live.traffic(bins, palette)),
-        ]
-        for chart, options in charts:
-            show(chart, options)
+        self._shares.show(live.shares(bins, palette))
+        self._rates.show(live.rate(bins, palette))
+        self._latency.show(live.latency(bins, palette))
+        self._traffic.show(live.traffic(bins, palette))
         self._show_tables(gained)
+        self._edges.refresh(seconds)
         self._clouds.refresh(seconds)
 
     def _show_tiles(self, gained: Increments, samples: float, now_per_s: float | None) -> None:
         window = _WINDOWS[int(self._window.value)]
         self._rate.show(number(now_per_s), f"{number(samples)} in {window}")
         edges = {tier for watch in self._view.chosen for tier in watch.own_tiers}
-        self._early.show(percent(share_on(gained, edges)), "without the upstream")
-        sent, photo = uplink_bytes(gained), photo_bytes(gained)
-        saved = (
-            f"{percent(sent / photo)} of what sending every photo takes" if photo and sent is not None else ""
-        )
-        self._bytes.show(data_bytes(sent), saved)
-        self._show_upstream()
         degraded = sum(count for key, count in leavings(gained).items() if key.degraded)
+        sure = "by an exit that was sure" if samples else ""
+        more = f"; {percent(degraded / samples)} more, but degraded" if degraded else ""
+        self._early.show(percent(share_on(gained, edges)), sure + more)
+        self._bytes.show(data_bytes(uplink_bytes(gained)), _what_was_sent(gained))
+        self._show_upstream()
         top = next((why for kind, why, _ in reasons(gained) if kind == "degraded"), "")
         self._degraded.show(
             percent(degraded / samples if samples else None),
@@ -167,8 +170,16 @@ class LivePage:
         self._fine.visible = not wrong and bool(rows)
 
 
-def _chart() -> ui.echart:
-    return ui.echart({}).classes("chart")
+def _what_was_sent(gained: Increments) -> str:
+    sent, photo = uplink_bytes(gained), photo_bytes(gained)
+    if not photo or sent is None:
+        return ""
+    saved = f"{percent(sent / photo)} of what sending every photo takes"
+    forms = [
+        f"{number(one.samples)} × {sent_as(one.sent)}, {data_bytes(one.bytes_each)} each"
+        for one in payloads(gained)
+    ]
+    return "; ".join([saved, *forms])
 
 
 def _column(name: str, label: str, align: str = "right") -> dict[str, str]:
@@ -180,4 +191,8 @@ _COLUMNS = [
     _column("answers", "answers"),
     *(_column(name, name) for name in ("p50", "p95", "p99")),
 ]
-_REASON_COLUMNS = [_column("kind", "", "left"), _column("why", "why", "left"), _column("count", "answers")]
+_REASON_COLUMNS = [
+    _column("kind", "outcome", "left"),
+    _column("why", "why", "left"),
+    _column("count", "answers"),
+]

@@ -7,7 +7,7 @@ from nicegui import ui
 from offramp_dashboard.network import Stage, Tier, macs_for_a_photo, pictured
 from offramp_dashboard.pages.view import View, card
 from offramp_dashboard.watch import gained_lately
-from offramp_dashboard.words import data_bytes, number, percent
+from offramp_dashboard.words import data_bytes, number, percent, sent_as
 
 _SECONDS = 600
 
@@ -58,28 +58,19 @@ class NetworkPage:
                         f"{percent(taken / whole)} of what all blocks and exits take."
                     )
                 with ui.element("div").classes("net"):
-                    _arrow("photo", "")
+                    _arrow("photo")
                     for tier in tiers:
                         self._draw_tier(tier)
 
     def _draw_tier(self, tier: Tier) -> None:
         if tier.number > 1:
-            _arrow(
-                f"{percent(tier.share_in)} offloaded",
-                " · ".join(
-                    [
-                        tier.feature_in,
-                        *([f"{data_bytes(tier.uplink_bytes)} each"] if tier.uplink_bytes else []),
-                    ]
-                ),
-                wide=True,
-            )
+            _arrow(f"{percent(tier.share_in)} offloaded", *_sent(tier), wide=True)
         with ui.element("div").classes("tier"):
             ui.label(tier.name).classes("tier-name")
             with ui.element("div").classes("tier-blocks"):
                 for at, stage in enumerate(tier.stages):
                     if at:
-                        _arrow(tier.stages[at - 1].feature, "")
+                        _arrow(tier.stages[at - 1].feature)
                     self._draw_stage(stage)
 
     def _draw_stage(self, stage: Stage) -> None:
@@ -102,8 +93,22 @@ class NetworkPage:
                     )
 
 
-def _arrow(above: str, below: str, *, wide: bool = False) -> None:
+def _sent(tier: Tier) -> list[str]:
+    """What was sent to this tier, one line for each form."""
+    if tier.sent is None:
+        return ["bytes not told to this node"]
+    samples = sum(payload.samples for payload in tier.sent)
+    lines = []
+    for payload in tier.sent:
+        what = sent_as(payload.sent) + (f" {tier.feature_in}" if payload.sent == "feature" else "")
+        share = f"{percent(payload.samples / samples)} " if len(tier.sent) > 1 else ""
+        lines.append(f"{share}{what}, {data_bytes(payload.bytes_each)} each")
+    return lines or ["nothing sent yet"]
+
+
+def _arrow(above: str, *below: str, wide: bool = False) -> None:
     with ui.element("div").classes("arrow" + (" wide" if wide else "")):
         ui.label(above).classes("small")
         ui.element("div").classes("shaft")
-        ui.label(below).classes("small muted")
+        for text in below:
+            ui.label(text).classes("small muted")

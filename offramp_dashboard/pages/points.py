@@ -12,7 +12,7 @@ from offramp_dashboard.words import ABSENT, data_bytes, milliseconds, number, pe
 
 
 class PointsTable:
-    """Names, θ and measured figures; only costs that are known are shown."""
+    """Names, θ and measured figures; only costs that are known are shown. θ set by hand have a row of their own."""
 
     def __init__(self, points: Sequence[OperatingPoint], choose: Callable[[str], Awaitable[None]]) -> None:
         known = costs_known(points)
@@ -24,10 +24,10 @@ class PointsTable:
         columns["offloaded"] = lambda point: percent(point.measured.offload_rate if point.measured else None)
         if "milliseconds" in known:
             columns["computing"] = lambda point: milliseconds(cost_of(point, "milliseconds"))
-        if "request bytes" in known:
-            columns["request"] = lambda point: data_bytes(cost_of(point, "request bytes"))
+        if "bytes sent" in known:
+            columns["sent"] = lambda point: data_bytes(cost_of(point, "bytes sent"))
         # Last, because a phone shows only the first columns and deep networks have many θ.
-        columns["θ"] = lambda point: " ".join(f"{theta:.3f}" for theta in point.thetas)
+        columns["θ"] = lambda point: _listed(point.thetas)
         self._rows: dict[str, ui.element] = {}
         widths = (
             f"grid-template-columns: minmax(var(--name), 1.4fr) repeat({len(columns) - 2}, minmax(var(--figure), 1fr)) "
@@ -39,13 +39,24 @@ class PointsTable:
                     ui.label(heading)
             for point in points:
                 self._row(point, [cell(point) for cell in columns.values()], choose)
+            self._by_hand = ui.element("div").classes("point chosen by-hand")
+            with self._by_hand:
+                self._own = {heading: ui.label(ABSENT) for heading in columns}
 
     def mark(self, current: str | None) -> None:
         """Show which point is in force; None if θ was set by hand."""
+        self._by_hand.visible = current is None
         for name, row in self._rows.items():
             chosen = name == current
             row.classes(add="chosen" if chosen else "", remove="" if chosen else "chosen")
             row.props(f"aria-pressed={'true' if chosen else 'false'}")
+
+    def by_hand(self, thetas: Sequence[float], **measured: str) -> None:
+        """Fill the row of θ set by hand, with what was measured at the node; its accuracy is not known."""
+        texts = {"name": "θ by hand, here", "θ": _listed(thetas), **measured}
+        for heading, text in texts.items():
+            if heading in self._own:
+                self._own[heading].text = text
 
     def _row(
         self, point: OperatingPoint, cells: Sequence[str], choose: Callable[[str], Awaitable[None]]
@@ -56,3 +67,7 @@ class PointsTable:
         with row:
             for cell in cells:
                 ui.label(cell)
+
+
+def _listed(thetas: Sequence[float]) -> str:
+    return " ".join(f"{theta:.3f}" for theta in thetas)

@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Sequence
 from nicegui import events, ui
 
 from offramp.bundle import Manifest, OperatingPoint
-from offramp_dashboard.charts.tradeoff import Cost, costs_known, frontier
-from offramp_dashboard.figures import exit_shares
+from offramp_dashboard.charts.tradeoff import Cost, cost_here, costs_known, frontier
+from offramp_dashboard.figures import exit_shares, payloads, share_on, uplink_bytes
 from offramp_dashboard.node_client import NodeError
 from offramp_dashboard.pages.points import PointsTable
-from offramp_dashboard.pages.view import View, card, show, told
+from offramp_dashboard.pages.view import View, card, show
+from offramp_dashboard.rates import Increments
 from offramp_dashboard.schemas import Policy
-from offramp_dashboard.watch import gained_lately
-from offramp_dashboard.words import percent
+from offramp_dashboard.watch import gained_under_this_policy
+from offramp_dashboard.words import data_bytes, number, percent, sent_as
 
 _SHARES_S = 120
 
@@ -64,6 +65,10 @@ class TradeoffPage:
                     self._expected = ui.label().classes("muted")
                     self._draw_sliders(manifest)
             with card("Operating points"):
+                ui.label(
+                    "Choose one by its row. Figures are those of held-out samples, per photo on average; “sent” is "
+                    "what a photo takes on the way to the upstream."
+                ).classes("muted small note")
                 self._table = PointsTable(points, self._choose)
 
     def _draw_sliders(self, manifest: Manifest) -> None:
@@ -84,8 +89,13 @@ class TradeoffPage:
     def _follow(self, manifest: Manifest, policy: Policy) -> None:
         points = {point.name: point for point in manifest.operating_points}
         current = policy.operating_point
-        show(self._chart, frontier(manifest.operating_points, self._cost, current, self._view.palette))
-        self._show_shares(manifest.exit_names, points.get(current or ""))
+        gained = gained_under_this_policy(self._view.one, _SHARES_S)
+        by_hand = None if current else cost_here(self._cost, manifest, gained)
+        chart = frontier(manifest.operating_points, self._cost, current, self._view.palette, by_hand=by_hand)
+        show(self._chart, chart)
+        if not current:
+            self._show_by_hand(manifest, policy, gained)
+        self._show_shares(manifest.exit_names, points.get(current or ""), gained)
         if policy == self._shown:
             return
         self._shown = policy
@@ -101,13 +111,26 @@ class TradeoffPage:
             label.text = f"θ {theta:.3f}"
         self._table.mark(current)
 
-    def _show_shares(self, names: Sequence[str], point: OperatingPoint | None) -> None:
-        here = exit_shares(gained_lately(self._view.one, _SHARES_S))
-        told_here = ", ".join(f"{name} {percent(here[name])}" for name in sorted(here))
+    def _show_by_hand(self, manifest: Manifest, policy: Policy, gained: Increments) -> None:
+        early = share_on(gained, self._view.one.own_tiers)
+        self._table.by_hand(
+            policy.thetas,
+            MACs=number(cost_here("MACs", manifest, gained)),
+            offloaded=percent(None if early is None else 1 - early),
+            sent=data_bytes(cost_here("bytes sent", manifest, gained)),
+        )
+
+    def _show_shares(self, names: Sequence[str], point: OperatingPoint | None, gained: Increments) -> None:
+        here = exit_shares(gained)
+        shares = ", ".join(f"{name} {percent(here[name])}" for name in names if name in here)
+        sent = "; ".join(
+            f"{sent_as(one.sent)}, {data_bytes(one.bytes_each)} each" for one in payloads(gained)
+        )
         text = (
-            f"Here in the last two minutes: {told_here}."
+            f"Here in the last two minutes, under these θ: {shares}. "
+            f"Sent: {data_bytes(uplink_bytes(gained))} per photo{f' ({sent})' if sent else ''}."
             if here
-            else "No photos here in the last two minutes."
+            else "No photos here in the last two minutes under these θ."
         )
         if point and point.measured:
             rates = ", ".join(
@@ -133,7 +156,7 @@ class TradeoffPage:
         try:
             await change
         except NodeError as error:
-            told(str(error))
+            self._view.tell(str(error))
         # Sliders go back to what is in force, even after a refusal.
         self._shown = None
         self.refresh()

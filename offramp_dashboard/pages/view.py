@@ -32,6 +32,7 @@ class View:
     samples: Path
     selected: str = ALL
     palette: Palette = field(default=LIGHT)
+    _message: ui.notification | None = None
 
     @property
     def is_dark(self) -> bool:
@@ -47,6 +48,42 @@ class View:
     def one(self) -> Watch:
         """The node to ask; the first one if all are chosen."""
         return self.chosen[0]
+
+    def tell(self, text: str) -> None:
+        """Tell the person at the page that something did not work."""
+        self.be_quiet()
+        self._message = ui.notification(
+            text, type="negative", position="bottom", timeout=8, multi_line=True, close_button="Close"
+        )
+
+    def be_quiet(self) -> None:
+        """Take back what was told last; it belongs to the tab it was told on."""
+        if self._message and not self._message.is_deleted:
+            self._message.dismiss()
+        self._message = None
+
+
+class Chart:
+    """A chart with a legend beneath it that wraps where the page is narrow."""
+
+    def __init__(self, *, has_legend: bool = True) -> None:
+        self._chart = ui.echart({}).classes("chart")
+        self._legend = ui.element("div").classes("legend") if has_legend else None
+        self._named: list[tuple[str, str]] = []
+
+    def show(self, options: Options) -> None:
+        """Draw these options, if they have changed; each series that has a name is named in the legend."""
+        show(self._chart, options)
+        named = [(series["name"], series["color"]) for series in options["series"]]
+        if self._legend is None or named == self._named:
+            return
+        self._named = named
+        self._legend.clear()
+        with self._legend:
+            for name, colour in named:
+                with ui.element("div").classes("legend-entry"):
+                    ui.element("div").classes("legend-colour").style(f"background:{colour}")
+                    ui.label(name)
 
 
 def show(chart: ui.echart, options: Options) -> None:
@@ -68,8 +105,3 @@ def card(title: str, *, classes: str = "") -> ui.element:
 def data_url(image: bytes) -> str:
     """An image as the source of an `img` element; browsers detect its format from the bytes."""
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
-
-
-def told(text: str) -> None:
-    """Tell the person at the page that something did not work."""
-    ui.notify(text, type="negative", position="bottom", timeout=8000, multi_line=True, close_button="Close")

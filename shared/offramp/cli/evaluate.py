@@ -224,7 +224,19 @@ class Evaluate(Command):
             )
             for point in manifest.operating_points
         ]
-        write_page(page, Evaluated(manifest, images, classes, table, taken_N, summary, points))
+        evaluated = Evaluated(
+            manifest=manifest,
+            images=images,
+            classes_N=classes,
+            predicted_N=found.class_index[np.arange(len(classes)), taken_N],
+            table=table,
+            taken_N=taken_N,
+            report=summary,
+            points=points,
+            data=f"{self.data}, {self.part} part",
+            command=self.as_typed,
+        )
+        write_page(page, evaluated)
         console.print(f"page: {page}")
 
 

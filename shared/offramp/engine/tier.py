@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -23,11 +23,16 @@ from offramp.errors import ConfigError
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Answer:
-    """An exit's answer for one sample: probabilities (K,) that sum to 1, confidence in [0, 1)."""
+    """An exit's answer for one sample: probabilities (K,) that sum to 1, confidence in [0, 1).
+
+    passed: confidences of the exits that were run before and were not sure, shallow to deep. If an upstream failed and
+    the surest of these exits answers instead, it is one of them.
+    """
 
     probabilities: NDArray[np.float32]
     confidence: float
     exit_number: int
+    passed: tuple[float, ...] = ()
 
     @property
     def class_index(self) -> int:
@@ -51,7 +56,12 @@ class Handover:
     @property
     def surest(self) -> Answer | None:
         """The answer with the highest confidence so far; None if no exit was passed."""
-        return reduce(_surer, self.passed) if self.passed else None
+        return replace(reduce(_surer, self.passed), passed=self.confidences) if self.passed else None
+
+    @property
+    def confidences(self) -> tuple[float, ...]:
+        """Those of the exits it passed."""
+        return tuple([answer.confidence for answer in self.passed])
 
 
 Outcome = Answer | Handover
@@ -71,7 +81,7 @@ def aggregated(answer: Answer, passed: Sequence[Answer], *, manifest: Manifest, 
     probabilities_K = joined(answer.probabilities, [each.probabilities for each in passed])
     if first_block == 1:
         probabilities_K = rooted(probabilities_K, manifest.num_exits)
-    return Answer(probabilities_K, confidence_of(probabilities_K), answer.exit_number)
+    return Answer(probabilities_K, confidence_of(probabilities_K), answer.exit_number, answer.passed)
 
 
 class DecisionFunction:
@@ -164,13 +174,14 @@ class Tier:
         for sample, probabilities_K, confidence in zip(
             rows, output.probabilities, output.confidence.tolist(), strict=True
         ):
-            answer = Answer(probabilities_K, confidence, exit_number)
-            if is_last or decision.stops(confidence):
-                sample.outcome = aggregated(
-                    answer, sample.passed, manifest=self.manifest, first_block=first_block
-                )
-            else:
-                sample.passed.append(answer)
+            if not (is_last or decision.stops(confidence)):
+                sample.passed.append(Answer(probabilities_K, confidence, exit_number))
+                continue
+            passed = tuple([each.confidence for each in sample.passed])
+            answer = Answer(probabilities_K, confidence, exit_number, passed)
+            sample.outcome = aggregated(
+                answer, sample.passed, manifest=self.manifest, first_block=first_block
+            )
 
 
 @dataclass(eq=False, slots=True)

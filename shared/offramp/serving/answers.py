@@ -50,7 +50,7 @@ class Answers:
     """Answers for all samples of one call, in order, and where the time went.
 
     times: first this tier's, then those of the tiers behind it. load_ms: decoding. offload_ms: waiting for the next
-    tier; 0 if it was not needed.
+    tier; 0 if no sample was handed over.
     """
 
     samples: Sequence[Classified]

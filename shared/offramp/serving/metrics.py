@@ -40,6 +40,8 @@ _CONFIDENCES = tuple(step / 20 for step in range(1, 21))
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 # A reason besides those of `OffloadReason`: the upstream answered, but a tier behind it did not.
 _DEEPER = "deeper_tier"
+# A way of sending besides those of `Sent`: the upstream did not answer, whatever was sent to it.
+_UNANSWERED = "unanswered"
 
 # How the values of several processes make one gauge.
 _Mode = Literal["livesum", "livemin", "livemostrecent"]
@@ -80,8 +82,7 @@ class NodeMetrics:
             "confidence", "Confidence of the exit that answered.", _CONFIDENCES, "exit"
         )
         self._confidence = [confidence.labels(name) for name in names]
-        uplink = self._counter("uplink_bytes", "Bytes sent to the upstream, framing included.", "sent")
-        self._uplink = {sent: uplink.labels(sent) for sent in get_args(Sent)}
+        self._uplink = self._uplink_counters()
         self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
         for reason in (*OffloadReason, _DEEPER):
             self._degraded.labels(reason)
@@ -144,7 +145,9 @@ class NodeMetrics:
             outcome = "ok" if sample.degraded_reason is None else "degraded"
             self._samples.labels(self._names[at], sample.tier, outcome).inc()
             if sample.uplink_bytes:
-                self._uplink[sample.sent or "feature"].inc(sample.uplink_bytes)
+                uplink_bytes, uplink_samples = self._uplink[sample.sent or _UNANSWERED]
+                uplink_bytes.inc(sample.uplink_bytes)
+                uplink_samples.inc()
             if sample.degraded_reason is not None:
                 self._degraded.labels(sample.degraded_by or _DEEPER).inc()
 
@@ -152,6 +155,13 @@ class NodeMetrics:
         """All metrics in Prometheus's text format."""
         self.refresh()
         return generate_latest(self.registry)
+
+    def _uplink_counters(self) -> dict[str, tuple[Counter, Counter]]:
+        """Bytes and samples, for each form in which samples are sent."""
+        sizes = self._counter("uplink_bytes", "Bytes sent to the upstream, framing included.", "sent")
+        samples = self._counter("uplink_samples", "Samples sent to the upstream.", "sent")
+        forms = (*get_args(Sent), _UNANSWERED)
+        return {sent: (sizes.labels(sent), samples.labels(sent)) for sent in forms}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"offramp_{name}", text, labels, registry=self._own)

@@ -147,12 +147,16 @@ class Node:
     ) -> Iterator[Classified]:
         """The upstream's answers, combined with the exits passed here if the bundle aggregates."""
         for found, handover in zip(resumed.samples, handovers, strict=True):
-            answer = found.answer
-            if found.sent == "feature":  # an upstream that gets a picture passes all exits itself
+            answer, own, deeper = found.answer, handover.confidences, found.answer.passed
+            if found.sent == "feature":
                 answer = aggregated(
                     answer, handover.passed, manifest=self.tier.manifest, first_block=first_block
                 )
-            yield found if answer is found.answer else replace(found, answer=answer)
+                passed = own + deeper
+            else:  # an upstream that gets a picture passes all exits itself
+                passed = own[: max(answer.exit_number - 1, len(deeper))] + deeper[len(own) :]
+            answer = Answer(answer.probabilities, answer.confidence, answer.exit_number, passed)
+            yield replace(found, answer=answer)
 
     def _degraded(self, handover: Handover, error: OffloadError) -> Classified:
         if handover.surest is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from offramp.authoring.evaluation.statistics import two_shares
+from offramp.authoring.evaluation.statistics import rarely, two_shares
 from offramp.bundle import Manifest
 from offramp.bundle.manifest import Share
 from offramp.record import Record
@@ -31,7 +31,7 @@ class HeldOut(Record):
         seen = (
             f"'{self.point}' is right for {self.accuracy:.1%} of these {self.samples:,} images, but for "
             f"{self.held_out_accuracy:.1%} of the {self.held_out_samples:,} that its thresholds were chosen on "
-            f"(p = {self.p:.1g}): "
+            f"(chance alone makes such a difference {rarely(self.p)}): "
         )
         if self.accuracy > self.held_out_accuracy:
             return (

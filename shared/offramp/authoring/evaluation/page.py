@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,21 @@ from PIL import Image
 
 from offramp.authoring.data import LabelledImages
 from offramp.authoring.evaluation.report import Report
+from offramp.authoring.evaluation.statistics import rarely
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Manifest
+from offramp.engine.payload import Sent
 from offramp.errors import ConfigError
 from offramp.install import how_to_install
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PHOTOS = 24
-_PHOTO_SIDE = 56
+_PHOTO_SIDE = 96
+_FORMS: dict[Sent, str] = {
+    "feature": "feature",
+    "image": "photo as it came",
+    "pixels": "picture at the network's size",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +37,40 @@ class Evaluated:
     """Everything that a page shows.
 
     points: a report for each operating point of the bundle. taken_N: index of the exit at which each image leaves.
+    predicted_N: index of the class that this exit answers. data: where the images come from, and which part of them.
+    command: as it was typed.
     """
 
     manifest: Manifest
     images: LabelledImages
     classes_N: NDArray[np.int64]
+    predicted_N: NDArray[np.int64]
     table: ExitTable
     taken_N: NDArray[np.int64]
     report: Report
     points: Sequence[Report]
+    data: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo on the page, what it is, and what the exit that it took said."""
+
+    source: str
+    true: str
+    predicted: str
+    exit: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Where the images of a class leave: a share for each exit; empty if there are none."""
+
+    label: str
+    samples: int
+    shares: tuple[float, ...]
 
 
 def write_page(path: Path, evaluated: Evaluated) -> None:
@@ -50,17 +83,22 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
         from jinja2 import Environment, FileSystemLoader
 
         from offramp.authoring.evaluation import plots
+        from offramp.authoring.evaluation.confusion import confusion
     except ImportError as error:
         raise ConfigError(f"a page needs {error.name}; run: {how_to_install('report')}") from error
     environment = Environment(loader=FileSystemLoader(_TEMPLATE.parent), autoescape=True)
+    environment.filters |= {"by_chance": by_chance, "rarely": rarely}
     text = environment.get_template(_TEMPLATE.name).render(
         report=evaluated.report,
-        labels=evaluated.manifest.labels,
+        data=evaluated.data,
+        command=evaluated.command,
+        forms=_FORMS,
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         trade_off=plots.trade_off(evaluated.report, evaluated.points),
         reliability=plots.reliability(evaluated.table),
-        by_class=plots.by_class(
-            evaluated.taken_N, evaluated.classes_N, evaluated.manifest.labels, evaluated.table.num_exits
-        ),
+        colours=plots.COLOURS,
+        classes=_class_rows(evaluated),
+        confusion=confusion(evaluated.classes_N, evaluated.predicted_N, evaluated.manifest.labels),
         points=evaluated.points,
         easiest=_contact_sheet(evaluated, _easiest(evaluated)),
         hardest=_contact_sheet(evaluated, _hardest(evaluated)),
@@ -69,6 +107,22 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def by_chance(p: float) -> str:
+    """What a difference means, as a sentence's end."""
+    if p < 0.05:
+        return f"more than chance: that alone makes such a difference {rarely(p)}"
+    return f"chance explains the difference: it makes one as large {rarely(p)}"
+
+
+def _class_rows(evaluated: Evaluated) -> list[ClassRow]:
+    rows = []
+    for at, label in enumerate(evaluated.manifest.labels):
+        taken = evaluated.taken_N[evaluated.classes_N == at]
+        counts = np.bincount(taken, minlength=evaluated.table.num_exits)
+        rows.append(ClassRow(label, len(taken), tuple((counts / len(taken)).tolist()) if len(taken) else ()))
+    return rows
 
 
 def _easiest(evaluated: Evaluated) -> NDArray[np.int64]:
@@ -83,19 +137,18 @@ def _hardest(evaluated: Evaluated) -> NDArray[np.int64]:
     return order[:_PHOTOS]
 
 
-def _contact_sheet(evaluated: Evaluated, chosen: NDArray[np.int64]) -> Sequence[dict[str, str | bool]]:
-    sheet: list[dict[str, str | bool]] = []
-    for number in chosen:
-        exit = int(evaluated.taken_N[number])
-        label = evaluated.manifest.labels[int(evaluated.classes_N[number])]
-        sheet.append(
-            {
-                "source": _as_data(evaluated.images.pixels[number]),
-                "text": f"{label}, exit {exit + 1}, {evaluated.table.confidence[number, exit]:.2f}",
-                "right": bool(evaluated.table.correct[number, exit]),
-            }
+def _contact_sheet(evaluated: Evaluated, chosen: NDArray[np.int64]) -> list[Photo]:
+    labels = evaluated.manifest.labels
+    return [
+        Photo(
+            source=_as_data(evaluated.images.pixels[number]),
+            true=labels[int(evaluated.classes_N[number])],
+            predicted=labels[int(evaluated.predicted_N[number])],
+            exit=int(exit) + 1,
+            confidence=float(evaluated.table.confidence[number, exit]),
         )
-    return sheet
+        for number, exit in zip(chosen, evaluated.taken_N[chosen], strict=True)
+    ]
 
 
 def _as_data(pixels_HWC: NDArray[np.uint8]) -> str:

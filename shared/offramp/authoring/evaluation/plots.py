@@ -9,19 +9,23 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from offramp.authoring.evaluation.report import Report
 from offramp.authoring.evaluation.table import ExitTable
 
-_INK = "#1f2933"
-_COLOURS = ("#2a9d8f", "#e9a03b", "#c8553d", "#577590", "#8d6a9f", "#43617e")
+# Stands for the colour of the page's text, which depends on its scheme; see `_svg`.
+_INK = "#010203"
+_LINE = "#8794a1"
+# Each can be told from a white and from a dark page.
+COLOURS = ("#1f8f82", "#c47a15", "#c8553d", "#5b84ad", "#8d6a9f", "#7a8a2c")
 _STYLE: dict[Any, Any] = {  # the stubs accept only a literal name of a setting as a key
-    "font.size": 9,
+    "font.size": 10,
+    "font.family": "sans-serif",
     "text.color": _INK,
     "axes.labelcolor": _INK,
-    "axes.edgecolor": "#9aa5b1",
+    "axes.edgecolor": _LINE,
     "xtick.color": _INK,
     "ytick.color": _INK,
     "axes.spines.top": False,
@@ -35,43 +39,56 @@ _BINS = 15
 def trade_off(report: Report, points: Sequence[Report]) -> Markup:
     """Accuracy over cost: operating points, each exit alone, rivals."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        figure = Figure(figsize=(5, 3.6), layout="constrained")
         axes = figure.subplots()
         ordered = sorted(points, key=lambda point: point.macs_mean)
         axes.plot(
             [point.macs_mean / 1e6 for point in ordered],
             [100 * point.accuracy for point in ordered],
             "o-",
-            color=_COLOURS[0],
+            color=COLOURS[0],
             label="operating points",
         )
-        for point in ordered:
-            axes.annotate(
-                point.operating_point or "",
-                (point.macs_mean / 1e6, 100 * point.accuracy),
-                xytext=(4, -10),
-                textcoords="offset points",
-                fontsize=7,
-            )
+        _name_points(axes, ordered)
         axes.plot(
             [exit.macs / 1e6 for exit in report.exits],
             [100 * exit.accuracy for exit in report.exits],
             "s",
-            color=_COLOURS[1],
+            color=COLOURS[1],
             label="one exit for all images",
         )
         for rival in report.rivals:
-            axes.plot([rival.macs / 1e6], [100 * rival.accuracy], "D", color=_COLOURS[2], label=rival.bundle)
+            axes.plot([rival.macs / 1e6], [100 * rival.accuracy], "D", color=COLOURS[2], label=rival.bundle)
         axes.set(xlabel="million multiplications per image, on average", ylabel="accuracy, %")
         axes.legend(frameon=False)
-        return _svg(figure)
+        return _svg(figure, "accuracy against multiplications; the table below has the figures")
 
 
-def reliability(table: ExitTable) -> Markup:
-    """Accuracy against confidence, exit by exit; on the diagonal they are equal."""
+def _name_points(axes: Axes, points: Sequence[Report]) -> None:
+    """Write the names beside the plot, one below the other so that none hides another, with a line to each point."""
+    lowest, *_, highest = sorted(point.accuracy for point in (points[0], *points))
+    wide = (highest - lowest) or 1.0
+    gap = min(0.075, 1 / len(points))
+    at = 1.0 + gap
+    for point in sorted(points, key=lambda point: (-point.accuracy, point.macs_mean)):
+        at = min(at - gap, (point.accuracy - lowest) / wide)
+        axes.annotate(
+            point.operating_point or "",
+            (point.macs_mean / 1e6, 100 * point.accuracy),
+            xytext=(1.04, at),
+            textcoords="axes fraction",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": _LINE, "linewidth": 0.6},
+        )
+
+
+def reliability(table: ExitTable) -> list[Markup]:
+    """Accuracy against confidence, a plot for each exit; on the diagonal they are equal."""
+    plots = []
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.4 * table.num_exits, 2.5), layout="constrained")
-        for exit, axes in enumerate(np.atleast_1d(figure.subplots(1, table.num_exits, sharey=True))):
+        for exit in range(table.num_exits):
+            figure = Figure(figsize=(2.7, 2.7), layout="constrained")
+            axes = figure.subplots()
             confidence_N = table.confidence[:, exit]
             bin_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
             counts = np.bincount(bin_N, minlength=_BINS)
@@ -81,38 +98,21 @@ def reliability(table: ExitTable) -> Markup:
                 ((np.arange(_BINS) + 0.5) / _BINS)[filled],
                 (right[filled] / counts[filled]),
                 width=0.9 / _BINS,
-                color=_COLOURS[exit % len(_COLOURS)],
+                color=COLOURS[exit % len(COLOURS)],
             )
-            axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1)
+            axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1)
             axes.set(title=f"exit {exit + 1}", xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
-        figure.axes[0].set_ylabel("accuracy")
-        return _svg(figure)
+            axes.set_ylabel("accuracy")
+            plots.append(_svg(figure, f"accuracy against confidence at exit {exit + 1}"))
+    return plots
 
 
-def by_class(
-    taken_N: NDArray[np.int64], classes_N: NDArray[np.int64], labels: Sequence[str], num_exits: int
-) -> Markup:
-    """At which exits the samples of each class leave."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 0.9 + 0.26 * len(labels)), layout="constrained")
-        axes = figure.subplots()
-        of_class = np.maximum(np.bincount(classes_N, minlength=len(labels)), 1)
-        left = np.zeros(len(labels))
-        for exit in range(num_exits):
-            share = 100 * np.bincount(classes_N[taken_N == exit], minlength=len(labels)) / of_class
-            axes.barh(
-                labels, share, left=left, color=_COLOURS[exit % len(_COLOURS)], label=f"exit {exit + 1}"
-            )
-            left += share
-        axes.invert_yaxis()
-        axes.set(xlabel="% of the class", xlim=(0, 100))
-        axes.legend(frameon=False, ncols=num_exits, loc="lower left", bbox_to_anchor=(0, 1))
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> Markup:
+def _svg(figure: Figure, said: str) -> Markup:
+    """The figure as it stands in a page; `said` is read aloud in its place."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     # A page needs only the <svg> element, without the prologue of a file. We drew it, so it needs no escaping.
-    return Markup(text[text.index("<svg") :])
+    text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{said}"', 1)
+    # What isn't a colour of its own has that of the page's text, whether the page is light or dark.
+    return Markup(text.replace(_INK, "currentColor"))

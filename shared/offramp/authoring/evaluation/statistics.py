@@ -32,6 +32,15 @@ def two_shares(hits: int, samples: int, other_hits: int, other_samples: int) -> 
     return min(float(fisher_exact(table).pvalue), 1.0)
 
 
+def rarely(p: float) -> str:
+    """How often chance alone makes such a difference, in a word or two; `p` is 0 to 1."""
+    if p < 0.001:
+        return "less than once in 1,000 times"
+    if p <= 0.1:
+        return f"once in {round(1 / p):,} times"
+    return f"{p:.0%} of the time".replace("%", " %")
+
+
 @dataclass(frozen=True)
 class McNemar:
     """Two classifiers on the same samples: how often only one of them is right, and how likely that is by chance.

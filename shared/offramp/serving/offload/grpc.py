@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 
 from offramp.bundle.manifest import Codec, Manifest, Payload
-from offramp.engine.payload import Sent
 from offramp.engine.tier import Answer
 from offramp.errors import OffloadError, OffloadReason
 from offramp.serving.answers import Answers, Classified, TierTime
@@ -94,7 +93,7 @@ class GrpcOffloader:
         try:
             response = await self._client.infer(request, deadline=call.deadline, traceparent=call.traceparent)
             self._check_ids(response, request.request_ids)
-            samples = [self._classified(answer, call.sent, share) for answer in response.answers]
+            samples = [self._classified(answer, call, share) for answer in response.answers]
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
                 error.uplink_bytes = share
@@ -129,7 +128,7 @@ class GrpcOffloader:
                 OffloadReason.REFUSED,
             )
 
-    def _classified(self, message: pb.Answer, sent: Sent, uplink_bytes: int) -> Classified:
+    def _classified(self, message: pb.Answer, call: Call, uplink_bytes: int) -> Classified:
         manifest = self._manifest
         probabilities_K = probabilities_from_bytes(message.probabilities, len(manifest.labels))
         if (
@@ -143,7 +142,29 @@ class GrpcOffloader:
                 f"{len(manifest.labels)} float32, 0 to 1, and 1 to {manifest.num_exits}",
                 OffloadReason.REFUSED,
             )
-        answer = Answer(probabilities_K, message.confidence, message.exit_number)
+        passed = self._passed(message, call.first_block)
+        answer = Answer(probabilities_K, message.confidence, message.exit_number, passed)
         return Classified(
-            answer, message.tier, message.degraded_reason or None, sent=sent, uplink_bytes=uplink_bytes
+            answer, message.tier, message.degraded_reason or None, sent=call.sent, uplink_bytes=uplink_bytes
         )
+
+    def _passed(self, message: pb.Answer, first_block: int) -> tuple[float, ...]:
+        """Confidences of the exits that the upstream passed from block `first_block` on; () if it tells none."""
+        passed = tuple(message.passed)
+        before = sum(block < first_block for block in self._manifest.exit_blocks)
+        least = message.exit_number - before - (not message.degraded_reason)
+        most = self._manifest.num_exits - before - 1 if message.degraded_reason else least
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        # NaN compares as False, so it is refused too.
+        if passed and not (least <= len(passed) <= most and all(0 <= one <= 1 for one in passed)):
+            raise OffloadError(
+                f"{self._target} says that a sample passed exits with confidences {_listed(passed)} before exit "
+                f"{message.exit_number} answered; expected {wanted}, each from 0 to 1",
+                OffloadReason.REFUSED,
+            )
+        return passed
+
+
+def _listed(confidences: Sequence[float]) -> str:
+    shown = ", ".join(f"{one:g}" for one in confidences[:8])
+    return f"{shown}, …" if len(confidences) > 8 else shown
