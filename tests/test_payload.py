@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edge_node.settings import EdgeSettings
 from offramp.authoring.evaluation.predictions import predict_every_exit
 from offramp.authoring.export import export_bundle
 from offramp.bundle import Bundle, Preprocessing
@@ -22,9 +24,10 @@ from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
 from offramp.serving.offload import Accepts, UpstreamState
 from offramp.serving.offload.payload import ChosenPayloads
+from offramp.serving.running import running_node
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
-from tests.nodes import Pixels, png, predict, running_cloud, running_edge
+from tests.nodes import Pixels, closed_port_address, png, predict, running_cloud, running_edge
 from tests.tiny import tiny_network
 
 SHARING = 50.0  # milliseconds; all that a test sends at once travels together, if it may
@@ -205,6 +208,32 @@ async def test_what_is_sent_and_answered_is_what_was_evaluated(wide_bundle: Bund
         assert [answer["confidence"] for answer in answers] == expected.confidence[:, -1].tolist()
         told = np.array([answer["uplink_bytes"] for answer in answers])
         np.testing.assert_allclose(told, expected.offloads.socket_bytes, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "given", "says"),
+    [
+        ("exact", "webp-20", "payload_not_calibrated"),
+        ("webp-20", None, "payload_not_certified"),
+        ("webp-20", "exact", None),
+    ],
+)
+async def test_a_node_says_at_its_start_what_a_lossy_payload_lacks(
+    wide_bundle: Bundle,
+    calibrated: str,
+    given: str | None,
+    says: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manifest = wide_bundle.manifest
+    point = manifest.operating_point.model_copy(update={"payload": calibrated})
+    bundle = replace(wide_bundle, manifest=manifest.model_copy(update={"operating_points": (point,)}))
+    settings = EdgeSettings(bundle=bundle.directory, port=0, payload=given, upstream=closed_port_address())
+    async with running_node(settings, bundle, (1, 1)):
+        pass
+    found = [record.getMessage() for record in caplog.records if "payload_not" in record.getMessage()]
+    assert [says in message for message in found if says] == ([True] if says else [])
+    assert len(found) == bool(says)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,16 @@ def _warn_of_payload(manifest: Manifest, rule: PayloadRule, upstream: Offloader)
                 "some that are",
             )
         )
+    elif is_lossy(rule.payload) and point.certificate is None:
+        _log.warning(
+            line(
+                "payload_not_certified",
+                payload=rule.payload,
+                point=point.name,
+                detail="what it costs in accuracy was measured on held-out samples only; `offramp calibrate --guarantee` "
+                "says how much it can be beyond them",
+            )
+        )
     accepts = upstream.accepts.besides_features
     if upstream.state.up and not accepts and rule.feature_bytes > rule.raw_bytes:
         _log.warning(
