@@ -136,8 +136,8 @@ def _warn_of_payload(manifest: Manifest, rule: PayloadRule, upstream: Offloader)
                 "payload_not_certified",
                 payload=rule.payload,
                 point=point.name,
-                detail="what it costs in accuracy was measured on held-out samples only; `offramp calibrate --guarantee` "
-                "says how much it can be beyond them",
+                detail="what it costs in accuracy was measured on held-out samples only; `offramp calibrate "
+                "--guarantee` says how much it can be beyond them",
             )
         )
     accepts = upstream.accepts.besides_features
