@@ -17,8 +17,6 @@ from offramp.serving.offload import Accepts, UpstreamState
 from offramp.serving.offload.payload import ChosenPayloads
 from tests.nodes import Pixels
 
-SHARING = 50.0  # milliseconds; all that a test sends at once travels together, if it may
-
 
 class Upstream:
     """Answers each sample with its number as confidence, and remembers what went to which block, and as what."""
