@@ -208,6 +208,7 @@ def _response(request: pb.InferRequest, answers: Answers) -> pb.InferResponse:
             tier=sample.tier,
             degraded_reason=sample.degraded_reason or "",
             passed=sample.answer.passed,
+            unfamiliar=sample.answer.unfamiliar,
         )
         for request_id, sample in zip(request.request_ids, answers.samples, strict=True)
     ]

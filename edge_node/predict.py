@@ -43,6 +43,7 @@ class Predict:
         self._limits = settings.image_limits
         self._body_setting = settings.variable("max_body_bytes")
         self._exit_names = node.tier.manifest.exit_names
+        self._is_guarded = node.tier.manifest.is_guarded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes a response."""
@@ -127,6 +128,7 @@ class Predict:
                 "tier": sample.tier,
             },
             "exits": _exits_run(sample, thetas),
+            "unfamiliar": answer.unfamiliar if self._is_guarded else None,
             "degraded": sample.degraded_reason is not None,
             "degraded_reason": sample.degraded_reason,
             "timings_ms": _timings(answers, offload_ms, total_ms),

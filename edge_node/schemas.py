@@ -60,6 +60,7 @@ class Prediction(BaseModel):
                     "confidence": 0.98,
                     "exit": {"number": 1, "name": "exit-1", "tier": "edge"},
                     "exits": [{"number": 1, "confidence": 0.98, "theta": 0.89}],
+                    "unfamiliar": False,
                     "degraded": False,
                     "degraded_reason": None,
                     "timings_ms": {"decode": 0.1, "edge_compute": 0.1, "offload": 0.0, "total": 0.5},
@@ -78,6 +79,10 @@ class Prediction(BaseModel):
     exit: ExitTaken
     exits: list[ExitRun] = Field(
         description="every exit that was run, shallow to deep; those of an upstream that does not tell are missing"
+    )
+    unfamiliar: bool | None = Field(
+        description="whether an exit it came to finds the image unlike those the network knows; null if the bundle has "
+        "no guard"
     )
     degraded: bool = Field(
         description="answered by the most confident exit available because the upstream did not answer"

@@ -46,6 +46,18 @@ class Levels(Record):
     frequencies: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] = Field(min_length=2, max_length=256)
 
 
+class Guard(Record):
+    """How an exit was taught which samples are unlike those it knows; its block's graph returns their `distance`.
+
+    A distance above 1 is unfamiliar. All guards of a bundle share its false alarms: a sample counts as one if any of
+    them finds it unfamiliar.
+    """
+
+    false_alarms: float = Field(gt=0, lt=1, description="largest share of familiar samples, on average")
+    samples: int = Field(ge=1, description="held-out samples that set the limit")
+    macs: int = Field(ge=0, description="multiplications for one sample; those of its exit include them")
+
+
 class Exit(Record):
     """An EEC and its confidence measure; the last exit of a network is the backbone's own classifier."""
 
@@ -53,6 +65,7 @@ class Exit(Record):
     measure: Measure
     temperature: float = Field(gt=0)
     macs: int = Field(ge=0, description="multiplications of the EEC for one sample")
+    guard: Guard | None = None
 
 
 class Block(Record):
@@ -154,6 +167,11 @@ class Manifest(Record):
         return sum(block.macs for block in self.blocks) + self.exits[-1].macs - around
 
     @property
+    def is_guarded(self) -> bool:
+        """Whether any exit has a guard, so that answers say which samples are unfamiliar."""
+        return any(exit.guard for exit in self.exits)
+
+    @property
     def exit_names(self) -> tuple[str, ...]:
         """Names of the exits, shallow to deep: exit-1, exit-2, …, final."""
         return (*(f"exit-{number}" for number in range(1, self.num_exits)), "final")
@@ -239,6 +257,8 @@ def bundle_id_for(manifest: Manifest) -> str:
     for block in decisive["blocks"]:
         if block["levels"] is None:  # left out, so that a bundle without a bottleneck keeps its id
             del block["levels"]
+        if block["exit"] and block["exit"]["guard"] is None:
+            del block["exit"]["guard"]
     if manifest.aggregates:
         decisive["aggregates"] = True
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -147,13 +147,15 @@ class Evaluate(Command):
             exit_ms=exit_ms(loaded, images.pixels, runtime=self.runtime),
             offloads=found.offloads,
         )
-        right_N = table.correct_at(table.exit_taken(thetas))
+        taken_N = table.exit_taken(thetas)
+        right_N, unfamiliar_N = table.correct_at(taken_N), found.unfamiliar_at(taken_N)
         others = alternatives(
             found.probabilities, classes, manifest.exit_macs, aggregates=manifest.aggregates
         )
         return summary.model_copy(
             update={
                 "rivals": tuple(self._compared(rival, images, right_N, manifest) for rival in rivals),
+                "unfamiliar_rate": None if unfamiliar_N is None else float(unfamiliar_N.mean()),
                 "alternatives": others if manifest.num_exits > 1 else (),
                 "measures": compare_measures(manifest, found.probabilities, table),
                 "held_out": self._held_out(manifest, summary),

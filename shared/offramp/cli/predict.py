@@ -24,7 +24,7 @@ from offramp.cli.progress import console, progress
 from offramp.command import Command
 from offramp.errors import ConfigError, DataError, OfframpError, RequestError
 
-_COLUMNS = ("image", "label", "confidence", "exit", "tier", "degraded")
+_COLUMNS = ("image", "label", "confidence", "exit", "tier", "unfamiliar", "degraded")
 _TIMEOUT_S = 30.0
 
 # The bytes of an image -> one row, without the image's name.
@@ -89,8 +89,8 @@ class Predict(Command):
 
         def classify(image: bytes) -> Mapping[str, Any]:
             found = classifier.classify(image)
-            place = {"exit": names[found.exit_number - 1], "tier": "here", "degraded": False}
-            return {"label": found.label, "confidence": found.confidence, **place}
+            place = {"exit": names[found.exit_number - 1], "tier": "here"}
+            return _row(found.label, found.confidence, place, unfamiliar=found.unfamiliar, degraded=False)
 
         return classify
 
@@ -99,7 +99,7 @@ class Predict(Command):
             for row in rows:
                 print(json.dumps(row, ensure_ascii=False))  # noqa: T201 - the output of the command
         elif self.as_csv:
-            writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(sys.stdout, _columns(rows), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         elif rows:
@@ -124,23 +124,41 @@ def _asked(client: httpx.Client, image: bytes) -> Mapping[str, Any]:
     if response.status_code != httpx.codes.OK:
         kind = RequestError if response.is_client_error else UnansweredError
         raise kind(str(body.get("error", response.text)))
-    place = {"exit": body["exit"]["name"], "tier": body["exit"]["tier"], "degraded": body["degraded"]}
-    return {"label": body["label"], "confidence": body["confidence"], **place}
+    place = {"exit": body["exit"]["name"], "tier": body["exit"]["tier"]}
+    told = {"unfamiliar": body.get("unfamiliar"), "degraded": body["degraded"]}
+    return _row(body["label"], body["confidence"], place, **told)
+
+
+def _row(
+    label: str, confidence: float, place: Mapping[str, str], *, unfamiliar: bool | None, degraded: bool
+) -> Mapping[str, Any]:
+    guarded = {} if unfamiliar is None else {"unfamiliar": unfamiliar}
+    return {"label": label, "confidence": confidence, **place, **guarded, "degraded": degraded}
 
 
 class UnansweredError(OfframpError):
     """The node did not answer, or is not an edge node."""
 
 
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """All columns, but `unfamiliar` only if the bundle has a guard."""
+    return [column for column in _COLUMNS if column != "unfamiliar" or any(column in row for row in rows)]
+
+
 def _show_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table()
-    for column in _COLUMNS[:-1]:
+    columns = _columns(rows)[:-1]
+    for column in columns:
         table.add_column(column, justify="right" if column == "confidence" else "left", overflow="fold")
     for row in rows:
         shown = {**row, "confidence": f"{row['confidence']:.3f}"}
-        table.add_row(*(str(shown[column]) for column in _COLUMNS[:-1]))
+        if "unfamiliar" in row:
+            shown["unfamiliar"] = "yes" if row["unfamiliar"] else ""
+        table.add_row(*(str(shown[column]) for column in columns))
     Console().print(table)
     left = Counter(row["exit"] for row in rows)
     degraded = sum(row["degraded"] for row in rows)
     shares = ", ".join(f"{name} {count / len(rows):.1%}" for name, count in sorted(left.items()))
-    console.print(f"{len(rows)} photos left at {shares}; {degraded} degraded", highlight=False)
+    unfamiliar = sum(row.get("unfamiliar", False) for row in rows)
+    found = f"; {unfamiliar} unfamiliar" if "unfamiliar" in columns else ""
+    console.print(f"{len(rows)} photos left at {shares}; {degraded} degraded{found}", highlight=False)

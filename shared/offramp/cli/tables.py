@@ -46,7 +46,8 @@ def report_table(report: Report) -> Table:
     table = Table(
         title=f"{report.bundle} at {point}: {report.samples} images",
         caption=f"{report.macs_ratio:.2f} x less work than the backbone ({report.macs_backbone / 1e6:.3f} M)"
-        + _sent(report),
+        + _sent(report)
+        + ("" if report.unfamiliar_rate is None else f"; {report.unfamiliar_rate:.2%} unfamiliar"),
         show_footer=True,
     )
     columns = {

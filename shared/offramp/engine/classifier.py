@@ -16,12 +16,14 @@ class Prediction:
     """A bundle's answer for one image, and the exit that gave it.
 
     confidence: in [0, 1). exit_number: counted from 1, shallow to deep. probabilities: by label; they sum to 1.
+    unfamiliar: whether an exit it came to finds the image unlike those the network knows; None without a guard.
     """
 
     label: str
     confidence: float
     exit_number: int
     probabilities: Mapping[str, float]
+    unfamiliar: bool | None
 
 
 class Classifier:
@@ -60,4 +62,5 @@ class Classifier:
             confidence=answer.confidence,
             exit_number=answer.exit_number,
             probabilities=dict(zip(self.manifest.labels, answer.probabilities.tolist(), strict=True)),
+            unfamiliar=answer.unfamiliar if self.manifest.is_guarded else None,
         )

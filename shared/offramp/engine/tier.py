@@ -27,12 +27,14 @@ class Answer:
 
     passed: confidences of the exits that were run before and were not sure, shallow to deep. If an upstream failed and
     the surest of these exits answers instead, it is one of them.
+    unfamiliar: whether the guard of this exit, or of one that the sample passed before, finds it unlike what it knows.
     """
 
     probabilities: NDArray[np.float32]
     confidence: float
     exit_number: int
     passed: tuple[float, ...] = ()
+    unfamiliar: bool = False
 
     @property
     def class_index(self) -> int:
@@ -56,12 +58,19 @@ class Handover:
     @property
     def surest(self) -> Answer | None:
         """The answer with the highest confidence so far; None if no exit was passed."""
-        return replace(reduce(_surer, self.passed), passed=self.confidences) if self.passed else None
+        if not self.passed:
+            return None
+        return replace(reduce(_surer, self.passed), passed=self.confidences, unfamiliar=self.unfamiliar)
 
     @property
     def confidences(self) -> tuple[float, ...]:
         """Those of the exits it passed."""
         return tuple([answer.confidence for answer in self.passed])
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Whether any exit it passed finds it unfamiliar."""
+        return any(answer.unfamiliar for answer in self.passed)
 
 
 Outcome = Answer | Handover
@@ -81,7 +90,7 @@ def aggregated(answer: Answer, passed: Sequence[Answer], *, manifest: Manifest, 
     probabilities_K = joined(answer.probabilities, [each.probabilities for each in passed])
     if first_block == 1:
         probabilities_K = rooted(probabilities_K, manifest.num_exits)
-    return Answer(probabilities_K, confidence_of(probabilities_K), answer.exit_number, answer.passed)
+    return replace(answer, probabilities=probabilities_K, confidence=confidence_of(probabilities_K))
 
 
 class DecisionFunction:
@@ -168,17 +177,18 @@ class Tier:
         thetas: Sequence[float],
         first_block: int,
     ) -> None:
-        assert output.probabilities is not None and output.confidence is not None
+        assert output.probabilities is not None
         is_last = exit_number == self._num_exits
         decision = DecisionFunction(0.0 if is_last else thetas[exit_number - 1])
-        for sample, probabilities_K, confidence in zip(
-            rows, output.probabilities, output.confidence.tolist(), strict=True
+        for sample, probabilities_K, (confidence, unfamiliar) in zip(
+            rows, output.probabilities, output.verdicts, strict=True
         ):
             if not (is_last or decision.stops(confidence)):
-                sample.passed.append(Answer(probabilities_K, confidence, exit_number))
+                sample.passed.append(Answer(probabilities_K, confidence, exit_number, unfamiliar=unfamiliar))
                 continue
             passed = tuple([each.confidence for each in sample.passed])
-            answer = Answer(probabilities_K, confidence, exit_number, passed)
+            unfamiliar = unfamiliar or any(each.unfamiliar for each in sample.passed)
+            answer = Answer(probabilities_K, confidence, exit_number, passed, unfamiliar)
             sample.outcome = aggregated(
                 answer, sample.passed, manifest=self.manifest, first_block=first_block
             )

@@ -86,6 +86,8 @@ class NodeMetrics:
         self._degraded = self._counter("degraded", "Answers that a deeper tier should have given.", "reason")
         for reason in (*OffloadReason, _DEEPER):
             self._degraded.labels(reason)
+        unfamiliar = self._counter("unfamiliar", "Answers to samples that a guard found unfamiliar.", "exit")
+        self._unfamiliar = [unfamiliar.labels(name) for name in names]
         self._refused = self._counter("refused", "Calls answered with an error.", "code")
         self._images = self._counter("image_bytes", "Bytes of the images received.")
         self._call_samples = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
@@ -142,6 +144,8 @@ class NodeMetrics:
             at = sample.answer.exit_number - 1
             self._seconds[at].observe(seconds)
             self._confidence[at].observe(sample.answer.confidence)
+            if sample.answer.unfamiliar:
+                self._unfamiliar[at].inc()
             outcome = "ok" if sample.degraded_reason is None else "degraded"
             self._samples.labels(self._names[at], sample.tier, outcome).inc()
             if sample.uplink_bytes:

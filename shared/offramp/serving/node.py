@@ -145,7 +145,7 @@ class Node:
     def _joined(
         self, resumed: Answers, handovers: Sequence[Handover], first_block: int
     ) -> Iterator[Classified]:
-        """The upstream's answers, combined with the exits passed here if the bundle aggregates."""
+        """The upstream's answers, combined with what the exits passed here say."""
         for found, handover in zip(resumed.samples, handovers, strict=True):
             answer, own, deeper = found.answer, handover.confidences, found.answer.passed
             if found.sent == "feature":
@@ -155,8 +155,8 @@ class Node:
                 passed = own + deeper
             else:  # an upstream that gets a picture passes all exits itself
                 passed = own[: max(answer.exit_number - 1, len(deeper))] + deeper[len(own) :]
-            answer = Answer(answer.probabilities, answer.confidence, answer.exit_number, passed)
-            yield replace(found, answer=answer)
+            unfamiliar = answer.unfamiliar or handover.unfamiliar
+            yield replace(found, answer=replace(answer, passed=passed, unfamiliar=unfamiliar))
 
     def _degraded(self, handover: Handover, error: OffloadError) -> Classified:
         if handover.surest is None:

@@ -27,13 +27,15 @@ class ExitPredictions:
     confidence: (N, E), in [0, 1). probabilities: (N, E, K). In both, the last exit answers as it does in the bundle,
     alone or aggregated. Where the payload is lossy, the exits behind the split answer from what arrives there.
     offloads: what the samples would send; None if all blocks are one. exact_class: (N,), what the last exit answers
-    where nothing is lost on the way; None if nothing ever is.
+    where nothing is lost on the way; None if nothing ever is. unfamiliar: (N, E), what each exit's guard finds, if the
+    bundle has one; such an exit's confidence is 0.
     """
 
     confidence: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     offloads: Offloads | None
     exact_class: NDArray[np.int64] | None = None
+    unfamiliar: NDArray[np.bool_] | None = None
 
     @property
     def class_index(self) -> NDArray[np.int64]:
@@ -45,6 +47,14 @@ class ExitPredictions:
         """These predictions, judged right or wrong by the true classes."""
         full_N = None if self.exact_class is None else self.exact_class == classes_N
         return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis], full_N)
+
+    def unfamiliar_at(self, taken_N: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Which samples (N,) are unfamiliar to an exit they come to, if they leave at the one with that index."""
+        if self.unfamiliar is None:
+            return None
+        found_NE = np.logical_or.accumulate(self.unfamiliar, axis=1)
+        found_N: NDArray[np.bool_] = found_NE[np.arange(len(taken_N)), taken_N]
+        return found_N
 
     def harmless(self, risk: RiskName, classes_N: NDArray[np.int64]) -> ExitTable:
         """These predictions, judged right wherever leaving avoids what `risk` counts, as the last exit always does.
@@ -85,7 +95,11 @@ def predict_every_exit(
         advance(1)
     offloads = run.count.offloads() if run.count else None
     return ExitPredictions(
-        run.confidence, run.probabilities, offloads, run.exact_class if run.is_lossy else None
+        run.confidence,
+        run.probabilities,
+        offloads,
+        run.exact_class if run.is_lossy else None,
+        run.unfamiliar if bundle.manifest.is_guarded else None,
     )
 
 
@@ -99,6 +113,7 @@ class _Run:
         self._codec = manifest.codec_at(self._split_point)
         self.confidence = np.empty((samples, manifest.num_exits), dtype=np.float32)
         self.probabilities = np.empty((samples, manifest.num_exits, len(manifest.labels)), dtype=np.float32)
+        self.unfamiliar = np.zeros((samples, manifest.num_exits), dtype=np.bool_)
         self.exact_class = np.empty(samples, dtype=np.int64)
         self.count, self.is_lossy = None, False
         if len(manifest.blocks) > 1:
@@ -122,13 +137,15 @@ class _Run:
     def _fill_behind(self, sample: int, picture: bytes) -> None:
         """Let the exits behind the split answer again, from a lossy picture."""
         here = sum(block < self._split_point for block in self._manifest.exit_blocks)
-        confidence, probabilities = (
-            self.confidence[sample, :here].copy(),
-            self.probabilities[sample, :here].copy(),
-        )
+        kept = [
+            array[sample, :here].copy() for array in (self.confidence, self.probabilities, self.unfamiliar)
+        ]
         self._fill(sample, decode_pixels(picture, self._manifest.preprocessing))
         self._aggregate(sample)  # the next tier passes all exits itself, and aggregates what they say there
-        self.confidence[sample, :here], self.probabilities[sample, :here] = confidence, probabilities
+        self.unfamiliar[sample, here] |= self.unfamiliar[sample, :here].any()
+        self.confidence[sample, :here], self.probabilities[sample, :here], self.unfamiliar[sample, :here] = (
+            kept
+        )
 
     def _fill(self, sample: int, image_HWC: NDArray[np.uint8]) -> int:
         """Run all blocks, keep what the exits answer, and return the bytes of the feature at the split."""
@@ -136,7 +153,7 @@ class _Run:
         for block, described in zip(self._blocks, self._manifest.blocks, strict=True):
             output = block.run(batch)
             if output.probabilities is not None and output.confidence is not None:
-                self.confidence[sample, exit] = output.confidence[0]
+                ((self.confidence[sample, exit], self.unfamiliar[sample, exit]),) = output.verdicts
                 self.probabilities[sample, exit] = output.probabilities[0]
                 exit += 1
             if output.feature is not None:

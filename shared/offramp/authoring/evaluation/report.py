@@ -92,6 +92,10 @@ class Report(Record):
     request_bytes_mean: float | None = Field(
         default=None, description="average over all requests; those that are not offloaded send nothing"
     )
+    unfamiliar_rate: Share | None = Field(
+        default=None,
+        description="share of samples that a guard finds unfamiliar; null if the bundle has none",
+    )
     exits: tuple[ExitReport, ...]
     overthinking: Overthinking
     rivals: tuple[RivalReport, ...] = ()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
-from offramp.engine.runtime.block import BlockOutput, check_signature
+from offramp.engine.runtime.block import OUTPUT_NAMES, BlockOutput, check_signature
 from offramp.errors import BundleError
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
@@ -44,4 +44,4 @@ class OnnxBlock:
         values: dict[str, NDArray[Any]] = dict(
             zip(self._names, self._session.run(self._names, {self._input: batch}), strict=True)
         )
-        return BlockOutput(values.get("feature"), values.get("probabilities"), values.get("confidence"))
+        return BlockOutput(*map(values.get, OUTPUT_NAMES))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
-from offramp.engine.runtime.block import BlockOutput, check_signature
+from offramp.engine.runtime.block import OUTPUT_NAMES, BlockOutput, check_signature
 from offramp.errors import BundleError
 
 # OpenVINO reports every import to its vendor if this package is installed. A node must not do that.
@@ -66,7 +66,7 @@ class OpenVinoBlock:
         request.infer([batch], share_inputs=True, share_outputs=True)
         # Copied: the request's memory is overwritten by this thread's next call.
         values = {name: np.array(request.get_tensor(name).data) for name in self._names}
-        return BlockOutput(values.get("feature"), values.get("probabilities"), values.get("confidence"))
+        return BlockOutput(*map(values.get, OUTPUT_NAMES))
 
     def _request(self) -> openvino.InferRequest:
         # An infer request serves one caller at a time.

@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
-from offramp.engine.runtime.block import BlockOutput
+from offramp.engine.runtime.block import OUTPUT_NAMES, BlockOutput
 from offramp.engine.runtime.onnx import OnnxBlock
 from offramp.errors import BundleError
 
@@ -30,7 +30,6 @@ _TOLERANCE = 1e-2
 # The compiler generates separate code for a fixed batch size, for any size, for a single sample, and for sizes that
 # fill a vector register. These batches trigger all of it before the first request.
 _BATCHES = (2, 3, 1, 16)
-_NAMES = ("feature", "probabilities", "confidence")
 
 
 class TorchBlock:
@@ -75,7 +74,7 @@ class TorchBlock:
         values = {
             name: value.cpu().contiguous().numpy() for name, value in zip(self._names, results, strict=True)
         }
-        return BlockOutput(*(values.get(name) for name in _NAMES))
+        return BlockOutput(*map(values.get, OUTPUT_NAMES))
 
     def _held(self, batch: NDArray[Any]) -> torch.Tensor:
         # torch.tensor copies: features from the wire are read-only, and pinned memory needs a copy anyway.
@@ -87,7 +86,9 @@ class TorchBlock:
         for count in _BATCHES:
             batch = _noise(block, count)
             expected, found = reference.run(batch), self.run(batch)
-            apart = max(apart, *(_apart(getattr(expected, name), getattr(found, name)) for name in _NAMES))
+            apart = max(
+                apart, *(_apart(getattr(expected, name), getattr(found, name)) for name in OUTPUT_NAMES)
+            )
         return apart
 
 

@@ -143,7 +143,7 @@ class GrpcOffloader:
                 OffloadReason.REFUSED,
             )
         passed = self._passed(message, call.first_block)
-        answer = Answer(probabilities_K, message.confidence, message.exit_number, passed)
+        answer = Answer(probabilities_K, message.confidence, message.exit_number, passed, message.unfamiliar)
         return Classified(
             answer, message.tier, message.degraded_reason or None, sent=call.sent, uplink_bytes=uplink_bytes
         )

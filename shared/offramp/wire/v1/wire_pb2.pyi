@@ -57,7 +57,7 @@ class InferResponse(_message.Message):
     def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., times: _Optional[_Iterable[_Union[TierTime, _Mapping]]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("request_id", "probabilities", "confidence", "exit_number", "tier", "degraded_reason", "passed")
+    __slots__ = ("request_id", "probabilities", "confidence", "exit_number", "tier", "degraded_reason", "passed", "unfamiliar")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class Answer(_message.Message):
     TIER_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
     PASSED_FIELD_NUMBER: _ClassVar[int]
+    UNFAMILIAR_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     probabilities: bytes
     confidence: float
@@ -72,7 +73,8 @@ class Answer(_message.Message):
     tier: str
     degraded_reason: str
     passed: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, request_id: _Optional[str] = ..., probabilities: _Optional[bytes] = ..., confidence: _Optional[float] = ..., exit_number: _Optional[int] = ..., tier: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., passed: _Optional[_Iterable[float]] = ...) -> None: ...
+    unfamiliar: bool
+    def __init__(self, request_id: _Optional[str] = ..., probabilities: _Optional[bytes] = ..., confidence: _Optional[float] = ..., exit_number: _Optional[int] = ..., tier: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., passed: _Optional[_Iterable[float]] = ..., unfamiliar: _Optional[bool] = ...) -> None: ...
 
 class TierTime(_message.Message):
     __slots__ = ("tier", "queue_ms", "compute_ms")
