@@ -10,7 +10,8 @@ import torch
 
 from offramp.authoring.evaluation.statistics import calibration_error
 from offramp.authoring.networks.confidence import Confidence, ConfidenceHead
-from offramp.authoring.networks.confidence_head import fit_confidence_head
+from offramp.authoring.networks.confidence_head import fit_confidence_head, fit_failure_head
+from offramp.authoring.networks.fitted import fitted_confidences
 from offramp.bundle.manifest import Measure
 from offramp.errors import ConfigError
 
@@ -110,9 +111,37 @@ def test_a_head_stays_finite_when_all_answers_are_alike(right: bool) -> None:
     assert bool((confidence_B > 0.5).all()) is right and bool(confidence_B.isfinite().all())
 
 
-@pytest.mark.parametrize(("measure", "head"), [("learned", None), ("entropy", ConfidenceHead((1, 1, 1), 0))])
-def test_a_head_belongs_to_the_learned_measure_and_to_no_other(
+@pytest.mark.parametrize(
+    ("measure", "head"), [("learned", None), ("failure", None), ("entropy", ConfidenceHead((1, 1, 1), 0))]
+)
+def test_a_head_belongs_to_a_fitted_measure_and_to_no_other(
     measure: Measure, head: ConfidenceHead | None
 ) -> None:
-    with pytest.raises(ConfigError, match="needs a confidence head"):
+    with pytest.raises(ConfigError, match="need a confidence head"):
         Confidence(measure, head=head)
+
+
+def test_a_failure_predictor_lets_go_what_the_whole_network_gets_wrong_too() -> None:
+    generator = np.random.default_rng(0)
+    logits_NK = generator.normal(0, 3, (4000, 3)).astype(np.float32)
+    first, second = np.sort(logits_NK, axis=1)[:, :0:-1].T
+    wavers_N = first - second < 1
+    classes_N = np.where(wavers_N, logits_NK.argmin(axis=1), logits_NK.argmax(axis=1))
+    of_wavering = [
+        Confidence("failure", head=fit_failure_head(logits_NK, classes_N, full_N))
+        .of(torch.from_numpy(logits_NK))[1][torch.from_numpy(wavers_N)]
+        .mean()
+        for full_N in (np.ones(4000, dtype=np.bool_), ~wavers_N)
+    ]
+    assert of_wavering[0] < 0.5, "the whole network would have been right, so it had better go on"
+    assert of_wavering[1] > 0.9, "nothing is lost by leaving"
+
+
+def test_a_confidence_that_tells_nothing_is_refused_with_its_exit() -> None:
+    generator = np.random.default_rng(0)
+    dead, alive = np.zeros((50, 3), dtype=np.float32), generator.normal(0, 3, (50, 3)).astype(np.float32)
+    classes_N = generator.integers(0, 3, 50)
+    with pytest.raises(ConfigError, match=r"exit 2 is equally confident \(0\.\d+\) in all 50 samples"):
+        fitted_confidences("learned", [alive, dead, alive], classes_N)
+    with pytest.raises(ConfigError, match="exit 1: its confidence is not a number for 50 of 50"):
+        fitted_confidences("entropy", [dead * np.nan, alive], classes_N)

@@ -16,7 +16,7 @@ from offramp.authoring.evaluation.overthinking import overthinking
 from offramp.authoring.evaluation.promise import Overshoot, overshoot_of
 from offramp.authoring.evaluation.statistics import auroc, calibration_error, mcnemar, wilson_interval
 from offramp.authoring.evaluation.table import ExitTable
-from offramp.authoring.networks.confidence import plain_measures
+from offramp.authoring.networks.confidence import head_inputs
 from offramp.bundle import load_bundle, write_manifest
 from offramp.bundle.manifest import manifest_of
 from tests.commands import offramp
@@ -88,7 +88,7 @@ def test_the_measures_are_those_that_serve() -> None:
     logits_NK = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)) * 6
     probabilities_NK = logits_NK.softmax(dim=1).numpy()
     ours = np.stack([of(probabilities_NK) for of in PLAIN.values()], axis=1)
-    np.testing.assert_allclose(ours, plain_measures(logits_NK).numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours, head_inputs("learned", logits_NK).numpy(), atol=1e-5)
 
 
 def test_the_measures_of_every_exit_are_ranked() -> None:

@@ -43,6 +43,7 @@ def exported(network: EarlyExitNetwork, directory: Path, **changes: Any) -> Bund
     [
         *(Confidence(measure) for measure in PLAIN),
         Confidence("learned", temperature=2.0, head=ConfidenceHead((1.0, 2.0, -1.5), 0.2)),
+        Confidence("failure", head=ConfidenceHead((1.0, -2.0, 0.5, 1.5, 0.1, -0.2, 0.3, -0.1, 1.5), 0.2)),
     ],
 )
 def test_the_graphs_compute_what_the_network_does(tmp_path: Path, how: Confidence) -> None:

@@ -15,7 +15,7 @@ from offramp.record import Record
 
 FORMAT_VERSION: Literal[1] = 1
 
-Measure = Literal["max_softmax", "score_margin", "entropy", "learned"]
+Measure = Literal["max_softmax", "score_margin", "entropy", "learned", "failure"]
 # ans: integer levels, entropy-coded. packed: as many levels in a byte as fit. The others: floating-point numbers.
 Codec = Literal["float32", "float16", "ans", "packed"]
 _FOR_LEVELS: frozenset[Codec] = frozenset({"ans", "packed"})

@@ -35,13 +35,13 @@ class Export(Command):
     out: Path = Field(description="directory of the new bundle")
     name: str | None = Field(default=None, description="name of the bundle (default: that of its directory)")
     measure: Measure = Field(
-        default="max_softmax", description="measure of confidence; learned needs --fit-on"
+        default="max_softmax", description="measure of confidence; learned and failure need --fit-on"
     )
     fit_on: Path | None = Field(
         default=None,
         description="the data the network was trained on, or the photos it was given as --calibration: fit each exit's "
-        "temperature, or its learned confidence, on one half of those that training never saw, so that confidence "
-        "matches accuracy",
+        "temperature, or its learned or failure confidence, on one half of those that training never saw, so that "
+        "confidence matches accuracy",
     )
     skip_unreadable: SkipOption = False
     cache_mb: CacheOption = CACHE_MB
@@ -91,31 +91,29 @@ class Export(Command):
 
     def _confidences(self, network: EarlyExitNetwork, origin: Run) -> list[Confidence]:
         from offramp.authoring.networks.confidence import Confidence
-        from offramp.authoring.networks.confidence_head import fit_confidence_head
+        from offramp.authoring.networks.fitted import fitted_confidences
         from offramp.authoring.selection.guarantee import halves
-        from offramp.authoring.selection.temperature import fit_temperature
         from offramp.authoring.training.logits import logits_of
 
         if self.fit_on is None:
-            if self.measure == "learned":
+            if self.measure in ("learned", "failure"):
                 raise ConfigError(
-                    "--measure learned needs --fit-on DATA, the data the network was trained on"
+                    f"--measure {self.measure} needs --fit-on DATA, the data the network was trained on"
                 )
             return [Confidence(self.measure)] * network.num_exits
         reading = Reading(self.skip_unreadable, self.cache_mb)
         validation = held_out(origin.provenance.data, origin.recipe.preprocessing, self.fit_on, reading)
         proposing, _ = halves(len(validation))
         validation = validation.take(proposing)
-        classes = validation.classes_as(origin.labels)
-        of_exits = logits_of(network, validation, origin.recipe)
-        if self.measure == "learned":
-            return [
-                Confidence(self.measure, head=fit_confidence_head(logits_NK, classes))
-                for logits_NK in of_exits
-            ]
-        found = [fit_temperature(logits_NK, classes) for logits_NK in of_exits]
-        console.print("temperatures: " + ", ".join(f"{temperature:.3f}" for temperature in found))
-        return [Confidence(self.measure, temperature) for temperature in found]
+        found = fitted_confidences(
+            self.measure,
+            logits_of(network, validation, origin.recipe),
+            validation.classes_as(origin.labels),
+            aggregates=self.aggregate and not self.static,
+        )
+        if self.measure not in ("learned", "failure"):
+            console.print("temperatures: " + ", ".join(f"{each.temperature:.3f}" for each in found))
+        return found
 
 
 def _say_if_large(manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from offramp.authoring.data import LabelledImages
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.authoring.data.split import split_train
-from offramp.bundle import Manifest, load_bundle, write_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle, write_bundle
 from offramp.cli.held_out import held_out, origin_of, training_part
 from offramp.cli.options import BundleArgument, CacheOption, SkipOption
 from offramp.cli.progress import console, progress
@@ -50,7 +50,8 @@ class GuardExits(Command):
         from offramp.authoring.guard.fitting import add_guards
 
         loaded = load_bundle(self.bundle)
-        training, familiar = self._photos(loaded.manifest)
+        reading = Reading(self.skip_unreadable, self.cache_mb)
+        training, familiar = photos_for(loaded, self.data, self.calibration or self.data, reading)
         with progress("photos", len(training) + len(familiar)) as advance:
             found = add_guards(
                 loaded,
@@ -70,22 +71,6 @@ class GuardExits(Command):
             highlight=False,
         )
 
-    def _photos(self, manifest: Manifest) -> tuple[LabelledImages, LabelledImages]:
-        """Photos that the network was trained on, and those held-out ones that test no guarantee."""
-        from offramp.authoring.selection.guarantee import halves
-
-        reading, preprocessing = Reading(self.skip_unreadable, self.cache_mb), manifest.preprocessing
-        origin = origin_of(manifest, self.bundle)
-        training = training_part(origin, preprocessing, self.data, reading)
-        if origin.split is not None:
-            sides = split_train(training, origin.split)
-            training, unseen = sides.train, sides.validation
-        else:
-            unseen = held_out(origin, preprocessing, self.calibration or self.data, reading)
-        if len(training) > _MOST:
-            training = training.take(np.linspace(0, len(training) - 1, _MOST).astype(np.int64))
-        return training, unseen.take(halves(len(unseen))[0])
-
     def _signed(self, manifest: Manifest) -> Manifest:
         provenance = manifest.provenance
         assert provenance is not None, "its origin was read"
@@ -93,3 +78,32 @@ class GuardExits(Command):
         return manifest.model_copy(
             update={"provenance": provenance.model_copy(update={"commands": (*kept, self.as_typed)})}
         )
+
+
+def photos_for(
+    bundle: Bundle, data: Path, calibration: Path, reading: Reading
+) -> tuple[LabelledImages, LabelledImages]:
+    """Photos that a network was trained on, and those held-out ones that no guarantee is tested on.
+
+    Args:
+        bundle: of the network.
+        data: what it was trained on.
+        calibration: the photos that thresholds are chosen on, or the data that they belong to.
+        reading: how to read them.
+
+    Raises:
+        ConfigError: the bundle does not say what it was trained on.
+        DataError: this is other data.
+    """
+    from offramp.authoring.selection.guarantee import halves
+
+    origin, preprocessing = origin_of(bundle.manifest, bundle.directory), bundle.manifest.preprocessing
+    training = training_part(origin, preprocessing, data, reading)
+    if origin.split is not None:
+        sides = split_train(training, origin.split)
+        training, unseen = sides.train, sides.validation
+    else:
+        unseen = held_out(origin, preprocessing, calibration, reading)
+    if len(training) > _MOST:
+        training = training.take(np.linspace(0, len(training) - 1, _MOST).astype(np.int64))
+    return training, unseen.take(halves(len(unseen))[0])

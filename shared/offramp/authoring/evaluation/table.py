@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.errors import ConfigError
+
 
 @dataclass(frozen=True, eq=False)
 class ExitTable:
@@ -39,6 +41,28 @@ class ExitTable:
     def num_exits(self) -> int:
         """E, the last exit included."""
         return int(self.confidence.shape[1])
+
+    def check_confidences(self) -> None:
+        """Check that thresholds can tell the samples of every early exit apart.
+
+        Raises:
+            ConfigError: an exit is equally confident in all samples, though not right about all, or its confidence is
+                not a number.
+        """
+        for number, (confidence_N, correct_N) in enumerate(
+            zip(self.confidence.T[:-1], self.correct.T[:-1], strict=True), start=1
+        ):
+            if broken := int(np.isnan(confidence_N).sum()):
+                raise ConfigError(
+                    f"exit {number}: its confidence is not a number for {broken} of {self.num_samples} samples; its "
+                    "weights or its logits are not finite, so train it again with a lower learning rate"
+                )
+            if confidence_N.min() == confidence_N.max() and not correct_N.all():
+                raise ConfigError(
+                    f"exit {number} is equally confident ({confidence_N[0]:g}) in all {self.num_samples} samples, "
+                    f"though right about {correct_N.mean():.1%} of them, so no threshold can tell them apart; train it "
+                    "longer, or export it with another --measure"
+                )
 
     def take(self, index: NDArray[np.int64]) -> ExitTable:
         """The samples at these positions."""

@@ -2,7 +2,7 @@
 
 They are computed in torch, so the exporter compiles them into a block's graph; serving only reads the result.
 The upper end is open on purpose: a confidence never reaches 1, so θ = 1 never stops and θ = 0 always does.
-Shapes: B samples, K classes, M plain measures.
+Shapes: B samples, K classes, M inputs of a head.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from offramp.bundle.manifest import Measure
 from offramp.errors import ConfigError
 
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
+_TOP = 5  # classes that the failure predictor looks at
+_LEAST_LOG = -15.0  # of a probability that it looks at; what is less likely makes no difference
 
 
 @dataclass(frozen=True)
 class ConfidenceHead:
-    """A learned measure: the chance that the exit is right, σ(w · m + b), from the plain measures m of its answer.
+    """A fitted measure: a chance, σ(w · m + b), from numbers m that describe the exit's answer.
 
-    weights: one for each of max softmax, score margin and entropy, in this order.
+    weights: one for each number that `head_inputs` returns for the measure.
     """
 
-    weights: tuple[float, float, float]
+    weights: tuple[float, ...]
     bias: float
 
 
@@ -35,7 +37,8 @@ class ConfidenceHead:
 class Confidence:
     """How an exit computes its confidence.
 
-    measure: a plain one, or `learned`, which needs `head`.
+    measure: a plain one, or one that needs `head`: `learned`, the chance that the exit is right; or `failure`, the
+        chance that leaving here costs nothing, because the exit is right or the whole network is wrong too.
     temperature: divides the logits; above 1 it corrects an overconfident EEC (Guo et al. 2017, eq. 9).
     """
 
@@ -44,8 +47,11 @@ class Confidence:
     head: ConfidenceHead | None = None
 
     def __post_init__(self) -> None:
-        if (self.measure == "learned") != (self.head is not None):
-            raise ConfigError("the measure 'learned' needs a confidence head, and no other measure takes one")
+        if (self.measure in _HEADED) != (self.head is not None):
+            raise ConfigError(
+                f"the measures {' and '.join(_HEADED)} need a confidence head, and no other measure takes one; this is "
+                f"{self.measure} {'with' if self.head else 'without'} a head"
+            )
 
     def of(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Class probabilities and their confidence.
@@ -62,13 +68,28 @@ class Confidence:
             confidence_B = _PLAIN[self.measure](probabilities_BK, log_probabilities_BK)
         else:
             weights_M = torch.tensor(self.head.weights, dtype=logits_BK.dtype)
-            score_B = plain_measures(logits_BK / self.temperature) @ weights_M + self.head.bias
+            score_B = head_inputs(self.measure, logits_BK / self.temperature) @ weights_M + self.head.bias
             confidence_B = score_B.sigmoid()
         return probabilities_BK, confidence_B.clamp(0.0, _BELOW_ONE)
 
 
-def plain_measures(logits_BK: Tensor) -> Tensor:
-    """Max softmax, score margin and entropy of each sample, (B, 3)."""
+def head_inputs(measure: Measure, logits_BK: Tensor) -> Tensor:
+    """What the head of a fitted measure looks at (B, M).
+
+    For `learned`, these are max softmax, score margin and entropy; for `failure`, the probabilities of the five
+    likeliest classes, their logarithms, and entropy.
+    """
+    return _HEADED[measure](logits_BK)
+
+
+def _likeliest(logits_BK: Tensor) -> Tensor:
+    log_probabilities_BK = torch.log_softmax(logits_BK, dim=1)
+    top = log_probabilities_BK.topk(min(_TOP, logits_BK.shape[1]), dim=1).values
+    entropy_B = _entropy(log_probabilities_BK.exp(), log_probabilities_BK)
+    return torch.cat([top.exp(), top.clamp(min=_LEAST_LOG), entropy_B.unsqueeze(1)], dim=1)
+
+
+def _plain_measures(logits_BK: Tensor) -> Tensor:
     log_probabilities_BK = torch.log_softmax(logits_BK, dim=1)
     probabilities_BK = log_probabilities_BK.exp()
     return torch.stack([of(probabilities_BK, log_probabilities_BK) for of in _PLAIN.values()], dim=1)
@@ -96,3 +117,4 @@ _PLAIN: Mapping[Measure, Callable[[Tensor, Tensor], Tensor]] = {
     "score_margin": _score_margin,
     "entropy": _entropy,
 }
+_HEADED: Mapping[Measure, Callable[[Tensor], Tensor]] = {"learned": _plain_measures, "failure": _likeliest}

@@ -65,6 +65,7 @@ def calibrate(
         ConfigError: both `max_drop` and `max_cost` are given, or no thresholds meet the request.
     """
     check_budget(max_drop=max_drop, max_cost=max_cost, scheme=scheme)
+    table.check_confidences()
     front = _front(manifest, table)
     drop = _DEFAULT_DROP if max_drop is None else max_drop
     if max_cost is not None and (budget is None or scheme == "quantiles"):

@@ -1,0 +1,1 @@
+"""Which confidence measure ranks answers best, and which saves most work."""
