@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -103,10 +105,7 @@ def test_every_runtime_finds_the_same_samples_unfamiliar(guarded: Bundle, runtim
 
 def test_a_guard_sees_the_feature_before_a_bottleneck_rounds_it() -> None:
     bundle = load_bundle(ROOT / "models" / "b-lenet-mnist-narrow")
-    graphs = {**bundle.graphs, 1: watched(bundle.graphs[1])}
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graphs[1])
+    session = onnxruntime.InferenceSession(watched(bundle.graphs[1]))
     pixels = np.zeros((2, *bundle.manifest.preprocessing.pixel_shape), dtype=np.uint8)
     values = dict(
         zip(
@@ -188,3 +187,23 @@ def test_a_copy_on_disk_is_read_with_its_guards(guarded: Bundle, tmp_path: Path)
     shutil.copytree(guarded.directory, tmp_path / "copy")
     guard = load_bundle(tmp_path / "copy").manifest.exits[0].guard
     assert guard and (guard.false_alarms, guard.samples) == (0.05, 200)
+
+
+def test_tokens_are_averaged_and_channels_kept() -> None:
+    value = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("Relu", ["batch"], ["feature"]),
+        onnx.helper.make_node("ReduceMax", ["feature"], ["probabilities"], keepdims=0),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "block",
+        [value("batch", onnx.TensorProto.FLOAT, ["samples", 5, 3])],
+        [value("feature", onnx.TensorProto.FLOAT, ["samples", 5, 3]), value("probabilities", 1, [])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(watched(model.SerializeToString()))
+    tokens_BTC = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32)
+    *_, seen_BD = session.run(None, {"batch": tokens_BTC})
+    expected = [tokens_BTC.mean(axis=1), np.square(tokens_BTC).mean(axis=1) ** 0.25]
+    np.testing.assert_allclose(seen_BD, np.concatenate(expected, axis=1), rtol=1e-5)

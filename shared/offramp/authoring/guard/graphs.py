@@ -1,7 +1,8 @@
 """Where a guard sits in a block's graph, what it sees there, and how it is added.
 
 It sees the tensor from which both the feature and the EEC's answer are computed, as two numbers for each channel: the
-mean and the root of the mean square over all positions. Shapes: D such numbers.
+mean over all positions, and the fourth root of the mean square. The roots make small values count: a flat picture
+differs from others by what is missing. Shapes: D such numbers.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ def _add_seen(model: Any) -> None:
         return
     # Channels come first in an image, (B, C, H, W), and last in a sequence of tokens, (B, T, C).
     positions = [1] if rank == 3 else list(range(2, rank))
-    constants = {"guard_positions": np.array(positions, dtype=np.int64), "guard_two": np.float32(2)}
+    constants = {
+        "guard_positions": np.array(positions, dtype=np.int64),
+        "guard_two": np.float32(2),
+        "guard_quarter": np.float32(0.25),
+    }
     _add_constants(model, constants)
     model.graph.node.extend(
         [
@@ -74,7 +79,7 @@ def _add_seen(model: Any) -> None:
             # in the layout of its convolutions, and convert the whole result.
             helper.make_node("Pow", [tap, "guard_two"], ["guard_squares"]),
             helper.make_node("ReduceMean", ["guard_squares", "guard_positions"], ["guard_power"], keepdims=0),
-            helper.make_node("Sqrt", ["guard_power"], ["guard_size"]),
+            helper.make_node("Pow", ["guard_power", "guard_quarter"], ["guard_size"]),
             helper.make_node("Concat", ["guard_mean", "guard_size"], [_SEEN], axis=1),
         ]
     )
