@@ -156,6 +156,15 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
+def test_a_confidence_that_is_not_a_number_is_refused_with_its_exit(tmp_path: Path) -> None:
+    network = tiny_network()
+    eec = network.eec_behind(2)
+    assert isinstance(eec, nn.Sequential) and isinstance(eec[-1], nn.Linear)
+    eec[-1].weight.data[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="exit 2 returns what is not a number"):
+        exported(network, tmp_path / "b")
+
+
 class Fickle(nn.Module):
     """A block that computes something else once it is exported."""
 

@@ -19,7 +19,8 @@ def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_l
 
     Raises:
         ConfigError: the network was cut for images of another shape, fails on one of this shape, answers differently
-            for an image alone and among others, or has an exit that does not return one logit for each label.
+            for an image alone and among others, or has an exit that does not return one logit for each label, or
+            returns what is not a number.
     """
     shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
     if network.origin is not None and network.origin.image_shape != shape:
@@ -40,9 +41,21 @@ def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_l
             )
     was_training = network.training
     try:
-        check_images_apart(network.eval(), shape, name="the network")
+        _check_numbers(network.eval(), shape)
+        check_images_apart(network, shape, name="the network")
     finally:
         network.train(was_training)
+
+
+def _check_numbers(network: EarlyExitNetwork, shape: tuple[int, int, int]) -> None:
+    with torch.no_grad():
+        logits = network(different_images(shape)[:1])
+    for number, logits_BK in enumerate(logits, start=1):
+        if bool(logits_BK.isnan().any()):
+            raise ConfigError(
+                f"exit {number} returns what is not a number, so its confidence would not be one either; its weights "
+                "or those before it are not finite, so train it again with a lower learning rate"
+            )
 
 
 def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:
