@@ -159,6 +159,16 @@ def test_exporting_refuses_measures_and_aggregation_of_one_label(made: Bundle, t
     check_refused(offramp("export", run, "--out", tmp_path / "b", "--aggregate"), "cannot be aggregated")
 
 
+def test_a_guard_watches_over_every_task(made: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / f"guarded-{made.manifest.name}"
+    result = offramp("guard", made.directory, "--data", data_of(made), "--out", out, "--false-alarms", "0.2")
+    assert result.exit_code == 0, result.output
+    found = load(out).classify(photos_of(made)[0])
+    assert found.unfamiliar is not None and (found.value is None) == (
+        made.manifest.task.kind == "multi_label"
+    )
+
+
 def test_a_plan_of_classes_is_refused_for_answers_without(made: Bundle) -> None:
     result = offramp("plan", made.directory, "--photos", data_of(made) / "test", "--link", "5mbit,40ms")
     check_refused(result, "a plan compares classes")
