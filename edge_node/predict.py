@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from edge_node.body import BodyBudget, LimitedBody, read_images
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
+from edge_node.said import said
 from edge_node.settings import EdgeSettings
 from offramp.engine.images import open_images
 from offramp.errors import OverloadError, RequestError
@@ -119,8 +120,7 @@ class Predict:
         offload_ms = answers.offload_ms if sample.offloaded or sample.degraded_reason else 0.0
         prediction: dict[str, object] = {
             "request_id": request_id,
-            "label": manifest.labels[answer.class_index],
-            "class_index": answer.class_index,
+            **said(answer, manifest),
             "confidence": answer.confidence,
             "exit": {
                 "number": answer.exit_number,
@@ -138,7 +138,7 @@ class Predict:
         }
         if sample.offloaded:
             prediction["upstream_ms"] = list(map(_upstream_time, answers.times[1:]))
-        if with_probabilities:
+        if with_probabilities and manifest.labels:
             probabilities = answer.probabilities.tolist()
             prediction["probabilities"] = dict(zip(manifest.labels, probabilities, strict=True))
         # Logged once the answer is on its way.

@@ -46,6 +46,14 @@ class UpstreamTime(BaseModel):
     compute: float = Field(ge=0)
 
 
+class LabelGiven(BaseModel):
+    """One of several labels of an image."""
+
+    label: str
+    class_index: int = Field(ge=0)
+    probability: float = Field(ge=0.5, le=1)
+
+
 class Prediction(BaseModel):
     """The answer for one image."""
 
@@ -73,8 +81,18 @@ class Prediction(BaseModel):
     )
 
     request_id: str
-    label: str
-    class_index: int = Field(ge=0)
+    label: str | None = Field(default=None, description="only if the bundle gives one label")
+    class_index: int | None = Field(default=None, ge=0, description="likewise")
+    labels: list[LabelGiven] | None = Field(
+        default=None,
+        description="only if the bundle gives any number of labels: those given, likeliest first",
+    )
+    quantity: str | None = Field(default=None, description="only if the bundle estimates one: its name")
+    value: float | None = Field(default=None, description="its value")
+    std: float | None = Field(
+        default=None, gt=0, description="standard deviation of the value's error, as the network estimates it"
+    )
+    unit: str | None = Field(default=None, description="of value and std; may be empty")
     confidence: float = Field(ge=0, le=1)
     exit: ExitTaken
     exits: list[ExitRun] = Field(
@@ -95,7 +113,9 @@ class Prediction(BaseModel):
     uplink_bytes: int = Field(ge=0, description="this sample's share of the message sent upstream")
     bundle: str
     upstream_ms: list[UpstreamTime] | None = None
-    probabilities: dict[str, float] | None = Field(default=None, description="only with ?probabilities=true")
+    probabilities: dict[str, float] | None = Field(
+        default=None, description="only with ?probabilities=true; never for a quantity"
+    )
 
 
 class Predictions(BaseModel):

@@ -55,7 +55,7 @@ def add_welcome(app: FastAPI, manifest: Manifest) -> None:
             links=_LINKS,
         )
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(_filled(page, told, manifest.labels), headers=_HEADERS)
+            return HTMLResponse(_filled(page, told, manifest), headers=_HEADERS)
         return JSONResponse(told.model_dump(), headers=_HEADERS)
 
 
@@ -66,15 +66,25 @@ def _address(request: Request) -> str:
     return asked if _HOST.fullmatch(asked) else f"{host}:{port}"
 
 
-def _filled(page: Template, told: Welcome, labels: tuple[str, ...]) -> str:
-    more = ", …" if len(labels) > _SHOWN_LABELS else ""
+def _filled(page: Template, told: Welcome, manifest: Manifest) -> str:
     return page.substitute(
         bundle=escape(told.bundle),
         curl=escape(told.predict),
-        count=len(labels),
-        labels=escape(", ".join(labels[:_SHOWN_LABELS])) + more,
+        answer=escape(_answer(manifest)),
         links="\n".join(
             f'<dt><a href="{path}"><code>{path}</code></a></dt><dd>{escape(text)}</dd>'
             for path, text in told.links.items()
         ),
     )
+
+
+def _answer(manifest: Manifest) -> str:
+    if (quantity := manifest.task.quantity) is not None:
+        return (
+            f"an estimate of {quantity.name}, {quantity.low:g} to {quantity.high:g} {quantity.unit}".rstrip()
+        )
+    labels = ", ".join(manifest.labels[:_SHOWN_LABELS]) + (
+        ", …" if len(manifest.labels) > _SHOWN_LABELS else ""
+    )
+    how_many = "any number" if manifest.task.kind == "multi_label" else "one"
+    return f"{how_many} of {len(manifest.labels)} labels: {labels}"

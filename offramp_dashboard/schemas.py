@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -79,4 +79,25 @@ class Prediction(BaseModel):
     sent: str
     uplink_bytes: int = Field(ge=0)
     upstream_ms: tuple[UpstreamTime, ...] = ()
-    probabilities: dict[str, Share] = Field(min_length=1)
+    probabilities: dict[str, Share] = Field(default={}, description="none for a quantity")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_words(cls, answer: Any) -> Any:
+        """Labels, or a value with its deviation, become one text in place of the label."""
+        if not isinstance(answer, dict):
+            return answer
+        try:
+            if "labels" in answer:
+                given = "; ".join(str(one["label"]) for one in answer["labels"])
+                return {**answer, "label": given or "no label"}
+            if "value" in answer:
+                said = f"{answer['quantity']} {answer['value']:.4g} ± {answer['std']:.2g} {answer['unit']}"
+                return {**answer, "label": said.rstrip()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"labels or a value as no edge node gives them: {error!r}") from error
+        return answer
+
+    def names(self, label: str) -> bool:
+        """Whether this label is the answer, or one of several."""
+        return label == self.label or label in self.label.split("; ")

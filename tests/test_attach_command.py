@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from offramp.authoring.export.weights import Weights, stored
+from offramp.authoring.networks.check import check_answers
 from offramp.authoring.recipes.named import recipe_named
 from offramp.authoring.training.run import load_network, load_run
 from offramp.bundle import Bundle, Preprocessing, load_bundle
@@ -175,6 +176,17 @@ def test_a_new_head_learns_the_classes_of_the_data(tmp_path: Path, ways: Path, p
     with torch.no_grad():
         assert after(image)[-1].shape == (2, 3)
         assert torch.equal(before.blocks[0](image), after.blocks[0](image))
+
+
+def test_a_new_head_may_estimate_a_quantity(tmp_path: Path, ways: Path) -> None:
+    options = ("--preprocessing", ways, "--new-head", "--quantity", "weight,grams,0,500,20")
+    attached("tests.test_attach_command:plain", tmp_path / "recipe", *options)
+    recipe = recipe_named(str(tmp_path / "recipe"))
+    assert recipe.task.quantity is not None and recipe.task.quantity.unit == "grams"
+    assert recipe.label_smoothing == 0
+    check_answers(recipe.build(2), recipe.preprocessing, 0, recipe.task)
+    with pytest.raises(ConfigError, match="returns 3 numbers, but a regression needs 2"):
+        check_answers(recipe.build(3), recipe.preprocessing, 0, recipe.task)
 
 
 def test_the_directory_needs_no_other_file_and_notices_another_one(tmp_path: Path, ways: Path) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from offramp.authoring.recipes.recipe import Augmentation
 from offramp.authoring.training import pixels
 from offramp.authoring.training.augment import mix
+from offramp.authoring.training.criteria import Criterion
 from offramp.authoring.training.losses import balanced_weights, distillation_loss, joint_loss
 from offramp.authoring.training.pixels import PixelChanges
 from tests.tiny import COLOUR_8
@@ -25,7 +26,9 @@ class TestLosses:
         assert weight_K.tolist() == pytest.approx([6 / 2 / 4, 6 / 2 / 2, 0])
         each_B = functional.cross_entropy(self.logits_BK, self.class_B, reduction="none")
         expected = (each_B[:4].mean() + each_B[4:].mean()) / 2
-        found = joint_loss({1: self.logits_BK}, self.class_B, {1: 1.0}, class_weight_K=weight_K)
+        found = joint_loss(
+            {1: self.logits_BK}, self.class_B, {1: 1.0}, criterion=Criterion(class_weight_K=weight_K)
+        )
         torch.testing.assert_close(found, expected)
 
     def test_distillation_balances_the_part_of_the_labels(self) -> None:
@@ -37,9 +40,11 @@ class TestLosses:
             {1: 1.0},
             alpha=0.0,
             temperature=1.0,
-            class_weight_K=weight_K,
+            criterion=Criterion(class_weight_K=weight_K),
         )
-        expected = joint_loss({1: self.logits_BK}, self.class_B, {1: 1.0}, class_weight_K=weight_K)
+        expected = joint_loss(
+            {1: self.logits_BK}, self.class_B, {1: 1.0}, criterion=Criterion(class_weight_K=weight_K)
+        )
         torch.testing.assert_close(found, expected)
 
     def test_mixed_images_have_labels_mixed_in_the_same_shares(self) -> None:

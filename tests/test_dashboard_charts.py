@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from offramp.bundle import load_bundle
 from offramp_dashboard.charts.live import traffic
@@ -43,6 +44,18 @@ def test_spans_follow_each_other_and_upstream_times_lie_within_the_offload() -> 
 def test_spans_are_never_negative_though_clocks_disagree() -> None:
     odd = ANSWER | {"timings_ms": {"decode": 1, "edge_compute": 2, "offload": 3, "total": 4}}
     assert all(span.length_ms >= 0 for span in spans(Prediction.model_validate(odd)))
+
+
+def test_answers_of_other_tasks_are_put_into_words() -> None:
+    rest = {name: value for name, value in ANSWER.items() if name not in ("label", "probabilities")}
+    several = Prediction.model_validate(rest | {"labels": [{"label": "Apple"}, {"label": "Gala"}]})
+    assert several.label == "Apple; Gala" and several.names("Gala") and not several.names("Pear")
+    assert Prediction.model_validate(rest | {"labels": []}).label == "no label"
+    value = {"quantity": "angle", "value": -11.84, "std": 4.12, "unit": "degrees"}
+    assert Prediction.model_validate(rest | value).label == "angle -11.84 ± 4.1 degrees"
+    for odd in ({"labels": [1]}, {"value": "high", "std": 1, "quantity": "", "unit": ""}, {}):
+        with pytest.raises(ValidationError):
+            Prediction.model_validate(rest | odd)
 
 
 def test_costs_that_were_never_measured_are_not_offered() -> None:

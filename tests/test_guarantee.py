@@ -122,9 +122,9 @@ def test_risks_count_what_they_say() -> None:
 
 
 def test_a_last_exit_that_gets_a_lossy_picture_is_judged_by_the_network_that_gets_the_exact_one() -> None:
-    class_index = np.array([[1, 1], [2, 1], [1, 2], [3, 2]])
+    class_index, one_hot = np.array([[1, 1], [2, 1], [1, 2], [3, 2]]), np.eye(4, dtype=np.float32)
     predictions = ExitPredictions(
-        np.zeros((4, 2), np.float32), np.eye(4, dtype=np.float32)[class_index], None, np.array([1, 2, 1, 1])
+        np.zeros((4, 2), np.float32), one_hot[class_index], None, one_hot[np.array([1, 2, 1, 1])]
     )
     truth = np.array([1, 1, 1, 1])
     disagreeing = predictions.harmless("disagreement", truth).correct

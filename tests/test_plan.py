@@ -85,7 +85,7 @@ def test_what_can_be_served_has_the_bytes_and_the_answers_of_the_evaluation(
     pixels = decode_images(photos, manifest.preprocessing)
     sizes = np.array([len(file) for file in photos])
     found = predict_every_exit(tiny_bundle, pixels, file_bytes=sizes, payload=payload)
-    full_N = predict_every_exit(tiny_bundle, pixels).class_index[:, -1]
+    full_N = predict_every_exit(tiny_bundle, pixels).said[:, -1]
     expected = report(
         manifest, found.against(full_N), thetas, split_point=split, name=None, offloads=found.offloads
     )

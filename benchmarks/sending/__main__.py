@@ -112,7 +112,7 @@ def _evaluated_bytes(
         file_bytes=np.array([len(photo) for photo in photos]),
         payload=row.serve.split()[-1],
     )
-    truth_N = found.class_index[:, -1]
+    truth_N = found.said[:, -1]
     return report(
         manifest,
         found.against(truth_N),

@@ -97,7 +97,7 @@ class AnswerBox:
         )
         self._truth.visible = truth is not None
         self._truth.text = (
-            f"{'right' if truth == prediction.label else 'wrong'}: the sample's class is {truth}"
+            f"{'right' if prediction.names(truth or '') else 'wrong'}: the sample's class is {truth}"
         )
         self._sent.text = _sent(prediction, photo_bytes)
         self._degraded.visible = prediction.degraded

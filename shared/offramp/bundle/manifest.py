@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 from offramp.bundle.preprocessing import Preprocessing as Preprocessing
 from offramp.bundle.preprocessing import decisive_fields
 from offramp.bundle.provenance import Provenance, Sha256
+from offramp.bundle.task import SINGLE_LABEL, Task
+from offramp.bundle.task import Measure as Measure
 from offramp.record import Record
 
 FORMAT_VERSION: Literal[1] = 1
 
-Measure = Literal["max_softmax", "score_margin", "entropy", "learned", "failure"]
 # ans: integer levels, entropy-coded. packed: as many levels in a byte as fit. The others: floating-point numbers.
 Codec = Literal["float32", "float16", "ans", "packed"]
 _FOR_LEVELS: frozenset[Codec] = frozenset({"ans", "packed"})
@@ -139,7 +140,8 @@ class Manifest(Record):
     format_version: Literal[1]
     bundle_id: Name
     name: Name
-    labels: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=2)
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] = Field(description="none for a regression")
+    task: Task = SINGLE_LABEL
     preprocessing: Preprocessing
     blocks: tuple[Block, ...] = Field(min_length=1)
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
@@ -214,6 +216,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self.task.check_fits(self.labels, aggregates=self.aggregates)
         _check_chain(self.blocks, self.preprocessing)
         names = [point.name for point in self.operating_points]
         if len(set(names)) != len(names):
@@ -261,6 +264,8 @@ def bundle_id_for(manifest: Manifest) -> str:
             del block["exit"]["guard"]
     if manifest.aggregates:
         decisive["aggregates"] = True
+    if manifest.task != SINGLE_LABEL:
+        decisive["task"] = manifest.task.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return f"{manifest.name}-{digest[:12]}"
 

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from offramp.bundle import Preprocessing
 from offramp.bundle.in_words import preprocessing_in_words
+from offramp.bundle.task import Kind, Task
 from offramp.cli.progress import console
+from offramp.cli.task_options import task_from
 from offramp.command import Command
 from offramp.errors import ConfigError
 
@@ -60,6 +62,13 @@ class Attach(Command):
         default=False,
         description="replace the last layer by an untrained one, for classes that the model wasn't trained for",
     )
+    task: Kind | None = Field(
+        default=None,
+        description="what the network is asked about a photo; see `offramp train` (default: single_label)",
+    )
+    quantity: str | None = Field(
+        default=None, description="of a regression; see `offramp train`, such as angle,degrees,-45,45,5"
+    )
     labels: str | None = Field(
         default=None,
         description="names of the model's classes in its own order, a,b,c, or a file with one on each line (default: "
@@ -76,8 +85,9 @@ class Attach(Command):
         labels = _labels(self.labels) or (None if self.new_head else given.labels)
         if self.new_head and labels:
             raise ConfigError("with --new-head the classes are those of the data; leave --labels out")
-        recipe = _recipe(self._preprocessing(given), exits, labels)
-        classes = _UNKNOWN_CLASSES if self.new_head else None
+        task = task_from(self.task or "regression", self.quantity) if self.task or self.quantity else Task()
+        recipe = _recipe(self._preprocessing(given), exits, labels, task)
+        classes = task.num_outputs(_UNKNOWN_CLASSES) if self.new_head else None
         network = write_attached(
             self.out,
             given,
@@ -88,7 +98,7 @@ class Attach(Command):
             command=self.as_typed,
         )
         Console().print(_table(network))
-        if not self.new_head and labels is None:
+        if not self.new_head and labels is None and task.kind != "regression":
             console.print(
                 "the model doesn't name its classes: training takes the folders in alphabetical order, so give "
                 "--labels if the model counts them otherwise"
@@ -143,12 +153,13 @@ def _read_preprocessing(source: str) -> Preprocessing:
 
 
 def _recipe(
-    preprocessing: Preprocessing, exits: tuple[float, ...], labels: tuple[str, ...] | None
+    preprocessing: Preprocessing, exits: tuple[float, ...], labels: tuple[str, ...] | None, task: Task
 ) -> RecipeValues:
     from offramp.authoring.recipes.recipe import Augmentation, RecipeValues
 
     return RecipeValues(
         preprocessing=preprocessing,
+        task=task,
         backbone_labels=labels,
         exit_weights=(1.0,) * (len(exits) + 1),
         split_point=len(exits) + 1,
@@ -159,7 +170,7 @@ def _recipe(
         learning_rate=1e-3,
         backbone_rate=0.3,
         weight_decay=0.02,
-        label_smoothing=0.1,
+        label_smoothing=0.1 if task.kind == "single_label" else 0.0,
         ema=0.99,
         augmentation=Augmentation(mirror=True, crop=(0.35, 1.0)),
     )

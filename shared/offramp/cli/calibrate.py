@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -101,7 +100,7 @@ class Calibrate(Command):
         loaded = load_bundle(self.bundle)
         manifest = loaded.manifest
         spent = read_profile(self.profile).exit_ms(manifest, runtime=self.runtime) if self.profile else None
-        reading = Reading(self.skip_unreadable, self.cache_mb)
+        reading = Reading(self.skip_unreadable, self.cache_mb, manifest.task.kind)
         validation = held_out(origin_of(manifest, self.bundle), manifest.preprocessing, self.data, reading)
         predictions = self._predictions(loaded, validation)
         spent = spent or exit_ms(loaded, validation.pixels, runtime=self.runtime)
@@ -149,7 +148,7 @@ class Calibrate(Command):
         self,
         chosen: Manifest,
         predictions: ExitPredictions,
-        classes_N: NDArray[np.int64],
+        classes_N: NDArray[Any],
         fingerprint: str,
         spent: Sequence[float],
     ) -> Manifest:
@@ -175,10 +174,10 @@ class Calibrate(Command):
         console.print(points_table(chosen))
 
 
-def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[np.int64]:
-    """The classes of the images; if unknown, the full network's answers, so that accuracy means agreement with it."""
+def _truth(manifest: Manifest, images: LabelledImages, predictions: ExitPredictions) -> NDArray[Any]:
+    """The truth about the images; if unknown, the full network's answers, so that accuracy means agreement with it."""
     if manifest.provenance and not manifest.provenance.data.labelled:
-        return predictions.class_index[:, -1]
+        return predictions.full
     return images.classes_as(manifest.labels)
 
 

@@ -172,7 +172,8 @@ class Compress(Command):
 
     def _images(self, origin: Run) -> tuple[LabelledImages, LabelledImages | None]:
         """The training part, and the samples that thresholds are chosen on if they are a part of their own."""
-        reading, data = Reading(self.skip_unreadable, self.cache_mb), origin.provenance.data
+        reading = Reading(self.skip_unreadable, self.cache_mb, origin.recipe.task.kind)
+        data = origin.provenance.data
         preprocessing = origin.recipe.preprocessing
         images = training_part(data, preprocessing, self.data, reading)
         if data.calibration is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +24,7 @@ from offramp.cli.options import (
     ThetasOption,
     chosen_thetas,
 )
+from offramp.cli.predictions import write_predictions
 from offramp.cli.progress import console, progress, warn
 from offramp.cli.reading import Reading
 from offramp.cli.tables import quality_tables, report_table
@@ -34,6 +34,7 @@ from offramp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from offramp.authoring.data import LabelledImages
+    from offramp.authoring.evaluation.comparison import Alternative
     from offramp.authoring.evaluation.held_out import HeldOut
     from offramp.authoring.evaluation.predictions import ExitPredictions
     from offramp.authoring.evaluation.report import Report, RivalReport
@@ -103,7 +104,7 @@ class Evaluate(Command):
         if self.page:
             self._write_page(self.page, manifest, images, found, summary, taken_N)
         if self.predictions:
-            _write_predictions(self.predictions, manifest, images, found, taken_N)
+            write_predictions(self.predictions, manifest, images, found, taken_N)
         if self.as_json:
             print(summary.model_dump_json())  # noqa: T201 - the output of the command
         else:
@@ -111,7 +112,7 @@ class Evaluate(Command):
                 Console().print(sheet)
 
     def _images(self, manifest: Manifest) -> LabelledImages:
-        reading = Reading(self.skip_unreadable, self.cache_mb)
+        reading = Reading(self.skip_unreadable, self.cache_mb, manifest.task.kind)
         if self.part == "validation":
             images = held_out(origin_of(manifest, self.bundle), manifest.preprocessing, self.data, reading)
         else:
@@ -130,7 +131,7 @@ class Evaluate(Command):
         thetas: Sequence[float],
         rivals: Sequence[Bundle],
     ) -> Report:
-        from offramp.authoring.evaluation.comparison import alternatives
+        from offramp.authoring.evaluation.judging import closeness
         from offramp.authoring.evaluation.measures import compare_measures
         from offramp.authoring.evaluation.report import report
         from offramp.authoring.evaluation.timing import exit_ms
@@ -149,14 +150,14 @@ class Evaluate(Command):
         )
         taken_N = table.exit_taken(thetas)
         right_N, unfamiliar_N = table.correct_at(taken_N), found.unfamiliar_at(taken_N)
-        others = alternatives(
-            found.probabilities, classes, manifest.exit_macs, aggregates=manifest.aggregates
-        )
         return summary.model_copy(
             update={
                 "rivals": tuple(self._compared(rival, images, right_N, manifest) for rival in rivals),
                 "unfamiliar_rate": None if unfamiliar_N is None else float(unfamiliar_N.mean()),
-                "alternatives": others if manifest.num_exits > 1 else (),
+                "alternatives": _others(manifest, found, classes),
+                "closeness": closeness(
+                    manifest.task, found.said[np.arange(len(taken_N)), taken_N], found.full, classes
+                ),
                 "measures": compare_measures(manifest, found.probabilities, table),
                 "held_out": self._held_out(manifest, summary),
             }
@@ -229,8 +230,8 @@ class Evaluate(Command):
         evaluated = Evaluated(
             manifest=manifest,
             images=images,
-            classes_N=classes,
-            predicted_N=found.class_index[np.arange(len(classes)), taken_N],
+            truth_N=classes,
+            predicted_N=found.said[np.arange(len(classes)), taken_N],
             table=table,
             taken_N=taken_N,
             report=summary,
@@ -252,6 +253,17 @@ def _warn_of_payload(manifest: Manifest, summary: Report) -> None:
         )
 
 
+def _others(
+    manifest: Manifest, found: ExitPredictions, classes_N: NDArray[np.int64]
+) -> tuple[Alternative, ...]:
+    """What other schemes achieve with the same exits; they are for exclusive classes only."""
+    from offramp.authoring.evaluation.comparison import alternatives
+
+    if manifest.num_exits == 1 or manifest.task.kind != "single_label":
+        return ()
+    return alternatives(found.probabilities, classes_N, manifest.exit_macs, aggregates=manifest.aggregates)
+
+
 def _check_unseen(images: LabelledImages, manifest: Manifest, path: Path) -> None:
     if manifest.provenance is None:
         return
@@ -267,26 +279,9 @@ def _check_unseen(images: LabelledImages, manifest: Manifest, path: Path) -> Non
 
 def _rival(directory: Path, manifest: Manifest) -> Bundle:
     rival = load_bundle(directory)
-    if set(rival.manifest.labels) != set(manifest.labels):
+    if set(rival.manifest.labels) != set(manifest.labels) or rival.manifest.task != manifest.task:
         raise ConfigError(
-            f"{directory} has other classes than {manifest.bundle_id}; compare only networks for the same task"
+            f"{directory} has other classes than {manifest.bundle_id}, or another task; compare only networks for the "
+            "same task"
         )
     return rival
-
-
-def _write_predictions(
-    path: Path,
-    manifest: Manifest,
-    images: LabelledImages,
-    found: ExitPredictions,
-    taken_N: NDArray[np.int64],
-) -> None:
-    truth_N = images.classes_as(manifest.labels)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "truth", "label", "exit", "confidence"])
-        for n, exit in enumerate(taken_N):
-            label = manifest.labels[found.class_index[n, exit]]
-            confidence = f"{found.confidence[n, exit]:.9g}"
-            writer.writerow([images.sources[n], manifest.labels[truth_N[n]], label, exit + 1, confidence])
-    console.print(f"predictions: {path}")

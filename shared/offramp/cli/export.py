@@ -34,8 +34,10 @@ class Export(Command):
     run: RunArgument
     out: Path = Field(description="directory of the new bundle")
     name: str | None = Field(default=None, description="name of the bundle (default: that of its directory)")
-    measure: Measure = Field(
-        default="max_softmax", description="measure of confidence; learned and failure need --fit-on"
+    measure: Measure | None = Field(
+        default=None,
+        description="measure of confidence; learned and failure need --fit-on (default: the usual one of the task: "
+        "max_softmax, least_sure or within_tolerance)",
     )
     fit_on: Path | None = Field(
         default=None,
@@ -77,6 +79,7 @@ class Export(Command):
             split_point=_split_point(origin, static=self.static),
             confidences=self._confidences(network, origin),
             aggregates=self.aggregate and not self.static,
+            task=origin.recipe.task,
             weights=self.weights,
             provenance=provenance.model_copy(update={"commands": (*provenance.commands, self.as_typed)}),
         )
@@ -90,28 +93,31 @@ class Export(Command):
         )
 
     def _confidences(self, network: EarlyExitNetwork, origin: Run) -> list[Confidence]:
-        from offramp.authoring.networks.confidence import Confidence
+        from offramp.authoring.networks.confidence import Confidence, measure_of
         from offramp.authoring.networks.fitted import fitted_confidences
         from offramp.authoring.selection.guarantee import halves
         from offramp.authoring.training.logits import logits_of
 
+        task = origin.recipe.task
+        measure = measure_of(task, self.measure)
         if self.fit_on is None:
-            if self.measure in ("learned", "failure"):
+            if measure in ("learned", "failure"):
                 raise ConfigError(
                     f"--measure {self.measure} needs --fit-on DATA, the data the network was trained on"
                 )
-            return [Confidence(self.measure)] * network.num_exits
-        reading = Reading(self.skip_unreadable, self.cache_mb)
+            return [Confidence(measure, task=task)] * network.num_exits
+        reading = Reading(self.skip_unreadable, self.cache_mb, task.kind)
         validation = held_out(origin.provenance.data, origin.recipe.preprocessing, self.fit_on, reading)
         proposing, _ = halves(len(validation))
         validation = validation.take(proposing)
         found = fitted_confidences(
-            self.measure,
+            measure,
             logits_of(network, validation, origin.recipe),
             validation.classes_as(origin.labels),
+            task=task,
             aggregates=self.aggregate and not self.static,
         )
-        if self.measure not in ("learned", "failure"):
+        if measure not in ("learned", "failure"):
             console.print("temperatures: " + ", ".join(f"{each.temperature:.3f}" for each in found))
         return found
 

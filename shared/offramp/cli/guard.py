@@ -50,7 +50,7 @@ class GuardExits(Command):
         from offramp.authoring.guard.fitting import add_guards
 
         loaded = load_bundle(self.bundle)
-        reading = Reading(self.skip_unreadable, self.cache_mb)
+        reading = Reading(self.skip_unreadable, self.cache_mb, loaded.manifest.task.kind)
         training, familiar = photos_for(loaded, self.data, self.calibration or self.data, reading)
         with progress("photos", len(training) + len(familiar)) as advance:
             found = add_guards(

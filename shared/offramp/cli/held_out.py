@@ -69,7 +69,7 @@ def calibration_part(
     """
     if origin is not None and not origin.labelled:
         return reading.unlabelled(path, preprocessing)
-    parts = open_data(path).parts
+    parts = open_data(path, reading.kind).parts
     if parts and "validation" not in parts:
         wanted = f"{_described(origin.calibration)}, so " if origin and origin.calibration else ""
         raise DataError(

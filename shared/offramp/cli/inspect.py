@@ -54,14 +54,25 @@ class Inspect(Command):
 
 
 def _summary(manifest: Manifest) -> list[str]:
-    labels = ", ".join(manifest.labels[:_SHOWN_LABELS])
-    more = ", …" if len(manifest.labels) > _SHOWN_LABELS else ""
     return [
-        f"{manifest.bundle_id}: {len(manifest.labels)} classes ({labels}{more})",
+        f"{manifest.bundle_id}: {_task(manifest)}",
         f"each photo: {preprocessing_in_words(manifest.preprocessing)}",
         f"then, of pixels in [0, 1]: mean {_numbers(manifest.preprocessing.mean)} subtracted, "
         f"divided by {_numbers(manifest.preprocessing.std)}",
     ]
+
+
+def _task(manifest: Manifest) -> str:
+    if (quantity := manifest.task.quantity) is not None:
+        unit = f" {quantity.unit}" if quantity.unit else ""
+        return (
+            f"estimates {quantity.name}, {quantity.low:g} to {quantity.high:g}{unit}; right within "
+            f"{quantity.tolerance:g}{unit}"
+        )
+    labels = ", ".join(manifest.labels[:_SHOWN_LABELS])
+    more = ", …" if len(manifest.labels) > _SHOWN_LABELS else ""
+    what = "labels, any number of them" if manifest.task.kind == "multi_label" else "classes"
+    return f"{len(manifest.labels)} {what} ({labels}{more})"
 
 
 def _blocks(manifest: Manifest) -> Table:

@@ -99,8 +99,7 @@ class PlanSplit(Command):
 
         loaded = load_bundle(self.bundle)
         manifest = loaded.manifest
-        if len(manifest.blocks) == 1:
-            raise ConfigError(f"{manifest.bundle_id} is a single block, so there is nothing to plan")
+        _check_plannable(manifest)
         _, thetas = chosen_thetas(manifest, self.point, self.thetas)
         listing, classes = _photos(self.photos, manifest)
         chosen = np.linspace(0, len(listing) - 1, min(self.limit, len(listing))).astype(np.int64)
@@ -138,6 +137,16 @@ class PlanSplit(Command):
         path.write_bytes(picture_of(truth, found))
         Console().print(reveal_table(found))
         console.print(f"{path}: photos in rows; in columns as they are, then as in the rows of this table")
+
+
+def _check_plannable(manifest: Manifest) -> None:
+    if len(manifest.blocks) == 1:
+        raise ConfigError(f"{manifest.bundle_id} is a single block, so there is nothing to plan")
+    if manifest.task.kind != "single_label":
+        raise ConfigError(
+            f"a plan compares classes, and {manifest.bundle_id} answers {manifest.task.kind}; see what it sends with "
+            "`offramp evaluate`"
+        )
 
 
 def _lossy(payloads: Sequence[Payload]) -> Sequence[Payload]:

@@ -126,7 +126,7 @@ def _asked(client: httpx.Client, image: bytes) -> Mapping[str, Any]:
         raise kind(str(body.get("error", response.text)))
     place = {"exit": body["exit"]["name"], "tier": body["exit"]["tier"]}
     told = {"unfamiliar": body.get("unfamiliar"), "degraded": body["degraded"]}
-    return _row(body["label"], body["confidence"], place, **told)
+    return _row(in_words(body), body["confidence"], place, **told)
 
 
 def _row(
@@ -134,6 +134,13 @@ def _row(
 ) -> Mapping[str, Any]:
     guarded = {} if unfamiliar is None else {"unfamiliar": unfamiliar}
     return {"label": label, "confidence": confidence, **place, **guarded, "degraded": degraded}
+
+
+def in_words(body: Mapping[str, Any]) -> str:
+    """The answer in words: the label, labels separated by `;`, or the value."""
+    if "value" in body:
+        return f"{body['value']:g}"
+    return ";".join(one["label"] for one in body["labels"]) if "labels" in body else str(body["label"])
 
 
 class UnansweredError(OfframpError):

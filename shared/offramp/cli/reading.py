@@ -10,6 +10,7 @@ from pathlib import Path
 from offramp.authoring.data import LabelledImages, Listing, Part, load_images, load_unlabelled
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import Preprocessing
+from offramp.bundle.task import Kind
 from offramp.cli.progress import console, progress
 
 
@@ -18,10 +19,12 @@ class Reading:
     """How a command reads photos.
 
     skip_unreadable: leave out what cannot be read. cache_mb: most megabytes of decoded photos to keep on the disk.
+    kind: of the task they are for.
     """
 
     skip_unreadable: bool = False
     cache_mb: int = CACHE_MB
+    kind: Kind = "single_label"
 
     def part(self, path: Path, part: Part, preprocessing: Preprocessing) -> LabelledImages:
         """One part of a data set.
@@ -34,6 +37,7 @@ class Reading:
                 path,
                 part,
                 preprocessing,
+                kind=self.kind,
                 skip_unreadable=self.skip_unreadable,
                 cache_mb=self.cache_mb,
                 found=_shown(stack),

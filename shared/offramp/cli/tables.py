@@ -47,7 +47,8 @@ def report_table(report: Report) -> Table:
         title=f"{report.bundle} at {point}: {report.samples} images",
         caption=f"{report.macs_ratio:.2f} x less work than the backbone ({report.macs_backbone / 1e6:.3f} M)"
         + _sent(report)
-        + ("" if report.unfamiliar_rate is None else f"; {report.unfamiliar_rate:.2%} unfamiliar"),
+        + ("" if report.unfamiliar_rate is None else f"; {report.unfamiliar_rate:.2%} unfamiliar")
+        + _closeness(report),
         show_footer=True,
     )
     columns = {
@@ -87,6 +88,14 @@ def _sent(report: Report) -> str:
 
 
 _KINDS: Mapping[Sent, str] = {"feature": "feature", "image": "photo", "pixels": "the network's picture"}
+
+
+def _closeness(report: Report) -> str:
+    found = report.closeness
+    if found is None:
+        return ""
+    unit = f" {found.unit}" if found.unit else ""
+    return f"; {found.measure} {found.here:.4g}{unit}, of the full network {found.full:.4g}{unit}"
 
 
 def quality_tables(report: Report) -> Sequence[Table]:

@@ -34,10 +34,13 @@ class Train(TrainOptions):
     def execute(self) -> None:
         """Train, showing the progress, and print what to do next."""
         from offramp.authoring.recipes.named import recipe_named
+        from offramp.authoring.training.check import check_task
         from offramp.authoring.training.train import Machines, train
 
         with naming_options():
             plan = self.changed(recipe_named(self.recipe).values)
+        check_task(plan)
+        self._check_unlabelled(plan)
         images, names = self._images(plan)
         calibration, part = self._calibration(plan, images, names)
         run = self._run(plan, names, self._provenance(plan, images, part))
@@ -75,15 +78,17 @@ class Train(TrainOptions):
         """The training part, and the names of its classes."""
         if self.unlabelled:
             names = _taught_labels(self.regime, self.alpha, self.start)
-            return self._reading.unlabelled(self.data, plan.preprocessing), names
-        images = self._reading.part(self.data, "train", plan.preprocessing)
+            return self._reading(plan).unlabelled(self.data, plan.preprocessing), names
+        images = self._reading(plan).part(self.data, "train", plan.preprocessing)
+        if plan.task.kind == "regression":
+            return images, ()
         return images, _labels(self.labels, images, plan.backbone_labels)
 
     def _calibration(
         self, plan: RecipeValues, images: LabelledImages, names: tuple[str, ...]
     ) -> tuple[LabelledImages, CalibrationPart] | tuple[None, None]:
         """The photos to choose thresholds on and what is recorded of them, if they are a part of their own."""
-        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading)
+        wanted = Wanted(self.data, self.calibration, self.validation, self.unlabelled, self._reading(plan))
         found = find_calibration(wanted, plan.preprocessing, is_trained=plan.is_trained)
         if found is None:
             return None, None
@@ -106,9 +111,17 @@ class Train(TrainOptions):
                 "are too low; hold out the same ones, with its --seed and no more than its --validation"
             )
 
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.skip_unreadable, self.cache_mb)
+    def _reading(self, plan: RecipeValues) -> Reading:
+        return Reading(self.skip_unreadable, self.cache_mb, plan.task.kind)
+
+    def _check_unlabelled(self, plan: RecipeValues) -> None:
+        if self.unlabelled and plan.task.kind != "single_label":
+            raise ConfigError(
+                f"--unlabelled is for the task single_label, not for {plan.task.kind}; describe the photos in a "
+                "labels.csv"
+            )
+        if self.labels and plan.task.kind == "regression":
+            raise ConfigError("a regression has no labels; leave --labels out")
 
     def _provenance(
         self, plan: RecipeValues, images: LabelledImages, calibration: CalibrationPart | None

@@ -10,7 +10,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from offramp.authoring.data.reading import CACHE_MB
+from offramp.bundle.task import Kind
 from offramp.cli.options import CacheOption, FeaturesOption, SkipOption, ViewsOption, WorkersOption
+from offramp.cli.task_options import task_from
 from offramp.command import Command
 from offramp.errors import ConfigError
 
@@ -29,6 +31,16 @@ class TrainOptions(Command):
     )
     data: Path = Field(description="directory of IDX files, an image folder, or a zip or tar of one")
     out: Path = Field(description="directory of the run: its settings, checkpoints and log")
+    task: Kind | None = Field(
+        default=None,
+        description="single_label: every photo shows one class. multi_label: any number of labels. regression: a "
+        "number, see --quantity. The last two need a labels.csv beside the photos (default: the recipe's)",
+    )
+    quantity: str | None = Field(
+        default=None,
+        description="regression: name, unit, lowest and highest value, and by how much a right answer may be off, such "
+        "as angle,degrees,-45,45,5",
+    )
     labels: str | None = Field(
         default=None, description="names of the classes, such as a,b,c; IDX files have only numbers"
     )
@@ -183,6 +195,8 @@ class TrainOptions(Command):
             given["exit_weights"] = weights_from(
                 "--exit-weights", self.exit_weights, len(recipe.exit_weights)
             )
+        if self.task is not None or self.quantity is not None:
+            given["task"] = task_from(self.task or "regression", self.quantity)
         images = {name: given.pop(name) for name in kind.model_fields if name in given}
         return recipe.changed(augmentation=kind(**{**dict(recipe.augmentation), **images}), **given)
 

@@ -98,7 +98,7 @@ def _path(options: Wanted, *, is_trained: bool) -> Path | None:
                 "one of them out"
             )
         return options.calibration
-    if not options.unlabelled and "validation" in open_data(options.data).parts:
+    if not options.unlabelled and "validation" in open_data(options.data, options.reading.kind).parts:
         if options.validation is None:
             return options.data
         console.print(

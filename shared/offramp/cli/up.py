@@ -62,9 +62,9 @@ class Up(Command):
 
     def execute(self) -> None:
         """Start the nodes, show how they classify the photos, and watch over them."""
-        labels = load_bundle(self.bundle).manifest.labels
-        photos = self.photos or samples_of(labels)
-        files = _photos(photos)
+        manifest = load_bundle(self.bundle).manifest
+        photos = self.photos or samples_of(manifest.labels)
+        files = _photos(photos) if manifest.task.kind == "single_label" else photos_below(photos)
         _end_like_ctrl_c()
         console = Console(soft_wrap=True)
 
@@ -162,12 +162,12 @@ def _port(node: NodeProcess) -> str:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One photo's answer over HTTP."""
+    """One photo's answer over HTTP; whether it is right is not known for tasks beyond one label."""
 
     exit_number: int
     exit_name: str
     tier: str
-    right: bool
+    right: bool | None
     degraded: bool
     uplink_bytes: int
     total_ms: float
@@ -179,9 +179,8 @@ def samples_of(labels: Sequence[str]) -> Path:
     for folder in folders:
         if {each.name for each in folder.iterdir()} <= set(labels):
             return folder
-    raise DataError(
-        f"{_SAMPLES}/ has no photos of {', '.join(labels[:3])} …; give --photos DIR with one sub-folder per class"
-    )
+    wanted = f"photos of {', '.join(labels[:3])} …" if labels else "photos for a quantity"
+    raise DataError(f"{_SAMPLES}/ has no {wanted}; give --photos DIR with one sub-folder per class")
 
 
 def _photos(folder: Path) -> Sequence[Path]:
@@ -211,7 +210,7 @@ def _classify(address: str, files: Sequence[Path]) -> Sequence[_Seen]:
                     exit_number=body["exit"]["number"],
                     exit_name=body["exit"]["name"],
                     tier=body["exit"]["tier"],
-                    right=body["label"] == file.parent.name,
+                    right=body["label"] == file.parent.name if "label" in body else None,
                     degraded=body["degraded"],
                     uplink_bytes=body["uplink_bytes"],
                     total_ms=body["timings_ms"]["total"],
@@ -222,9 +221,9 @@ def _classify(address: str, files: Sequence[Path]) -> Sequence[_Seen]:
 
 
 def _summary(seen: Sequence[_Seen]) -> Table:
-    right = sum(one.right for one in seen) / len(seen)
     degraded = sum(one.degraded for one in seen)
-    table = Table(title=f"{len(seen)} photos, {right:.1%} right, {degraded} degraded")
+    right = "" if seen[0].right is None else f"{_right(seen)} right, "
+    table = Table(title=f"{len(seen)} photos, {right}{degraded} degraded")
     for column in ("left at", "tier", "photos", "", "right", "median ms", "uplink bytes each"):
         table.add_column(column, justify="right" if column not in ("left at", "tier", "") else "left")
     for number in sorted({one.exit_number for one in seen}):
@@ -234,11 +233,16 @@ def _summary(seen: Sequence[_Seen]) -> Table:
             here[0].tier,
             str(len(here)),
             ProgressBar(total=len(seen), completed=len(here), width=24),
-            f"{sum(one.right for one in here) / len(here):.1%}",
+            _right(here),
             f"{sorted(one.total_ms for one in here)[len(here) // 2]:.2f}",
             f"{sum(one.uplink_bytes for one in here) / len(here):.0f}",
         )
     return table
+
+
+def _right(seen: Sequence[_Seen]) -> str:
+    known = [one.right for one in seen if one.right is not None]
+    return f"{sum(known) / len(known):.1%}" if known else "-"
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -15,15 +15,24 @@ from offramp.engine.tier import Answer, Tier, checked_thetas
 class Prediction:
     """A bundle's answer for one image, and the exit that gave it.
 
-    confidence: in [0, 1). exit_number: counted from 1, shallow to deep. probabilities: by label; they sum to 1.
-    unfamiliar: whether an exit it came to finds the image unlike those the network knows; None without a guard.
+    labels: one, or any number if the task is multi_label, or none if it is regression. confidence: in [0, 1).
+    exit_number: counted from 1, shallow to deep. probabilities: by label; for one label they sum to 1. unfamiliar:
+    whether an exit it came to finds the image unlike those the network knows; None without a guard. value, std: of a
+    regression, in the quantity's unit; std is the standard deviation of the value's error.
     """
 
-    label: str
+    labels: tuple[str, ...]
     confidence: float
     exit_number: int
     probabilities: Mapping[str, float]
     unfamiliar: bool | None
+    value: float | None = None
+    std: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The answer in words: the label, labels separated by `;`, or the value."""
+        return ";".join(self.labels) if self.value is None else f"{self.value:g}"
 
 
 class Classifier:
@@ -57,10 +66,15 @@ class Classifier:
         pixels = decode_image(image, self.manifest.preprocessing)
         answer = self._tier.run(pixels[None], self._thetas)[0]
         assert isinstance(answer, Answer), "the last exit always answers"
+        labels, kind = self.manifest.labels, self.manifest.task.kind
+        is_value = kind == "regression"
+        given = answer.label_indices if kind == "multi_label" else () if is_value else (answer.class_index,)
         return Prediction(
-            label=self.manifest.labels[answer.class_index],
+            labels=tuple(labels[index] for index in given),
             confidence=answer.confidence,
             exit_number=answer.exit_number,
-            probabilities=dict(zip(self.manifest.labels, answer.probabilities.tolist(), strict=True)),
+            probabilities={} if is_value else dict(zip(labels, answer.probabilities.tolist(), strict=True)),
             unfamiliar=answer.unfamiliar if self.manifest.is_guarded else None,
+            value=answer.value if is_value else None,
+            std=answer.std if is_value else None,
         )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle.manifest import Manifest
+from offramp.bundle.task import LEAST_PROBABILITY
 from offramp.engine.aggregation import confidence_of, joined, rooted
 from offramp.engine.runtime.block import BlockOutput, BlockRunner
 from offramp.errors import ConfigError
@@ -23,10 +24,11 @@ from offramp.errors import ConfigError
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Answer:
-    """An exit's answer for one sample: probabilities (K,) that sum to 1, confidence in [0, 1).
+    """An exit's answer for one sample; which of these it means is up to the bundle's task. Confidence is in [0, 1).
 
-    passed: confidences of the exits that were run before and were not sure, shallow to deep. If an upstream failed and
-    the surest of these exits answers instead, it is one of them.
+    probabilities: (K,) of classes, which sum to 1; or of labels, each by itself; or, for a regression, value and
+    standard deviation (2,). passed: confidences of the exits that were run before and were not sure, shallow to deep.
+    If an upstream failed and the surest of these exits answers instead, it is one of them.
     unfamiliar: whether the guard of this exit, or of one that the sample passed before, finds it unlike what it knows.
     """
 
@@ -40,6 +42,21 @@ class Answer:
     def class_index(self) -> int:
         """The most probable class, 0 to K - 1."""
         return int(self.probabilities.argmax())
+
+    @property
+    def label_indices(self) -> tuple[int, ...]:
+        """The labels that are given, of a network that gives several: those at least as likely as not."""
+        return tuple(np.flatnonzero(self.probabilities >= LEAST_PROBABILITY).tolist())
+
+    @property
+    def value(self) -> float:
+        """The value of a regression."""
+        return float(self.probabilities[0])
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the value's error, as the network estimates it."""
+        return float(self.probabilities[1])
 
 
 @dataclass(frozen=True, eq=False, slots=True)

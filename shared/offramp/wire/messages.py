@@ -24,6 +24,7 @@ MESSAGE_OPTIONS = (
 # `python -m benchmarks.wire` counts them.
 BYTES_OF_CALL = 58
 _ID_LENGTH = 16
+_ROUNDING = 1e-6
 
 
 def request_bytes(
@@ -54,13 +55,21 @@ def request_bytes(
 
 
 def probabilities_to_bytes(probabilities_K: NDArray[np.float32]) -> bytes:
-    """Class probabilities (K,) as little-endian float32 bytes."""
+    """The numbers of an answer (K,) as little-endian float32 bytes."""
     return probabilities_K.astype("<f4", copy=False).tobytes()
 
 
-def probabilities_from_bytes(payload: bytes, num_classes: int) -> NDArray[np.float32] | None:
-    """Class probabilities (K,), or None if the bytes are not `num_classes` finite numbers."""
-    if len(payload) != 4 * num_classes:
+def probabilities_from_bytes(payload: bytes, manifest: Manifest) -> NDArray[np.float32] | None:
+    """The numbers of an answer, or None if the bytes are not what the bundle's task allows.
+
+    They are probabilities (K,) from 0 to 1; or, for a regression, a finite value and a standard deviation above 0.
+    """
+    if len(payload) != 4 * manifest.task.num_outputs(len(manifest.labels)):
         return None
-    probabilities_K = np.frombuffer(payload, dtype="<f4")
-    return probabilities_K if np.isfinite(probabilities_K).all() else None
+    numbers = np.frombuffer(payload, dtype="<f4")
+    if not np.isfinite(numbers).all():
+        return None
+    if manifest.task.kind == "regression":
+        return numbers if numbers[1] > 0 else None
+    # A softmax in float32 may be above 1 by a rounding.
+    return numbers if numbers.min() >= 0 and numbers.max() <= 1 + _ROUNDING else None

@@ -1,9 +1,9 @@
-"""A set of images, each with its class."""
+"""A set of images, each with the truth about it: its class, its labels or its value."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,17 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and their classes, in the order of the files.
+    """Images and the truth about each, in the order of the files.
 
-    pixels: uint8 (N, H, W, C), in memory or decoded when they are asked for. classes: int64 (N,), index into `labels`.
-    labels: None if the files have only class numbers. sources: a name for each sample, by which to find it again.
-    file_bytes: int64 (N,), size of the file that a client would send, 0 if there is none; None if no sample has one.
+    pixels: uint8 (N, H, W, C), in memory or decoded when they are asked for. classes: int64 (N,), index into `labels`;
+    or, for several labels, uint8 (N, K) that says which ones each image has; or, for a quantity, float32 (N,).
+    labels: None if the files have only class numbers or values. sources: a name for each sample, by which to find it
+    again. file_bytes: int64 (N,), size of the file that a client would send, 0 if there is none; None if no sample has
+    one.
     """
 
     pixels: Pixels
-    classes: NDArray[np.int64]
+    classes: NDArray[Any]
     labels: tuple[str, ...] | None
     sources: tuple[str, ...]
     file_bytes: NDArray[np.int64] | None = None
@@ -43,15 +45,18 @@ class LabelledImages:
     def fingerprint(self) -> str:
         """SHA-256 of all pixels and classes; it changes if a single bit does."""
         digest = self.pixels.digest() if isinstance(self.pixels, PhotoPixels) else digest_of(self.pixels)
-        digest.update(self.classes.astype("<i8").tobytes())
+        exact = "<f4" if self.classes.dtype.kind == "f" else "<i8"
+        digest.update(self.classes.astype(exact).tobytes())
         return str(digest.hexdigest())
 
-    def classes_as(self, labels: tuple[str, ...]) -> NDArray[np.int64]:
-        """Class indices numbered as in `labels`, whose order may differ from that of the files.
+    def classes_as(self, labels: tuple[str, ...]) -> NDArray[Any]:
+        """Classes numbered as in `labels`, whose order may differ from that of the files; values stay as they are.
 
         Raises:
             DataError: a class of this set is not one of `labels`.
         """
+        if self.classes.dtype.kind == "f":
+            return self.classes
         if self.labels is None:
             highest = int(self.classes.max(initial=0))
             if highest >= len(labels):
@@ -65,4 +70,10 @@ class LabelledImages:
                 f"the data has class '{unknown[0]}', but the network knows only {', '.join(labels)}; "
                 "name the folders after its labels"
             )
-        return np.array([labels.index(label) for label in self.labels], dtype=np.int64)[self.classes]
+        numbers = np.array([labels.index(label) for label in self.labels], dtype=np.int64)
+        if self.classes.ndim == 1:
+            numbered: NDArray[np.int64] = numbers[self.classes]
+            return numbered
+        given = np.zeros((len(self), len(labels)), dtype=np.uint8)
+        given[:, numbers] = self.classes
+        return given

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """Photos and their classes.
+    """Photos and their classes, or other truths; see `LabelledImages`.
 
-    names: of the files in the container. classes: int64 (N,), index into `labels`. labels: None if the classes have
-    only numbers. sources: a name for each photo, by which to find it again. summary: one line that says what was found
-    and what was left out.
+    names: of the files in the container. labels: None if the classes have only numbers. sources: a name for each photo,
+    by which to find it again. summary: one line that says what was found and what was left out.
     """
 
     container: Container
     names: tuple[str, ...]
-    classes: NDArray[np.int64]
+    classes: NDArray[Any]
     labels: tuple[str, ...] | None
     sources: tuple[str, ...]
     summary: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from offramp.authoring.data.container import Container, Tar, open_container
+from offramp.authoring.data.described import LABELS_FILE, descriptions_in, list_described
 from offramp.authoring.data.idx import IDX_PARTS, holds_idx, load_idx
 from offramp.authoring.data.labelled import LabelledImages, Part
 from offramp.authoring.data.layout import layout_of
@@ -15,6 +16,7 @@ from offramp.authoring.data.reading import CACHE_MB, read_listing
 from offramp.authoring.data.shards import Shards, check_samples, holds_samples, list_samples, shards_in
 from offramp.authoring.data.suffixes import Sorted, sort_files
 from offramp.bundle.manifest import Preprocessing
+from offramp.bundle.task import Kind
 from offramp.errors import DataError
 
 
@@ -35,22 +37,31 @@ class DataSet(Protocol):
         ...
 
 
-def open_data(path: Path) -> DataSet:
+def open_data(path: Path, kind: Kind = "single_label") -> DataSet:
     """Open a data set in any layout.
 
+    Args:
+        path: of the data set.
+        kind: of the task it is for.
+
     Raises:
-        DataError: the path does not exist, or has nothing that can be read.
+        DataError: the path does not exist, or has nothing that can be read, or nothing for this task.
     """
     if not path.exists():
         raise DataError(
             f"{path} does not exist; expected an image folder, a zip or tar of one, or a directory of IDX files"
         )
     if holds_idx(path):
+        _check_kind(path, kind)
         return _Idx()
     if path.is_dir() and (shards := shards_in(path)):
+        _check_kind(path, kind)
         return _Sharded(path, shards)
     container = open_container(path)
     files = sort_files(container)
+    if described := descriptions_in(files, path):
+        return _Described(container, files, described, kind)
+    _check_kind(path, kind)
     if isinstance(container, Tar) and holds_samples(files):
         return _Samples(container, files)
     return _Photos(container, files)
@@ -61,6 +72,7 @@ def load_images(
     part: Part,
     preprocessing: Preprocessing,
     *,
+    kind: Kind = "single_label",
     skip_unreadable: bool = False,
     cache_mb: int = CACHE_MB,
     found: Callable[[Listing], Callable[[int], None]] = lambda _: lambda _: None,
@@ -71,6 +83,7 @@ def load_images(
         path: of the data set.
         part: which of its parts.
         preprocessing: of the network.
+        kind: of the network's task.
         skip_unreadable: leave out what cannot be read, and say so in the log.
         cache_mb: most megabytes of decoded photos to keep; see `read_listing`.
         found: called with the photos before they are read; what it returns is called with the number of photos done
@@ -79,12 +92,39 @@ def load_images(
     Raises:
         DataError: the path does not exist, or has nothing that can be read, or some of it cannot be read.
     """
-    listing = open_data(path).find(part, skip_unreadable=skip_unreadable)
+    listing = open_data(path, kind).find(part, skip_unreadable=skip_unreadable)
     if listing is None:
         return load_idx(path, part, preprocessing, cache_mb=cache_mb)
     return read_listing(
         listing, preprocessing, skip_unreadable=skip_unreadable, cache_mb=cache_mb, advance=found(listing)
     )
+
+
+def _check_kind(path: Path, kind: Kind) -> None:
+    if kind != "single_label":
+        raise DataError(
+            f"{path} has one class for each photo, which is not enough for {kind}; describe the photos in a "
+            f"{LABELS_FILE} beside them, with a line for each"
+        )
+
+
+class _Described:
+    def __init__(
+        self, container: Container, files: Sorted, described: Mapping[Part | None, str], kind: Kind
+    ) -> None:
+        self._container = container
+        self._files = files
+        self._described = described
+        self._kind = kind
+        self.parts = frozenset(part for part in described if part)
+
+    def find(self, part: Part, *, skip_unreadable: bool = False) -> Listing:
+        name = self._described.get(part) or self._described.get(None)
+        if name is None:
+            raise DataError(
+                f"{self._container.path} has {', '.join(sorted(self._described.values()))}, but none for {part}/"
+            )
+        return list_described(self._container, self._files, name, self._kind, skip_unreadable=skip_unreadable)
 
 
 class _Idx:

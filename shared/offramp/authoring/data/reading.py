@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,7 @@ def read_listing(
         found, file_bytes[number] = read_photo(listing.container, listing.names[number], preprocessing)
         return found
 
+    digests = np.zeros(len(listing), dtype=np.uint64)
     pixels, kept = read_pixels(
         decode,
         len(listing),
@@ -65,7 +67,9 @@ def read_listing(
         skip_unreadable=skip_unreadable,
         cache_mb=cache_mb,
         advance=advance,
+        digests=digests,
     )
+    _warn_of_twins(listing, digests, kept)
     classes, labels = _present(listing, kept)
     sources = tuple(listing.sources[number] for number in kept)
     return LabelledImages(pixels, classes, labels, sources, file_bytes[kept])
@@ -79,6 +83,7 @@ def read_pixels(
     skip_unreadable: bool = False,
     cache_mb: int = CACHE_MB,
     advance: Advance = lambda _: None,
+    digests: NDArray[np.uint64] | None = None,
 ) -> tuple[Pixels, NDArray[np.int64]]:
     """Decode every photo once, and keep what may be kept.
 
@@ -92,6 +97,7 @@ def read_pixels(
         skip_unreadable: as for `read_listing`, as are the others.
         cache_mb: most megabytes of decoded photos to keep.
         advance: called with the number of photos done since the last call.
+        digests: (count,), filled with a digest of each photo's pixels.
 
     Returns:
         The pixels, and the numbers of the photos that could be read.
@@ -106,6 +112,9 @@ def read_pixels(
             errors.append(found)
             continue
         digest.update(np.ascontiguousarray(found).data)
+        if digests is not None:
+            short = hashlib.blake2b(np.ascontiguousarray(found).data, digest_size=8)
+            digests[number] = int.from_bytes(short.digest())
         if in_memory:
             array[len(kept)] = found
         else:
@@ -150,11 +159,34 @@ def _check(errors: Sequence[DataError], count: int, *, skip: bool) -> None:
         _log.warning(line("skipped", detail=str(unreadable)))
 
 
-def _present(listing: Listing, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
+def _warn_of_twins(listing: Listing, digests: NDArray[np.uint64], kept: NDArray[np.int64]) -> None:
+    """Say in the log if the same picture is in several classes, of which only one can be right."""
+    if listing.classes.ndim > 1 or listing.classes.dtype.kind == "f":
+        return
+    order = kept[np.argsort(digests[kept], kind="stable")]
+    first, second = order[:-1], order[1:]
+    twins = (digests[first] == digests[second]) & (listing.classes[first] != listing.classes[second])
+    if twins.any():
+        one, other = (listing.sources[side[twins.argmax()]] for side in (first, second))
+        _log.warning(
+            line(
+                "not_exclusive",
+                photos=int(twins.sum()),
+                first=one,
+                also=other,
+                detail="the same picture in two classes; remove one, or list both labels in a labels.csv and train "
+                "with --task multi_label",
+            )
+        )
+
+
+def _present(listing: Listing, kept: NDArray[np.int64]) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     """The classes of the photos that were kept, and the labels; a label without any photo is left out."""
     classes = listing.classes[kept]
+    if listing.labels is None or classes.ndim > 1:
+        return classes, listing.labels
     present = np.unique(classes)
-    if listing.labels is None or len(present) == len(listing.labels):
+    if len(present) == len(listing.labels):
         return classes, listing.labels
     for number in sorted(set(range(len(listing.labels))) - set(present.tolist())):
         _log.warning(line("skipped", folder=listing.labels[number], detail="no photo of it can be read"))

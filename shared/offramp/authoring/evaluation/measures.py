@@ -44,7 +44,8 @@ def compare_measures(
     found = []
     for exit in manifest.exits:
         at = exit.number - 1
-        confidences = {name: of(probabilities[:, at]) for name, of in PLAIN.items()}
+        plain = PLAIN if manifest.task.kind == "single_label" else {}
+        confidences = {name: of(probabilities[:, at]) for name, of in plain.items()}
         confidences[exit.measure] = table.confidence[:, at]
         of_exit = [
             MeasureReport(

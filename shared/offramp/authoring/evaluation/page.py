@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from offramp.authoring.data import LabelledImages
+from offramp.authoring.evaluation.judging import in_words
 from offramp.authoring.evaluation.report import Report
 from offramp.authoring.evaluation.statistics import rarely
 from offramp.authoring.evaluation.table import ExitTable
@@ -25,6 +27,7 @@ from offramp.install import how_to_install
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PHOTOS = 24
 _PHOTO_SIDE = 96
+_NO_LABEL = "no label"
 _FORMS: dict[Sent, str] = {
     "feature": "feature",
     "image": "photo as it came",
@@ -37,14 +40,14 @@ class Evaluated:
     """Everything that a page shows.
 
     points: a report for each operating point of the bundle. taken_N: index of the exit at which each image leaves.
-    predicted_N: index of the class that this exit answers. data: where the images come from, and which part of them.
-    command: as it was typed.
+    predicted_N: what this exit answers; like truth_N, classes (N,), labels (N, K) or values (N,). data: where the
+    images come from, and which part of them. command: as it was typed.
     """
 
     manifest: Manifest
     images: LabelledImages
-    classes_N: NDArray[np.int64]
-    predicted_N: NDArray[np.int64]
+    truth_N: NDArray[Any]
+    predicted_N: NDArray[Any]
     table: ExitTable
     taken_N: NDArray[np.int64]
     report: Report
@@ -60,6 +63,7 @@ class Photo:
     source: str
     true: str
     predicted: str
+    is_right: bool
     exit: int
     confidence: float
 
@@ -83,7 +87,6 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
         from jinja2 import Environment, FileSystemLoader
 
         from offramp.authoring.evaluation import plots
-        from offramp.authoring.evaluation.confusion import confusion
     except ImportError as error:
         raise ConfigError(f"a page needs {error.name}; run: {how_to_install('report')}") from error
     environment = Environment(loader=FileSystemLoader(_TEMPLATE.parent), autoescape=True)
@@ -97,8 +100,7 @@ def write_page(path: Path, evaluated: Evaluated) -> None:
         trade_off=plots.trade_off(evaluated.report, evaluated.points),
         reliability=plots.reliability(evaluated.table),
         colours=plots.COLOURS,
-        classes=_class_rows(evaluated),
-        confusion=confusion(evaluated.classes_N, evaluated.predicted_N, evaluated.manifest.labels),
+        **_by_class(evaluated),
         points=evaluated.points,
         easiest=_contact_sheet(evaluated, _easiest(evaluated)),
         hardest=_contact_sheet(evaluated, _hardest(evaluated)),
@@ -116,10 +118,22 @@ def by_chance(p: float) -> str:
     return f"chance explains the difference: it makes one as large {rarely(p)}"
 
 
+def _by_class(evaluated: Evaluated) -> dict[str, Any]:
+    """What a page shows of each class; nothing if the answers are not single classes."""
+    from offramp.authoring.evaluation.confusion import confusion
+
+    if evaluated.manifest.task.kind != "single_label":
+        return {}
+    return {
+        "classes": _class_rows(evaluated),
+        "confusion": confusion(evaluated.truth_N, evaluated.predicted_N, evaluated.manifest.labels),
+    }
+
+
 def _class_rows(evaluated: Evaluated) -> list[ClassRow]:
     rows = []
     for at, label in enumerate(evaluated.manifest.labels):
-        taken = evaluated.taken_N[evaluated.classes_N == at]
+        taken = evaluated.taken_N[evaluated.truth_N == at]
         counts = np.bincount(taken, minlength=evaluated.table.num_exits)
         rows.append(ClassRow(label, len(taken), tuple((counts / len(taken)).tolist()) if len(taken) else ()))
     return rows
@@ -138,12 +152,13 @@ def _hardest(evaluated: Evaluated) -> NDArray[np.int64]:
 
 
 def _contact_sheet(evaluated: Evaluated, chosen: NDArray[np.int64]) -> list[Photo]:
-    labels = evaluated.manifest.labels
+    manifest = evaluated.manifest
     return [
         Photo(
             source=_as_data(evaluated.images.pixels[number]),
-            true=labels[int(evaluated.classes_N[number])],
-            predicted=labels[int(evaluated.predicted_N[number])],
+            true=in_words(manifest, evaluated.truth_N[number]) or _NO_LABEL,
+            predicted=in_words(manifest, evaluated.predicted_N[number]) or _NO_LABEL,
+            is_right=bool(evaluated.table.correct[number, exit]),
             exit=int(exit) + 1,
             confidence=float(evaluated.table.confidence[number, exit]),
         )

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.data.photos import Pixels, batches
+from offramp.authoring.evaluation.judging import is_right, said_of
 from offramp.authoring.evaluation.offloads import OffloadCount, Offloads
 from offramp.authoring.evaluation.table import ExitTable
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Payload, RiskName
+from offramp.bundle.task import SINGLE_LABEL, Task
 from offramp.engine.aggregation import confidence_of, joined, rooted
 from offramp.engine.payload import PayloadRule, decode_pixels, is_lossy
 from offramp.engine.runtime import Runtime, load_blocks
@@ -22,31 +25,36 @@ from offramp.wire.codec import encode_feature
 
 @dataclass(frozen=True, eq=False)
 class ExitPredictions:
-    """What every exit answers for every image.
+    """What every exit answers for every image, as `Task` describes it.
 
-    confidence: (N, E), in [0, 1). probabilities: (N, E, K). In both, the last exit answers as it does in the bundle,
-    alone or aggregated. Where the payload is lossy, the exits behind the split answer from what arrives there.
-    offloads: what the samples would send; None if all blocks are one. exact_class: (N,), what the last exit answers
-    where nothing is lost on the way; None if nothing ever is. unfamiliar: (N, E), what each exit's guard finds, if the
-    bundle has one; such an exit's confidence is 0.
+    confidence: (N, E), in [0, 1). probabilities: (N, E, K), or (N, E, 2) for a regression. In both, the last exit
+    answers as it does in the bundle, alone or aggregated. Where the payload is lossy, the exits behind the split answer
+    from what arrives there. offloads: what the samples would send; None if all blocks are one. exact: (N, K), what the
+    last exit answers where nothing is lost on the way; None if nothing ever is. unfamiliar: (N, E), what each exit's
+    guard finds, if the bundle has one; such an exit's confidence is 0.
     """
 
     confidence: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     offloads: Offloads | None
-    exact_class: NDArray[np.int64] | None = None
+    exact: NDArray[np.float32] | None = None
     unfamiliar: NDArray[np.bool_] | None = None
+    task: Task = SINGLE_LABEL
 
     @property
-    def class_index(self) -> NDArray[np.int64]:
-        """Predicted class (N, E) of every exit."""
-        classes: NDArray[np.int64] = self.probabilities.argmax(axis=2)
-        return classes
+    def said(self) -> NDArray[Any]:
+        """What every exit answers: classes (N, E), labels (N, E, K) or values (N, E)."""
+        return said_of(self.task, self.probabilities)
 
-    def against(self, classes_N: NDArray[np.int64]) -> ExitTable:
-        """These predictions, judged right or wrong by the true classes."""
-        full_N = None if self.exact_class is None else self.exact_class == classes_N
-        return ExitTable(self.confidence, self.class_index == classes_N[:, np.newaxis], full_N)
+    @property
+    def full(self) -> NDArray[Any]:
+        """What the whole network on one machine answers: classes (N,), labels (N, K) or values (N,)."""
+        return said_of(self.task, self.probabilities[:, -1] if self.exact is None else self.exact)
+
+    def against(self, truth_N: NDArray[Any]) -> ExitTable:
+        """These predictions, judged right or wrong by the truth: classes (N,), labels (N, K) or values (N,)."""
+        full_N = None if self.exact is None else is_right(self.task, self.full, truth_N)
+        return ExitTable(self.confidence, is_right(self.task, self.said, truth_N[:, np.newaxis]), full_N)
 
     def unfamiliar_at(self, taken_N: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Which samples (N,) are unfamiliar to an exit they come to, if they leave at the one with that index."""
@@ -56,14 +64,14 @@ class ExitPredictions:
         found_N: NDArray[np.bool_] = found_NE[np.arange(len(taken_N)), taken_N]
         return found_N
 
-    def harmless(self, risk: RiskName, classes_N: NDArray[np.int64]) -> ExitTable:
+    def harmless(self, risk: RiskName, truth_N: NDArray[Any]) -> ExitTable:
         """These predictions, judged right wherever leaving avoids what `risk` counts, as the last exit always does.
 
-        Disagreement needs no labels, so it ignores `classes_N`.
+        Disagreement needs no truth, so it ignores `truth_N`.
         """
         if risk == "disagreement":
-            return self.against(self.class_index[:, -1] if self.exact_class is None else self.exact_class)
-        right = self.against(classes_N)
+            return self.against(self.full)
+        right = self.against(truth_N)
         return ExitTable(self.confidence, right.correct | ~right.full_correct[:, np.newaxis])
 
 
@@ -98,8 +106,9 @@ def predict_every_exit(
         run.confidence,
         run.probabilities,
         offloads,
-        run.exact_class if run.is_lossy else None,
+        run.exact if run.is_lossy else None,
         run.unfamiliar if bundle.manifest.is_guarded else None,
+        bundle.manifest.task,
     )
 
 
@@ -112,9 +121,10 @@ class _Run:
         self._split_point = manifest.operating_point.split_point
         self._codec = manifest.codec_at(self._split_point)
         self.confidence = np.empty((samples, manifest.num_exits), dtype=np.float32)
-        self.probabilities = np.empty((samples, manifest.num_exits, len(manifest.labels)), dtype=np.float32)
+        outputs = manifest.task.num_outputs(len(manifest.labels))
+        self.probabilities = np.empty((samples, manifest.num_exits, outputs), dtype=np.float32)
+        self.exact = np.empty((samples, outputs), dtype=np.float32)
         self.unfamiliar = np.zeros((samples, manifest.num_exits), dtype=np.bool_)
-        self.exact_class = np.empty(samples, dtype=np.int64)
         self.count, self.is_lossy = None, False
         if len(manifest.blocks) > 1:
             self._rule = PayloadRule.at(manifest, self._split_point, payload)
@@ -129,7 +139,7 @@ class _Run:
             self.count.add(sent, sizes[sent])
             if self.is_lossy:
                 self._aggregate(sample)
-                self.exact_class[sample] = self.probabilities[sample, -1].argmax()
+                self.exact[sample] = self.probabilities[sample, -1]
                 self._fill_behind(sample, picture)
                 return
         self._aggregate(sample)

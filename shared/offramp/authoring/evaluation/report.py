@@ -11,6 +11,7 @@ from pydantic import Field
 
 from offramp.authoring.evaluation.comparison import Alternative
 from offramp.authoring.evaluation.held_out import HeldOut
+from offramp.authoring.evaluation.judging import Closeness
 from offramp.authoring.evaluation.measures import MeasureReport
 from offramp.authoring.evaluation.offloads import Offloads
 from offramp.authoring.evaluation.overthinking import Overthinking, overthinking
@@ -101,6 +102,7 @@ class Report(Record):
     rivals: tuple[RivalReport, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     measures: tuple[MeasureReport, ...] = ()
+    closeness: Closeness | None = Field(default=None, description="only for tasks beyond one label")
     held_out: HeldOut | None = Field(
         default=None,
         description="compared with the samples that thresholds were chosen on, if these are others",

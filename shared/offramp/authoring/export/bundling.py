@@ -11,12 +11,13 @@ from offramp.authoring.export.graphs import export_graphs
 from offramp.authoring.export.proof import prove_equal
 from offramp.authoring.export.weights import Weights, stored
 from offramp.authoring.networks.check import check_answers, check_split_point
-from offramp.authoring.networks.confidence import Confidence
+from offramp.authoring.networks.confidence import Confidence, measure_of
 from offramp.authoring.networks.cost import NetworkCost, network_cost
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.bundle import Bundle, OperatingPoint, Preprocessing, write_bundle
 from offramp.bundle.manifest import Block, Exit, Levels, Manifest, Tensor, manifest_of
 from offramp.bundle.provenance import Provenance
+from offramp.bundle.task import SINGLE_LABEL, Task
 from offramp.errors import ConfigError
 from offramp.wire.codec import codec_for_levels
 
@@ -36,6 +37,7 @@ def export_bundle(
     aggregates: bool = False,
     provenance: Provenance | None = None,
     weights: Weights = "float32",
+    task: Task = SINGLE_LABEL,
 ) -> Bundle:
     """Write a bundle and prove that it computes the same as the network.
 
@@ -48,30 +50,32 @@ def export_bundle(
         labels: of the classes, in the network's order.
         preprocessing: from pixels to the input of the network's first block.
         split_point: first block that the cloud runs.
-        confidences: of every exit, shallow to deep; max softmax unless given.
+        confidences: of every exit, shallow to deep; the task's usual measure unless given.
         aggregates: whether the last exit answers with the geometric mean of all exits.
         provenance: how the network was made.
         weights: how they are stored. float16 halves the files, int8 quarters them; they are rounded after the proof, so
             what that changes shows in calibration and evaluation.
+        task: what the network was trained for; a regression has no labels.
 
     Raises:
-        ConfigError: the name is not allowed; the network does not fit preprocessing, labels or split point; an EEC
-            costs more than the block after it; or there is not one confidence for each exit.
+        ConfigError: the name is not allowed; the task cannot be aggregated; the network does not fit task,
+            preprocessing, labels or split point; an EEC costs more than the block after it; or there is not one
+            confidence for each exit.
         BundleError: the directory is not empty, or the graphs differ from the network by more than 1e-5.
     """
-    network = network.eval()
     _check_name(name)
-    check_answers(network, preprocessing, len(labels))
+    check_answers(network.eval(), preprocessing, len(labels), task)
     check_split_point(network, split_point)
-    confidences = _checked(confidences, network.num_exits)
-    cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
-    _check_costs(cost)
+    _check_aggregates(task, aggregates=aggregates)
+    confidences = _one_for_each(network.num_exits, confidences, task)
+    cost = _checked_cost(network, preprocessing)
 
     def manifest(graphs: Mapping[int, bytes]) -> Manifest:
         blocks = _blocks(network, graphs, preprocessing, cost, confidences)
         return manifest_of(
             name=name,
             labels=tuple(labels),
+            task=task,
             preprocessing=preprocessing,
             blocks=blocks,
             operating_points=(_full(blocks, len(confidences), split_point),),
@@ -95,11 +99,21 @@ def _check_name(name: str) -> None:
         )
 
 
-def _checked(confidences: Sequence[Confidence] | None, num_exits: int) -> Sequence[Confidence]:
-    confidences = confidences or [Confidence()] * num_exits
+def _one_for_each(num_exits: int, given: Sequence[Confidence] | None, task: Task) -> Sequence[Confidence]:
+    confidences = given or [Confidence(measure_of(task), task=task)] * num_exits
     if len(confidences) != num_exits:
         raise ConfigError(f"{len(confidences)} confidences for {num_exits} exits; give one for each")
+    if any(confidence.task != task for confidence in confidences):
+        raise ConfigError(f"a confidence is for another task than {task.kind}; give those of this task")
     return confidences
+
+
+def _check_aggregates(task: Task, *, aggregates: bool) -> None:
+    if aggregates and task != SINGLE_LABEL:
+        raise ConfigError(
+            f"exits that answer {task.kind} cannot be aggregated, since a geometric mean is of probabilities that sum "
+            "to 1; leave out --aggregate"
+        )
 
 
 def _full(blocks: Sequence[Block], num_exits: int, split_point: int) -> OperatingPoint:
@@ -149,10 +163,12 @@ def _blocks(
     return tuple(blocks)
 
 
-def _check_costs(cost: NetworkCost) -> None:
+def _checked_cost(network: EarlyExitNetwork, preprocessing: Preprocessing) -> NetworkCost:
+    cost = network_cost(network, (preprocessing.channels, preprocessing.height, preprocessing.width))
     for number, eec_macs in cost.eecs.items():
         if number < len(cost.blocks) and eec_macs >= cost.blocks[number + 1]:
             raise ConfigError(
                 f"the EEC after block {number} costs {eec_macs} multiplications, but block {number + 1} only "
                 f"{cost.blocks[number + 1]}, so leaving early would not pay; make the EEC smaller or move it"
             )
+    return cost

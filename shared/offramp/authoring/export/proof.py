@@ -14,6 +14,7 @@ from offramp.authoring.networks.confidence import Confidence
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.bundle import Bundle
+from offramp.bundle.task import Task
 from offramp.engine.runtime import BlockOutput, load_blocks
 from offramp.errors import BundleError
 
@@ -44,8 +45,14 @@ def prove_equal(bundle: Bundle, network: EarlyExitNetwork, confidences: Sequence
         with torch.no_grad():
             feature = network.blocks[number - 1](feature)
             if eec is not None:
-                expected = next(how).of(eec(feature))
-                _compare(number, expected, (output.probabilities, output.confidence))
+                confidence = next(how)
+                expected = confidence.of(eec(feature))
+                _compare(
+                    number,
+                    expected,
+                    (output.probabilities, output.confidence),
+                    scale=_scale(confidence.task, expected[0]),
+                )
             if narrowed is not None and output.feature is not None:
                 _compare_codes(number, narrowed.encode(feature).numpy(), output.feature)
                 feature = narrowed.decode(torch.from_numpy(output.feature))
@@ -71,9 +78,23 @@ def _compare_alone(number: int, together: BlockOutput, alone: BlockOutput) -> No
             )
 
 
-def _compare(number: int, expected: Sequence[Tensor], found: Sequence[NDArray[np.float32] | None]) -> None:
+def _scale(task: Task, answers: Tensor) -> float:
+    """What a difference between answers is relative to: 1 for probabilities, the largest value for a quantity.
+
+    On random images a network says anything, so the values may lie far outside the quantity's range.
+    """
+    if task.quantity is None:
+        return 1.0
+    return max(task.quantity.half_range, abs(task.quantity.middle), float(answers.abs().max()))
+
+
+def _compare(
+    number: int, expected: Sequence[Tensor], found: Sequence[NDArray[np.float32] | None], *, scale: float
+) -> None:
     difference = max(
-        float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found, strict=True) if b is not None
+        float(np.abs(a.numpy() - b).max()) / (scale if b.ndim > 1 else 1.0)
+        for a, b in zip(expected, found, strict=True)
+        if b is not None
     )
     if not difference <= _TOLERANCE:
         raise BundleError(

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from offramp.authoring.networks.agreement import alike, check_images_apart, different_images
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.bundle.manifest import Preprocessing
+from offramp.bundle.task import SINGLE_LABEL, Task
 from offramp.errors import ConfigError
 
 
-def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_labels: int) -> None:
+def check_answers(
+    network: EarlyExitNetwork, preprocessing: Preprocessing, num_labels: int, task: Task = SINGLE_LABEL
+) -> None:
     """Run the network on a few images and check what every exit returns; the network does not change.
 
     Raises:
         ConfigError: the network was cut for images of another shape, fails on one of this shape, answers differently
-            for an image alone and among others, or has an exit that does not return one logit for each label, or
-            returns what is not a number.
+            for an image alone and among others, or has an exit that does not return one logit for each label, or the
+            two numbers of a regression, or that returns what is not a number.
     """
     shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
     if network.origin is not None and network.origin.image_shape != shape:
@@ -29,16 +32,7 @@ def check_answers(network: EarlyExitNetwork, preprocessing: Preprocessing, num_l
             f"{network.origin.image_shape}; give both the same channels, height and width"
         )
     for number, logits_shape in enumerate(_logits_shapes(network, shape), start=1):
-        if len(logits_shape) != 2:
-            raise ConfigError(
-                f"exit {number} returns a tensor of shape {logits_shape} for one image, expected logits of shape "
-                f"(1, {num_labels}); end its EEC with a layer that gives one number for each class"
-            )
-        if logits_shape[1] != num_labels:
-            raise ConfigError(
-                f"exit {number} has {logits_shape[1]} classes, but there are {num_labels} labels; build the "
-                "network for as many classes as the data has"
-            )
+        _check_outputs(number, logits_shape, num_labels, task)
     was_training = network.training
     try:
         _check_numbers(network.eval(), shape)
@@ -56,6 +50,27 @@ def _check_numbers(network: EarlyExitNetwork, shape: tuple[int, int, int]) -> No
                 f"exit {number} returns what is not a number, so its confidence would not be one either; its weights "
                 "or those before it are not finite, so train it again with a lower learning rate"
             )
+
+
+def _check_outputs(number: int, shape: tuple[int, ...], num_labels: int, task: Task) -> None:
+    """Check the shape of what an exit returns for one image."""
+    wanted = task.num_outputs(num_labels)
+    if len(shape) != 2:
+        raise ConfigError(
+            f"exit {number} returns a tensor of shape {shape} for one image, expected logits of shape "
+            f"(1, {wanted}); end its EEC with a layer that gives one number for each class"
+        )
+    if shape[1] == wanted:
+        return
+    if task.kind == "regression":
+        raise ConfigError(
+            f"exit {number} returns {shape[1]} numbers, but a regression needs 2: the value, and its standard "
+            "deviation before a softplus; build the network for 2 classes, or attach it with --new-head"
+        )
+    raise ConfigError(
+        f"exit {number} has {shape[1]} classes, but there are {num_labels} labels; build the "
+        "network for as many classes as the data has"
+    )
 
 
 def check_split_point(network: EarlyExitNetwork, split_point: int) -> None:

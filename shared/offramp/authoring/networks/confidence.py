@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from offramp.authoring.networks.estimates import labels_estimate, value_estimate
 from offramp.bundle.manifest import Measure
+from offramp.bundle.task import SINGLE_LABEL, Kind, Task
 from offramp.errors import ConfigError
 
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
@@ -37,16 +39,20 @@ class ConfidenceHead:
 class Confidence:
     """How an exit computes its confidence.
 
-    measure: a plain one, or one that needs `head`: `learned`, the chance that the exit is right; or `failure`, the
-        chance that leaving here costs nothing, because the exit is right or the whole network is wrong too.
-    temperature: divides the logits; above 1 it corrects an overconfident EEC (Guo et al. 2017, eq. 9).
+    measure: one that fits the task: a plain one, or one that needs `head`: `learned`, the chance that the exit is
+        right; or `failure`, the chance that leaving here costs nothing, because the exit is right or the whole network
+        is wrong too.
+    temperature: divides the logits; above 1 it corrects an overconfident EEC (Guo et al. 2017, eq. 9). In a regression
+        it multiplies the standard deviation.
     """
 
     measure: Measure = "max_softmax"
     temperature: float = 1.0
     head: ConfidenceHead | None = None
+    task: Task = SINGLE_LABEL
 
     def __post_init__(self) -> None:
+        check_measure(self.measure, self.task)
         if (self.measure in _HEADED) != (self.head is not None):
             raise ConfigError(
                 f"the measures {' and '.join(_HEADED)} need a confidence head, and no other measure takes one; this is "
@@ -54,14 +60,22 @@ class Confidence:
             )
 
     def of(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Class probabilities and their confidence.
+        """An exit's answer and its confidence.
 
         Args:
             logits_BK: an EEC's output.
 
         Returns:
-            Probabilities (B, K) that sum to 1, and confidence (B,) in [0, 1).
+            The answer that `Task` describes, (B, K) or (B, 2), and confidence (B,) in [0, 1).
         """
+        if self.task.kind == "multi_label":
+            probabilities_BK, confidence_B = labels_estimate(logits_BK / self.temperature)
+            return probabilities_BK, confidence_B.clamp(0.0, _BELOW_ONE)
+        if self.task.quantity is not None:
+            value_B2, confidence_B = value_estimate(
+                logits_BK, self.task.quantity, temperature=self.temperature
+            )
+            return value_B2, confidence_B.clamp(0.0, _BELOW_ONE)
         log_probabilities_BK = torch.log_softmax(logits_BK / self.temperature, dim=1)
         probabilities_BK = log_probabilities_BK.exp()
         if self.head is None:
@@ -71,6 +85,32 @@ class Confidence:
             score_B = head_inputs(self.measure, logits_BK / self.temperature) @ weights_M + self.head.bias
             confidence_B = score_B.sigmoid()
         return probabilities_BK, confidence_B.clamp(0.0, _BELOW_ONE)
+
+
+def measure_of(task: Task, asked: Measure | None = None) -> Measure:
+    """The measure asked for, or else the usual one of a task.
+
+    Raises:
+        ConfigError: the measure asked for does not fit the task.
+    """
+    if asked is None:
+        return _USUAL[task.kind]
+    check_measure(asked, task)
+    return asked
+
+
+def check_measure(measure: Measure, task: Task) -> None:
+    """Check that a measure fits a task.
+
+    Raises:
+        ConfigError: it reads something else than the task's answers.
+    """
+    others = {usual for kind, usual in _USUAL.items() if kind != "single_label"}
+    if (measure in others) if task.kind == "single_label" else (measure != _USUAL[task.kind]):
+        raise ConfigError(
+            f"the measure '{measure}' does not fit the task {task.kind}, whose usual one is '{_USUAL[task.kind]}'; "
+            "leave out --measure"
+        )
 
 
 def head_inputs(measure: Measure, logits_BK: Tensor) -> Tensor:
@@ -112,6 +152,11 @@ def _entropy(probabilities_BK: Tensor, log_probabilities_BK: Tensor) -> Tensor:
     return 1.0 - entropy_B / math.log(probabilities_BK.shape[1])
 
 
+_USUAL: Mapping[Kind, Measure] = {
+    "single_label": "max_softmax",
+    "multi_label": "least_sure",
+    "regression": "within_tolerance",
+}
 _PLAIN: Mapping[Measure, Callable[[Tensor, Tensor], Tensor]] = {
     "max_softmax": _max_softmax,
     "score_margin": _score_margin,

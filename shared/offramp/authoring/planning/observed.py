@@ -184,7 +184,7 @@ class _Observing:
         ):
             output = block.run(batch)
             if described.exit and output.probabilities is not None and output.confidence is not None:
-                answered.confidence[number, described.exit.number - 1] = output.confidence[0]
+                answered.confidence[number, described.exit.number - 1] = output.verdicts[0][0]
                 answered.class_index[number, described.exit.number - 1] = output.probabilities[0].argmax()
             if output.feature is not None:
                 batch = features[described.number] = output.feature

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.bundle.manifest import Preprocessing
+from offramp.bundle.task import SINGLE_LABEL, Task
 from offramp.record import Record
 
 Optimizer = Literal["sgd", "adamw"]
@@ -51,7 +52,7 @@ class Augmentation(Record):
 class RecipeValues(Record):
     """Everything a recipe says, except how to build the network; a run keeps a copy in its `run.json`.
 
-    exit_weights: of the exits' losses, shallow to deep.
+    task: what the network is asked about a photo. exit_weights: of the exits' losses, shallow to deep.
     batch_size: images in a batch. accumulate: batches whose gradients make one step.
     learning_rate: the highest. schedule: one_cycle rises and falls; cosine falls after a warm-up.
     warmup: epochs in which the rate rises; unless given, a fifth of them for one_cycle and none for cosine.
@@ -75,6 +76,7 @@ class RecipeValues(Record):
     """
 
     preprocessing: Preprocessing
+    task: Task = SINGLE_LABEL
     backbone_labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     exit_weights: tuple[float, ...]
     epochs: int = Field(default=60, ge=1)
@@ -116,7 +118,8 @@ class RecipeValues(Record):
 class Recipe(RecipeValues):
     """Everything that `offramp train` needs besides the data.
 
-    build: number of classes -> the network, with random weights or, if `is_trained`, with a trained backbone.
+    build: number of classes (2 for a regression) -> the network, with random weights or, if `is_trained`, with a
+    trained backbone.
     """
 
     build: Callable[[int], EarlyExitNetwork] = Field(exclude=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
 from offramp.authoring.evaluation.offloads import Offloads
@@ -98,7 +97,7 @@ def calibrate(
 def certify(
     manifest: Manifest,
     predictions: ExitPredictions,
-    classes_N: NDArray[np.int64],
+    truth_N: NDArray[Any],
     guarantee: Guarantee,
     *,
     data_fingerprint: str,
@@ -110,7 +109,7 @@ def certify(
     Args:
         manifest: of the bundle that made the predictions, calibrated or not.
         predictions: of the held-out samples; one half proposes thresholds, the other tests them.
-        classes_N: the true classes, in the bundle's numbering; the risk 'disagreement' does not need them.
+        truth_N: the true classes, in the bundle's numbering, or labels or values; 'disagreement' does not need them.
         guarantee: ε, δ and the risk.
         data_fingerprint: of the held-out samples, for the certificate.
         default: whether this point becomes the bundle's default.
@@ -119,7 +118,7 @@ def certify(
     Raises:
         ConfigError: there are too few samples for any thresholds to pass.
     """
-    harmless, right = predictions.harmless(guarantee.risk, classes_N), predictions.against(classes_N)
+    harmless, right = predictions.harmless(guarantee.risk, truth_N), predictions.against(truth_N)
     proposing, testing = (harmless.take(half) for half in halves(harmless.num_samples))
     chosen = choose_guaranteed(proposing, testing, manifest.exit_macs, guarantee)
     certificate = Certificate(

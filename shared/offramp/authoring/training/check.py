@@ -10,6 +10,7 @@ from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.split import check_split
 from offramp.authoring.networks.check import check_answers, check_split_point
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
+from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.training.frozen import front_of
 from offramp.authoring.training.run import Run
 from offramp.errors import ConfigError, DataError
@@ -37,6 +38,7 @@ def check_run(
             weights; the warm-up never ends; it trains blocks from an ONNX file; or too few images are left to train on.
         DataError: there are no images, a class has no label, or the images do not have the preprocessing's shape.
     """
+    check_task(run.recipe)
     _check_images(run, images)
     if calibration is not None:
         _check_images(run, calibration)
@@ -49,7 +51,7 @@ def check_run(
         )
     _check_warmup(run)
     _check_frozen(run, network)
-    check_answers(network, run.recipe.preprocessing, len(run.labels))
+    check_answers(network, run.recipe.preprocessing, len(run.labels), run.recipe.task)
     check_split_point(network, run.recipe.split_point)
     if run.cached_views and not any(front_of(network, phase, None) for phase in run.phases(network)):
         raise ConfigError(
@@ -61,6 +63,25 @@ def check_run(
     if run.final_exit_weights is not None:
         _check_weights("final_exit_weights", run.final_exit_weights, network.num_exits)
     _check_fixed(run, network)
+
+
+def check_task(recipe: RecipeValues) -> None:
+    """Refuse what only exclusive classes can learn with.
+
+    Raises:
+        ConfigError: the task is another one, and the recipe mixes, smooths or weights classes.
+    """
+    if recipe.task.kind == "single_label":
+        return
+    asked = {
+        "--mixup": bool(recipe.augmentation.mixup),
+        "--label-smoothing": bool(recipe.label_smoothing),
+        "--class-weights": recipe.class_weights != "equal",
+    }
+    if wrong := [option for option, is_asked in asked.items() if is_asked]:
+        raise ConfigError(
+            f"{' and '.join(wrong)} need exclusive classes, but the task is {recipe.task.kind}; set them to 0 or equal"
+        )
 
 
 def _check_warmup(run: Run) -> None:
@@ -87,17 +108,32 @@ def _check_frozen(run: Run, network: EarlyExitNetwork) -> None:
 def _check_images(run: Run, images: LabelledImages) -> None:
     if not len(images):
         raise DataError("the data has no images; give a directory that holds some")
-    highest = int(images.classes.max())
-    if highest >= len(run.labels):
-        raise DataError(
-            f"the data has class {highest}, but {len(run.labels)} labels were given; name all {highest + 1} classes "
-            "with --labels"
-        )
+    _check_truths(run, images)
     expected = run.recipe.preprocessing.pixel_shape
     if images.pixels.shape[1:] != expected:
         raise DataError(
             f"the images have shape {images.pixels.shape[1:]}, expected {expected}; load them with the recipe's "
             "preprocessing"
+        )
+
+
+def _check_truths(run: Run, images: LabelledImages) -> None:
+    quantity = run.recipe.task.quantity
+    if quantity is not None:
+        least, most = float(images.classes.min()), float(images.classes.max())
+        if least < quantity.low or most > quantity.high:
+            raise DataError(
+                f"the values lie between {least:g} and {most:g}, but {quantity.name} is said to lie between "
+                f"{quantity.low:g} and {quantity.high:g}; give another range with --quantity, or mend the values"
+            )
+        return
+    if run.recipe.task.kind == "multi_label":
+        return
+    highest = int(images.classes.max())
+    if highest >= len(run.labels):
+        raise DataError(
+            f"the data has class {highest}, but {len(run.labels)} labels were given; name all {highest + 1} classes "
+            "with --labels"
         )
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import lightning
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 
 from offramp.authoring.networks.check import choose_layout
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.training.augment import augment, mix
+from offramp.authoring.training.criteria import Criterion
 from offramp.authoring.training.frozen import Answers, Front
 from offramp.authoring.training.keeping import SCORE
 from offramp.authoring.training.losses import distillation_loss, reconstruction_loss, self_taught_loss
@@ -58,7 +59,7 @@ class PhaseTraining(lightning.LightningModule):
         teacher: Teacher | None = None,
         front: Front | None = None,
         final_weights: Mapping[int, float] | None = None,
-        class_weight_K: Tensor | None = None,
+        criterion: Criterion | None = None,
     ) -> None:
         """Prepare a phase.
 
@@ -68,10 +69,10 @@ class PhaseTraining(lightning.LightningModule):
             recipe: optimizer, augmentation, preprocessing.
             num_classes: K.
             seed: of everything random in every epoch.
-            teacher: for distillation; without one, the loss is cross-entropy with the labels.
+            teacher: for distillation; without one, the exits learn from the truth.
             front: if given, batches hold what it computes instead of pixels.
             final_weights: weights of the losses in the last epoch; the weights move there from the phase's own.
-            class_weight_K: factor of the loss of each class.
+            criterion: the loss of one exit; plain cross-entropy of exclusive classes unless given.
         """
         super().__init__()
         self.network = choose_layout(network, recipe.preprocessing)
@@ -84,11 +85,10 @@ class PhaseTraining(lightning.LightningModule):
         self._normalise = Normalise(recipe.preprocessing)
         self._change_pixels = PixelChanges(recipe.augmentation, recipe.preprocessing)
         self._num_classes = num_classes
-        self._class_weight_K: Tensor | None
-        self.register_buffer("_class_weight_K", class_weight_K, persistent=False)
+        self._criterion = criterion or Criterion()
         # In a list, so that the teacher stays out of the checkpoint.
         self._frozen = [teacher.network.eval().requires_grad_(False)] if teacher and teacher.network else []
-        self._accuracies = {n: MulticlassAccuracy(num_classes, average="micro") for n in sorted(phase.exits)}
+        self._accuracies = {n: MeanMetric() for n in sorted(phase.exits)}
         # Registered, so that Lightning moves them to the device.
         self._registered = torch.nn.ModuleList(self._accuracies.values())
         network.requires_grad_(False)
@@ -104,7 +104,7 @@ class PhaseTraining(lightning.LightningModule):
             module.train()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """One step on uint8 pixels (B, H, W, C), or on cached features by name, and their classes (B,)."""
+        """One step on uint8 pixels (B, H, W, C), or on cached features by name, and their truths (B, …)."""
         given, target = batch
         if isinstance(given, Tensor):
             given, target = self._augmented(given, target)
@@ -127,7 +127,7 @@ class PhaseTraining(lightning.LightningModule):
         return mix(image_BCHW, class_B, num_classes=self._num_classes, alpha=augmentation.mixup)
 
     def _loss(self, given: Given, target: Tensor) -> Tensor:
-        weights, smoothing, balance_K = self._weights(), self._recipe.label_smoothing, self._class_weight_K
+        weights = self._weights()
         if not weights:
             return self._matching(given)
         answers = self._answers(given, weights)
@@ -137,8 +137,7 @@ class PhaseTraining(lightning.LightningModule):
                 target,
                 weights,
                 share=self._recipe.self_distillation,
-                label_smoothing=smoothing,
-                class_weight_K=balance_K,
+                criterion=self._criterion,
             )
         assert answers.taught_BK is not None, "a teacher has answered"
         return distillation_loss(
@@ -148,8 +147,7 @@ class PhaseTraining(lightning.LightningModule):
             weights,
             alpha=self._teacher.alpha,
             temperature=self._teacher.temperature,
-            label_smoothing=smoothing,
-            class_weight_K=balance_K,
+            criterion=self._criterion,
         )
 
     def _answers(self, given: Given, exits: Collection[int]) -> Answers:
@@ -189,7 +187,7 @@ class PhaseTraining(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the accuracy of the exits that learn; their mean is the phase's score."""
-        given, class_B = batch
+        given, target = batch
         if isinstance(given, Tensor):
             given = self._normalise(given)
         if not self._phase.exits:
@@ -199,7 +197,7 @@ class PhaseTraining(lightning.LightningModule):
             return
         for number, logits_BK in self._logits(given).items():
             accuracy = self._accuracies[number]
-            accuracy(logits_BK, class_B)
+            accuracy(self._criterion.right(logits_BK, target).float())
             self.log(f"exit_{number}", accuracy, prog_bar=True, on_epoch=True)
 
     def _logits(self, given: Given) -> Mapping[int, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from offramp.authoring.training.criteria import Criterion
 from offramp.errors import ConfigError
 
 _OWN_TEMPERATURE = 2.0  # the deepest exit is trained on labels too, so its answer needs little softening
@@ -21,17 +22,15 @@ def joint_loss(
     target: Tensor,
     weights: Mapping[int, float],
     *,
-    label_smoothing: float = 0.0,
-    class_weight_K: Tensor | None = None,
+    criterion: Criterion | None = None,
 ) -> Tensor:
     """Sum the losses of all exits, so that shallow and deep EECs are trained together.
 
     Args:
         logits_by_exit: logits (B, K) by exit number, as `EarlyExitNetwork.logits_at` returns them.
-        target: class index of each sample, 0 to K - 1, (B,); or the share of each class in it, (B, K).
+        target: the truth of each sample, as the criterion takes it.
         weights: weight of each exit; need not sum to 1.
-        label_smoothing: share of the target that is spread over all classes.
-        class_weight_K: factor of the loss of each class; as a rule they average 1 over the training images.
+        criterion: the loss of one exit; plain cross-entropy of exclusive classes unless given.
 
     Returns:
         Scalar loss in nats, averaged over the batch.
@@ -42,8 +41,9 @@ def joint_loss(
     Source: L = Σ w_i · CE(ȳ_i, y), BranchyNet, Teerapittayanon et al. 2016, eq. 1.
     """
     _check_weights(logits_by_exit, weights)
+    criterion = criterion or Criterion()
     losses = [
-        weights[number] * _cross_entropy(logits_BK, target, label_smoothing, class_weight_K)
+        weights[number] * criterion.labelled(logits_BK, target)
         for number, logits_BK in logits_by_exit.items()
     ]
     return torch.stack(losses).sum()
@@ -55,14 +55,13 @@ def self_taught_loss(
     weights: Mapping[int, float],
     *,
     share: float,
-    label_smoothing: float = 0.0,
-    class_weight_K: Tensor | None = None,
+    criterion: Criterion | None = None,
 ) -> Tensor:
     """The joint loss, with a part of the early exits' from the softened answer of the deepest one.
 
     Args:
-        logits_by_exit, target, weights, label_smoothing, class_weight_K: as for `joint_loss`.
-        share: of the deepest exit's answer in the loss of the others, 0 to 1; the rest is cross-entropy with labels.
+        logits_by_exit, target, weights, criterion: as for `joint_loss`.
+        share: of the deepest exit's answer in the loss of the others, 0 to 1; the rest is the loss against the truth.
 
     Returns:
         Scalar loss in nats, averaged over the batch.
@@ -71,9 +70,7 @@ def self_taught_loss(
     """
     deepest = max(logits_by_exit)
     labelled = {number: w if number == deepest else w * (1 - share) for number, w in weights.items()}
-    loss = joint_loss(
-        logits_by_exit, target, labelled, label_smoothing=label_smoothing, class_weight_K=class_weight_K
-    )
+    loss = joint_loss(logits_by_exit, target, labelled, criterion=criterion)
     early = {number: logits_BK for number, logits_BK in logits_by_exit.items() if number != deepest}
     if not early or not share:
         return loss
@@ -84,6 +81,7 @@ def self_taught_loss(
         {number: weights[number] for number in early},
         alpha=1.0,
         temperature=_OWN_TEMPERATURE,
+        criterion=criterion,
     )
     return loss + share * taught
 
@@ -96,20 +94,18 @@ def distillation_loss(
     *,
     alpha: float,
     temperature: float,
-    label_smoothing: float = 0.0,
-    class_weight_K: Tensor | None = None,
+    criterion: Criterion | None = None,
 ) -> Tensor:
     """Pull every exit towards the teacher's softened answer.
 
     Args:
         logits_by_exit: logits (B, K) by exit number.
         teacher_BK: the teacher's logits; no gradient flows into them.
-        target: class of each sample, as for `joint_loss`; ignored if `alpha` is 1, so photos without labels will do.
+        target: the truth of each sample; ignored if `alpha` is 1, so photos without labels will do.
         weights: weight of each exit.
-        alpha: share of the teacher, 0 to 1; the rest is cross-entropy with the labels.
-        temperature: T > 0 of the softmax on both sides.
-        label_smoothing: as for `joint_loss`, in the part of the labels.
-        class_weight_K: as for `joint_loss`, in the part of the labels.
+        alpha: share of the teacher, 0 to 1; the rest is the loss against the truth.
+        temperature: T > 0 that softens both sides.
+        criterion: as for `joint_loss`.
 
     Returns:
         Scalar loss in nats, averaged over the batch.
@@ -117,18 +113,15 @@ def distillation_loss(
     Raises:
         ConfigError: there is not one weight for each exit.
 
-    Source: (1 - α) · CE + α · T² · KL(teacher ‖ student), Hinton et al. 2015, section 2. Because of T², the size of the
-    gradients does not depend on T.
+    Source: (1 - α) · CE + α · T² · KL(teacher ‖ student), Hinton et al. 2015, section 2.
     """
     _check_weights(logits_by_exit, weights)
-    target_BK = torch.log_softmax(teacher_BK.detach().float() / temperature, dim=1)
+    criterion = criterion or Criterion()
     total = torch.zeros((), device=teacher_BK.device)
     for number, logits_BK in logits_by_exit.items():
-        answer_BK = torch.log_softmax(logits_BK.float() / temperature, dim=1)
-        divergence = functional.kl_div(answer_BK, target_BK, reduction="batchmean", log_target=True)
-        loss = alpha * temperature**2 * divergence
+        loss = alpha * criterion.taught(logits_BK, teacher_BK.detach(), temperature)
         if alpha < 1:
-            loss = loss + (1 - alpha) * _cross_entropy(logits_BK, target, label_smoothing, class_weight_K)
+            loss = loss + (1 - alpha) * criterion.labelled(logits_BK, target)
         total = total + weights[number] * loss
     return total
 
@@ -141,17 +134,6 @@ def balanced_weights(classes_N: Tensor, num_classes: int) -> Tensor:
     count_K = torch.bincount(classes_N, minlength=num_classes).float()
     present = count_K > 0
     return torch.where(present, len(classes_N) / (present.sum() * count_K.clamp(min=1)), 0.0)
-
-
-def _cross_entropy(
-    logits_BK: Tensor, target: Tensor, smoothing: float, class_weight_K: Tensor | None
-) -> Tensor:
-    if class_weight_K is None:
-        return functional.cross_entropy(logits_BK, target, label_smoothing=smoothing)
-    # torch's own mean would divide by the weights that happen to be in the batch.
-    return functional.cross_entropy(
-        logits_BK, target, class_weight_K, label_smoothing=smoothing, reduction="none"
-    ).mean()
 
 
 def _check_weights(logits_by_exit: Mapping[int, Tensor], weights: Mapping[int, float]) -> None:

@@ -17,6 +17,7 @@ from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.networks.normalise import Normalise
 from offramp.authoring.recipes.recipe import RecipeValues
+from offramp.authoring.training.criteria import criterion_of
 
 _PIXELS_AT_ONCE = 2**23
 _FEATURES_AT_ONCE = 2**25  # values
@@ -77,19 +78,20 @@ def measure_bottleneck(
     bottleneck = narrowed.bottleneck
     assert bottleneck is not None, "this compares a network with a bottleneck"
     last, split = original.num_exits, bottleneck.spec.split_point
+    criterion = criterion_of(recipe)
     before = after = 0
     coded = 0.0
     original.eval()
     narrowed.eval()
     with torch.no_grad():
-        for image_BCHW, class_B in _batches(images, recipe):
+        for image_BCHW, target in _batches(images, recipe):
             feature = narrowed.feature_behind(split - 1, image_BCHW)
             coded += float(bottleneck.code_bytes(bottleneck.encode(feature)).sum())
-            first_B = original.logits_at(image_BCHW, [last])[last].argmax(dim=1)
-            second_B = narrowed.logits_at(feature, [last], after=split - 1)[last].argmax(dim=1)
-            right_B = class_B if labelled else first_B
-            before += int((first_B == right_B).sum())
-            after += int((second_B == right_B).sum())
+            first_BK = original.logits_at(image_BCHW, [last])[last]
+            second_BK = narrowed.logits_at(feature, [last], after=split - 1)[last]
+            truth = target if labelled else criterion.said(first_BK)
+            before += int(criterion.right(first_BK, truth).sum())
+            after += int(criterion.right(second_BK, truth).sum())
     count = len(images)
     return Narrowed(
         samples=count,
@@ -101,7 +103,7 @@ def measure_bottleneck(
 
 
 def _batches(images: LabelledImages, recipe: RecipeValues) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised pixels (B, C, H, W) and classes (B,)."""
+    """Normalised pixels (B, C, H, W) and truths (B, …)."""
     normalise = Normalise(recipe.preprocessing)
     batch = max(1, min(500, _PIXELS_AT_ONCE // math.prod(recipe.preprocessing.pixel_shape)))
     for start in range(0, len(images), batch):

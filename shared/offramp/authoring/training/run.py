@@ -28,7 +28,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Run(Record):
     """The settings of a run; to resume it, they must be the same."""
 
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[str, ...] = Field(description="none for a regression")
     provenance: Provenance
     recipe: RecipeValues = Field(description="as it was used, with the changes of the command line")
     regime: RegimeName = "joint"
@@ -51,11 +51,12 @@ class Run(Record):
     )
 
     @model_validator(mode="after")
-    def _check_epochs(self) -> Self:
+    def _check_parts(self) -> Self:
         if self.provenance.epochs != self.recipe.epochs:
             raise ValueError(
                 f"provenance says {self.provenance.epochs} epochs, the recipe {self.recipe.epochs}"
             )
+        self.recipe.task.check_fits(self.labels)
         return self
 
     @property
@@ -86,7 +87,7 @@ class Run(Record):
             ConfigError: there is no such recipe any more, it builds something else, or the bottleneck's split point has
                 no block.
         """
-        network = self._named(directory).build(len(self.labels))
+        network = self._named(directory).build(self.recipe.task.num_outputs(len(self.labels)))
         if not isinstance(network, EarlyExitNetwork):
             raise ConfigError(
                 f"recipe '{self.provenance.recipe}' builds a {type(network).__name__}, expected an EarlyExitNetwork; "

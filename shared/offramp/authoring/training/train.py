@@ -22,6 +22,7 @@ from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.training.batches import training_batches, validation_batches
 from offramp.authoring.training.check import check_run
 from offramp.authoring.training.claim import claimed
+from offramp.authoring.training.criteria import criterion_of
 from offramp.authoring.training.feature_batches import training_features, validation_features
 from offramp.authoring.training.features import cache_features, remove_features
 from offramp.authoring.training.frozen import Front, front_of
@@ -154,7 +155,7 @@ def _train_phase(
         teacher=teacher,
         front=front,
         final_weights={n: final[n - 1] for n in phase.weights} if final else None,
-        class_weight_K=_class_weights(run, parts),
+        criterion=criterion_of(run.recipe, _class_weights(run, parts)),
     )
     training, validation = _loaders(plan, front, parts, seed)
     with stopping_said(plan.directory):
@@ -254,7 +255,13 @@ def _teacher(run: Run, network: EarlyExitNetwork) -> Teacher | None:
     if run.teacher is None:
         # A frozen backbone teaches its own EECs, as its last exit is computed anyway.
         return Teacher(None if run.frozen else deepcopy(network), run.alpha, run.temperature)
-    labels = load_run(Path(run.teacher)).labels
+    other = load_run(Path(run.teacher))
+    if other.recipe.task != run.recipe.task:
+        raise ConfigError(
+            f"{run.teacher} was trained for another task, {other.recipe.task.kind}, or another quantity; choose a "
+            f"teacher for {run.recipe.task.kind}"
+        )
+    labels = other.labels
     if labels != run.labels:
         raise ConfigError(
             f"{run.teacher} has the classes {', '.join(labels)}, but this run has {', '.join(run.labels)}; "

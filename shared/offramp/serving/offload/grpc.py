@@ -130,7 +130,7 @@ class GrpcOffloader:
 
     def _classified(self, message: pb.Answer, call: Call, uplink_bytes: int) -> Classified:
         manifest = self._manifest
-        probabilities_K = probabilities_from_bytes(message.probabilities, len(manifest.labels))
+        probabilities_K = probabilities_from_bytes(message.probabilities, manifest)
         if (
             probabilities_K is None
             or not 1 <= message.exit_number <= manifest.num_exits
@@ -139,7 +139,8 @@ class GrpcOffloader:
             raise OffloadError(
                 f"{self._target} answered with {len(message.probabilities)} bytes of probabilities, "
                 f"confidence {message.confidence:g}, exit {message.exit_number}; expected "
-                f"{len(manifest.labels)} float32, 0 to 1, and 1 to {manifest.num_exits}",
+                f"{manifest.task.num_outputs(len(manifest.labels))} float32 of {manifest.task.kind}, 0 to 1, and 1 to "
+                f"{manifest.num_exits}",
                 OffloadReason.REFUSED,
             )
         passed = self._passed(message, call.first_block)
