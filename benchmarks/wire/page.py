@@ -112,14 +112,28 @@ def _cost_of_encoding(coding: CodingTime) -> str:
     )
 
 
+_COLOURS = {
+    "JPEG": "#e9a03b",
+    "WebP": "#577590",
+    "AVIF": "#4f9d69",
+    "JPEG XL": "#b5179e",
+    "PNG": "#8d6a9f",
+    "raw": "#9aa5b1",
+}
+
+
+def _kind_of(codec: str) -> str:
+    return max((kind for kind in _COLOURS if codec.startswith(kind)), key=len)
+
+
 def plot_of(found: Findings, path: Path) -> None:
     """Bytes against accuracy."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    for kind, colour in (("JPEG", "#e9a03b"), ("WebP", "#577590"), ("PNG", "#8d6a9f"), ("raw", "#9aa5b1")):
-        of_kind = sorted((p for p in found.photos if p.codec.startswith(kind)), key=lambda p: p.bytes_mean)
+    for kind, colour in _COLOURS.items():
+        of_kind = sorted((p for p in found.photos if _kind_of(p.codec) == kind), key=lambda p: p.bytes_mean)
         label = f"photo, {kind}"
         axes.plot(
             [p.bytes_mean for p in of_kind],
@@ -132,7 +146,7 @@ def plot_of(found: Findings, path: Path) -> None:
             if "q" in point.codec:
                 at = (point.bytes_mean, 100 * point.accuracy)
                 axes.annotate(
-                    point.codec.split()[1], at, xytext=(3, -9), textcoords="offset points", fontsize=7
+                    point.codec.split()[-1], at, xytext=(3, -9), textcoords="offset points", fontsize=7
                 )
     ours = found.narrow_few
     axes.plot(

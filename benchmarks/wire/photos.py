@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,11 @@ from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Answer, Tier
 
 _QUALITIES = (1, 5, 10, 20, 30, 50, 75, 90)
+_FINE = 75  # AVIF and JPEG XL encode slowly; what bytes are saved for lies below
+# JPEG XL needs the package pillow-jxl-plugin.
+_HAS_JXL = find_spec("pillow_jxl") is not None
+if _HAS_JXL:
+    import_module("pillow_jxl")
 
 
 @dataclass(frozen=True)
@@ -79,4 +86,10 @@ _CODECS: Mapping[str, Mapping[str, Any]] = {
     "WebP lossless": {"format": "WEBP", "lossless": True, "quality": 100, "method": 6},
     **{f"JPEG q{q}": {"format": "JPEG", "quality": q, "optimize": True} for q in _QUALITIES},
     **{f"WebP q{q}": {"format": "WEBP", "quality": q, "method": 6} for q in _QUALITIES},
+    **{f"AVIF q{q}": {"format": "AVIF", "quality": q, "speed": 6} for q in _QUALITIES if q < _FINE},
+    **(
+        {f"JPEG XL q{q}": {"format": "JXL", "quality": q} for q in _QUALITIES if q < _FINE}
+        if _HAS_JXL
+        else {}
+    ),
 }
