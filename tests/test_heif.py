@@ -62,11 +62,11 @@ def test_another_tier_is_not_asked_to_read_it() -> None:
     assert not opened.is_light, "its decoder takes milliseconds for a small one, too"
 
 
-async def test_it_is_answered_by_the_cloud_from_its_feature(tiny_bundle: Bundle) -> None:
+async def test_it_is_answered_by_the_cloud_from_what_the_network_sees(tiny_bundle: Bundle) -> None:
     async with (
         running_cloud(tiny_bundle, blocks="1-3") as cloud,
         running_edge(tiny_bundle, upstream=cloud, offload_timeout_s=10.0) as client,
     ):
         await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
         answer = (await client.post("/v1/predict", content=heic())).json()
-    assert (answer["sent"], answer["degraded_reason"]) == ("feature", None)
+    assert (answer["sent"], answer["degraded_reason"]) == ("pixels", None)

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from offramp.authoring.evaluation.comparison import alternatives
 from offramp.authoring.evaluation.statistics import auroc
 from offramp.authoring.evaluation.table import ExitTable
-from offramp.authoring.networks.confidence import Confidence
+from offramp.authoring.networks.confidence import Confidence, check_measure
 from offramp.authoring.networks.fitted import fitted_confidences
 from offramp.authoring.selection.guarantee import halves
 from offramp.authoring.selection.thresholds import search_thresholds
 from offramp.bundle import Manifest
 from offramp.bundle.manifest import Measure
+from offramp.bundle.task import SINGLE_LABEL
+from offramp.errors import ConfigError
 
 _FITTED: tuple[Measure, ...] = ("learned", "failure")
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
@@ -87,7 +89,7 @@ def _confidences(
     """Each measure's confidence (N, E) in the held-out samples and in those of the test part."""
     proposing, _ = halves(len(unseen.classes_N))
     found = {}
-    for measure in get_args(Measure):
+    for measure in filter(_fits_one_label, get_args(Measure)):
         how: Sequence[Confidence] = (
             [Confidence(measure)] * manifest.num_exits if measure not in _FITTED else ()
         )
@@ -155,3 +157,11 @@ def macs_at(curve: Sequence[tuple[float, float]], accuracy: float) -> float | No
 
 def _slope(first: tuple[float, float], second: tuple[float, float]) -> float:
     return (second[0] - first[0]) / max(second[1] - first[1], 1e-9)
+
+
+def _fits_one_label(measure: Measure) -> bool:
+    try:
+        check_measure(measure, SINGLE_LABEL)
+    except ConfigError:
+        return False
+    return True
