@@ -73,6 +73,7 @@ class Prediction(BaseModel):
     confidence: Share
     exit: ExitTaken
     exits: tuple[ExitRun, ...]
+    unfamiliar: bool | None = Field(default=None, description="none without a guard")
     degraded: bool
     degraded_reason: str | None
     timings_ms: Timings

@@ -122,6 +122,11 @@ _COLOURS = {
 }
 
 
+def colour_of(kind: str) -> str:
+    """The colour of a codec in plots; red for our own."""
+    return _COLOURS.get(kind, "#c8553d")
+
+
 def _kind_of(codec: str) -> str:
     return max((kind for kind in _COLOURS if codec.startswith(kind)), key=len)
 

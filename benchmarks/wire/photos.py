@@ -40,12 +40,12 @@ def photo_points(
 ) -> list[PhotoPoint]:
     """Send every photo through every codec, then through the full network without early exits."""
     points = []
-    for name, options in _CODECS.items():
+    for name, options in CODECS.items():
         sizes, pixels = [], np.empty(images.pixels.shape, dtype=np.uint8)
         for number, image in enumerate(images.pixels):
-            data = _encoded(image, options)
+            data = encoded(image, options)
             sizes.append(len(data))
-            pixels[number] = _decoded(data, image.shape)
+            pixels[number] = decoded(data, image.shape)
         points.append(PhotoPoint(name, float(np.mean(sizes)), _accuracy(bundle, pixels, classes_N)))
         advance(1)
     raw = float(np.prod(images.pixels.shape[1:]))
@@ -54,7 +54,7 @@ def photo_points(
 
 def num_codecs() -> int:
     """How often `photo_points` advances."""
-    return len(_CODECS)
+    return len(CODECS)
 
 
 def _accuracy(bundle: Bundle, pixels: Pixels, classes_N: NDArray[np.int64]) -> float:
@@ -69,19 +69,21 @@ def _accuracy(bundle: Bundle, pixels: Pixels, classes_N: NDArray[np.int64]) -> f
     return right / len(pixels)
 
 
-def _encoded(pixels_HWC: NDArray[np.uint8], options: Mapping[str, Any]) -> bytes:
+def encoded(pixels_HWC: NDArray[np.uint8], options: Mapping[str, Any]) -> bytes:
+    """A picture in one of `CODECS`."""
     file = io.BytesIO()
     image = Image.fromarray(pixels_HWC.squeeze(2) if pixels_HWC.shape[2] == 1 else pixels_HWC)
     image.save(file, **options)
     return file.getvalue()
 
 
-def _decoded(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def decoded(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """What arrives: uint8 pixels of this shape (H, W, C)."""
     image = Image.open(io.BytesIO(data)).convert("L" if shape[2] == 1 else "RGB")
     return np.asarray(image).reshape(shape)
 
 
-_CODECS: Mapping[str, Mapping[str, Any]] = {
+CODECS: Mapping[str, Mapping[str, Any]] = {
     "PNG": {"format": "PNG", "optimize": True},
     "WebP lossless": {"format": "WEBP", "lossless": True, "quality": 100, "method": 6},
     **{f"JPEG q{q}": {"format": "JPEG", "quality": q, "optimize": True} for q in _QUALITIES},

@@ -56,6 +56,9 @@ class AnswerBox:
                     self._sent = ui.label().classes("muted")
                     self._fitting = ui.label().classes("muted")
                     self._degraded = ui.label().classes("warning")
+                    self._unfamiliar = ui.label(
+                        "unfamiliar: the picture is unlike those that the network knows"
+                    ).classes("warning")
             with card("Confidence against θ"):
                 self._exits = ui.element("div").classes("exits")
             with ui.element("div").classes("grid2"):
@@ -101,6 +104,7 @@ class AnswerBox:
         )
         self._sent.text = _sent(prediction, photo_bytes)
         self._degraded.visible = prediction.degraded
+        self._unfamiliar.visible = bool(prediction.unfamiliar)
         self._degraded.text = f"degraded: {prediction.degraded_reason}"
 
     def paint(self, prediction: Prediction, policy: Policy, palette: Palette) -> None:
