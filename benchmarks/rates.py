@@ -184,8 +184,8 @@ def _page(bundle: str, data: str, count: int, ways: Sequence[Way]) -> str:
         f"# What could be sent for {bundle}",
         f"Made by `python -m benchmarks.rates`; {count} test photos of {data}. *Full network*: all photos are sent, "
         "and the last exit answers. *System*: at the default operating point, only what no exit of the edge answers is "
-        "sent. Features are those at the split; at a number of bits they are rounded for each photo and channel, with the "
-        "entropy of their levels as size. Without framing.",
+        "sent. Features are those at the split; at a number of bits they are rounded for each photo and channel, with "
+        "the entropy of their levels as size. Without framing.",
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"
