@@ -215,7 +215,7 @@ def test_an_attack_sees_more_of_a_feature_than_of_noise_and_a_picture_needs_none
     assert [one.split_point for one in found] == [None, 2, 3]
     assert picture.psnr > first.psnr > 12 and 0 < second.ssim < picture.ssim <= 1
     shown = Image.open(io.BytesIO(picture_of(truth, found)))
-    assert shown.size == (4 * 8, 4 * 8)
+    assert shown.size == (4 * 96, 4 * 96)
 
 
 def test_an_attack_needs_photos_to_learn_from(tiny_bundle: Bundle) -> None:

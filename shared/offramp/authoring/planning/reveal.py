@@ -25,10 +25,11 @@ from offramp.engine.runtime import load_blocks
 from offramp.errors import ConfigError
 
 _LARGEST = 112  # side at which the decoder works; its picture is enlarged from there
-_WIDTH = 64
+_WIDTH = 32
 _BATCH = 16
 _WINDOW = 11  # pixels, as in Wang et al. 2004
 _SHOWN = 4
+_LEAST_SIDE = 96  # pixels to which a small picture is enlarged
 FEWEST = 20
 
 
@@ -88,7 +89,8 @@ def picture_of(truth: NDArray[np.uint8], found: Sequence[Revealed]) -> bytes:
     """A PNG: a row for each photo, first as it is, then what each way to send reveals, in their order."""
     columns = [truth, *(each.shown for each in found)]
     rows = [np.concatenate([column[number] for column in columns], axis=1) for number in range(len(truth))]
-    whole = np.concatenate(rows)
+    times = max(1, _LEAST_SIDE // truth.shape[1])
+    whole = np.concatenate(rows).repeat(times, axis=0).repeat(times, axis=1)
     file = io.BytesIO()
     Image.fromarray(whole.squeeze(2) if whole.shape[2] == 1 else whole).save(file, "PNG")
     return file.getvalue()
