@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from offramp.authoring.planning.reveal import picture_of, reveal
 from offramp.authoring.planning.rounding import Rounding
 from offramp.authoring.planning.rows import Overhead, Row
 from offramp.bundle import Bundle
+from offramp.bundle.manifest import Tensor
 from offramp.engine.images import decode_images
 from offramp.errors import ConfigError, DataError
 from offramp.wire.messages import request_bytes
@@ -119,6 +121,22 @@ def test_a_photo_that_is_run_again_costs_the_cloud_all_blocks_and_a_feature_only
     assert again.cloud_macs - rest.cloud_macs == pytest.approx(again.offload_rate * before)
     alone = row_of(planned, None, "photo, no edge")
     assert alone.offload_rate == 1.0 and alone.serve is None
+
+
+def test_what_is_smallest_as_a_feature_counts_as_one(observed: Observed, thetas: tuple[float, float]) -> None:
+    feature = observed.features[3][""]
+    small = replace(feature, num_bytes=np.full(len(feature.num_bytes), 16))
+    # An expected size that no picture comes near, as that of a bottleneck's code.
+    narrow = observed.manifest.blocks[1].model_copy(update={"feature": Tensor(shape=(4,), dtype="float32")})
+    blocks = (observed.manifest.blocks[0], narrow, *observed.manifest.blocks[2:])
+    manifest = observed.manifest.model_copy(update={"blocks": blocks})
+    found = plan(
+        replace(observed, manifest=manifest, features={**observed.features, 3: {"": small}}), thetas, LINK
+    )
+    smallest, as_feature = row_of(found, 3, "smallest without loss"), row_of(found, 3, "feature, float32")
+    assert smallest.request_bytes == as_feature.request_bytes > 0
+    assert smallest.cloud_macs == as_feature.cloud_macs
+    assert smallest.ms == pytest.approx(as_feature.ms)
 
 
 def test_an_edge_on_its_own_sends_nothing_and_its_last_exit_answers(planned: Plan) -> None:

@@ -40,13 +40,15 @@ class Answered:
 class Sending:
     """One way to send every photo: bytes (N,) of what is sent, and milliseconds (N,) to encode and to decode it.
 
-    answered: what the exits say to what arrives; None where that is what they say to the original.
+    answered: what the exits say to what arrives; None where that is what they say to the original. features: which of
+    them (N,) travel as a feature; None: no one does.
     """
 
     num_bytes: NDArray[np.int64]
     encode_ms: NDArray[np.float64]
     decode_ms: NDArray[np.float64]
     answered: Answered | None = None
+    features: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +113,10 @@ class _Growing:
         self.encode_ms.append(encode_ms)
         self.decode_ms.append(decode_ms)
 
-    def sending(self, answered: Answered | None = None) -> Sending:
-        return Sending(np.array(self.num_bytes), np.array(self.encode_ms), np.array(self.decode_ms), answered)
+    def sending(self, answered: Answered | None = None, *, is_feature: bool = False) -> Sending:
+        num_bytes = np.array(self.num_bytes)
+        features = np.ones(len(num_bytes), dtype=np.bool_) if is_feature else None
+        return Sending(num_bytes, np.array(self.encode_ms), np.array(self.decode_ms), answered, features)
 
 
 class _Observing:
@@ -202,7 +206,7 @@ class _Observing:
             },
             features={
                 split: {
-                    name: found.sending(self._answers[split, name] if name else None)
+                    name: found.sending(self._answers[split, name] if name else None, is_feature=True)
                     for name, found in by_name.items()
                 }
                 for split, by_name in self._features.items()

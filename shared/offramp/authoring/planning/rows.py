@@ -12,6 +12,7 @@ from pydantic import Field
 from offramp.authoring.planning.link import LinkProfile
 from offramp.authoring.planning.observed import EXACT, Observed, Sending
 from offramp.bundle.manifest import Share
+from offramp.engine.payload import PayloadRule
 from offramp.record import Record
 from offramp.wire.messages import BYTES_OF_CALL, request_bytes
 
@@ -87,7 +88,7 @@ class Rows:
                     split, "nothing", self._at_the_edge(split), f"{_blocks(split)}, without --upstream"
                 )
             for sent, sending, payload in self._ways(split):
-                outcome = self._offloading(split, sending, is_feature=sent.startswith("feature"))
+                outcome = self._offloading(split, sending)
                 serve = f"{_blocks(split)} --payload {payload}" if payload else None
                 yield self._row(split, sent, outcome, serve)
         if self._observed.photo.num_bytes.all():
@@ -106,28 +107,23 @@ class Rows:
             yield "photo as it came", observed.photo, None
 
     def _smallest(self, split: int) -> Sending:
-        """What the payload `exact` sends, sample by sample."""
-        candidates = [
-            self._observed.features[split][""],
-            self._observed.pictures[EXACT],
-            self._observed.photo,
-        ]
-        sizes = np.stack([each.num_bytes for each in candidates]).astype(np.float64)
-        sizes[2, candidates[2].num_bytes == 0] = np.inf
-        least = sizes.argmin(axis=0)
-
-        def chosen(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-            picked: NDArray[np.float64] = np.choose(least, values)
-            return picked
-
-        # The photo needs no encoding: `photo.encode_ms` is 0.
+        """What the payload `exact` sends, sample by sample; see `PayloadRule.choose`."""
+        rule = PayloadRule.at(self._manifest, split, EXACT)
+        ways = (self._observed.features[split][""], self._observed.photo, self._observed.pictures[EXACT])
+        _, photo, picture = ways
+        is_photo = (photo.num_bytes > 0) & (photo.num_bytes < rule.feature_bytes)
+        least = np.where(is_photo, photo.num_bytes, rule.feature_bytes)
+        is_picture = (least > rule.lossless_bytes) & (picture.num_bytes < least)
+        chosen_N = np.where(is_picture, 2, np.where(is_photo, 1, 0))
+        # A photo as it came needs no encoding: its `encode_ms` is 0.
         return Sending(
-            chosen(list(sizes)).astype(np.int64),
-            chosen([each.encode_ms for each in candidates]),
-            chosen([each.decode_ms for each in candidates]),
+            np.choose(chosen_N, [way.num_bytes for way in ways]),
+            np.choose(chosen_N, [way.encode_ms for way in ways]),
+            np.choose(chosen_N, [way.decode_ms for way in ways]),
+            features=chosen_N == 0,
         )
 
-    def _offloading(self, split: int, sending: Sending, *, is_feature: bool) -> _Outcome:
+    def _offloading(self, split: int, sending: Sending) -> _Outcome:
         original, behind = self._observed.answered, sending.answered or self._observed.answered
         here_E = self._exit_blocks < split
         stops = (original.confidence >= self._theta_E) & here_E
@@ -135,13 +131,14 @@ class Rows:
         beyond = (behind.confidence >= self._theta_E) & ~here_E
         beyond[:, -1] = True
         taken_N = np.where(stays_N, stops.argmax(axis=1), beyond.argmax(axis=1))
-        first_block = split if is_feature else 1
-        sizes_N = self._socket_bytes(sending.num_bytes, split, is_feature=is_feature)
+        is_feature_N = np.zeros(len(taken_N), np.bool_) if sending.features is None else sending.features
+        first_N = np.where(is_feature_N, split, 1)
+        sizes_N = self._socket_bytes(sending.num_bytes, split, is_feature_N)
         remote_ms = (
             sending.encode_ms
             + self._on_the_link(sizes_N)
             + sending.decode_ms
-            + self._span(self._until_ms, first_block, taken_N)
+            + self._span(self._until_ms, first_N, taken_N)
             + self._overhead.call_ms
         )
         last_N = np.where(stays_N, self._exit_blocks[taken_N], split - 1)
@@ -151,7 +148,7 @@ class Rows:
             classes=np.where(stays_N[:, np.newaxis], original.class_index, behind.class_index),
             socket_bytes=sizes_N,
             ms=self._local_ms(last_N) + np.where(stays_N, 0.0, remote_ms),
-            cloud_macs=np.where(stays_N, 0.0, self._span(self._until_macs, first_block, taken_N)),
+            cloud_macs=np.where(stays_N, 0.0, self._span(self._until_macs, first_N, taken_N)),
         )
 
     def _at_the_edge(self, split: int) -> _Outcome:
@@ -171,14 +168,15 @@ class Rows:
     def _all_in_the_cloud(self) -> _Outcome:
         """The photo goes straight to a cloud that runs all blocks: what it is like without an edge."""
         taken_N = self._leaving(len(self._exit_blocks))
-        sizes_N = self._socket_bytes(self._observed.photo.num_bytes, 2, is_feature=False)
+        is_feature_N = np.zeros(len(taken_N), dtype=np.bool_)
+        sizes_N = self._socket_bytes(self._observed.photo.num_bytes, 2, is_feature_N)
         return _Outcome(
             offloaded=np.ones(len(taken_N), dtype=np.bool_),
             taken=taken_N,
             classes=self._observed.answered.class_index,
             socket_bytes=sizes_N,
             ms=self._local_ms(self._exit_blocks[taken_N]) + self._on_the_link(sizes_N),
-            cloud_macs=self._span(self._until_macs, 1, taken_N),
+            cloud_macs=self._span(self._until_macs, np.ones_like(taken_N), taken_N),
         )
 
     def _leaving(self, num_exits: int) -> NDArray[np.int64]:
@@ -199,16 +197,20 @@ class Rows:
         return np.array([self._link.ms(size, self._down_bytes) for size in sizes_N])
 
     def _socket_bytes(
-        self, num_bytes: NDArray[np.int64], split: int, *, is_feature: bool
+        self, num_bytes: NDArray[np.int64], split: int, is_feature_N: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        whole = (request_bytes(self._manifest, split, int(n), is_feature=is_feature) for n in num_bytes)
-        return np.array(list(whole), dtype=np.float64)
+        whole = [
+            request_bytes(self._manifest, split, int(size), is_feature=bool(is_feature))
+            for size, is_feature in zip(num_bytes, is_feature_N, strict=True)
+        ]
+        return np.array(whole, dtype=np.float64)
 
     def _span(
-        self, until: NDArray[np.float64], first_block: int, taken_N: NDArray[np.int64]
+        self, until: NDArray[np.float64], first_N: NDArray[np.int64], taken_N: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        before = until[first_block - 2] if first_block > 1 else 0.0
-        span_N: NDArray[np.float64] = until[self._exit_blocks[taken_N] - 1] - before
+        """What the blocks cost from the first to that of the exit taken, given what they cost up to each."""
+        before = np.concatenate([[0.0], until])
+        span_N: NDArray[np.float64] = until[self._exit_blocks[taken_N] - 1] - before[first_N - 1]
         return span_N
 
     def _row(self, split: int | None, sent: str, outcome: _Outcome, serve: str | None) -> Row:
