@@ -20,7 +20,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from benchmarks.wire.page import colour_of
+from benchmarks.wire.page import colour_of, finish
 from benchmarks.wire.photos import CODECS, decoded, encoded
 from offramp.authoring.data import LabelledImages, load_images
 from offramp.authoring.planning.rounding import Rounding
@@ -207,12 +207,7 @@ def _plot(ways: Sequence[Way], path: Path) -> None:
             label=kind,
             ms=11 if kind == "feature" else 5,
         )
-    axes.set_xscale("log")
-    axes.set_xlabel("bytes of what is sent")
-    axes.set_ylabel("full network right, %")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    finish(figure, axes, path)
 
 
 def _kind(name: str) -> str:

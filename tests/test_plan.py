@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _jpeg(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 @pytest.fixture(scope="module")
 def observed(tiny_bundle: Bundle, photos: list[bytes]) -> Observed:
-    return observe(tiny_bundle, [lambda file=file: file for file in photos], ["webp-20"])  # type: ignore[misc]
+    return observe(tiny_bundle, [partial(bytes, file) for file in photos], ["webp-20"])
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Sending(Command):
         loaded = load_bundle(self.bundle)
         photos = photos_of(self.photos, self.count, megapixels=self.megapixels)
         with progress("photos", len(photos)) as advance:
-            observed = observe(loaded, [lambda file=file: file for file in photos], _LOSSY, advance=advance)  # type: ignore[misc]
+            observed = observe(loaded, [partial(bytes, file) for file in photos], _LOSSY, advance=advance)
         confidence = observed.answered.confidence
         thetas = (
             [float(word) for word in self.thetas.split(",")]

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.wire.photos import PhotoPoint
 from benchmarks.wire.socket import SocketCount
 from benchmarks.wire.timing import CodingTime
 from offramp.authoring.evaluation.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DDNN_BYTES = 140  # Teerapittayanon et al. 2017: at most so many per sample and device
 _COMMON = "WebP q75"
@@ -162,6 +167,11 @@ def plot_of(found: Findings, path: Path) -> None:
         ms=16,
         label="our feature",
     )
+    finish(figure, axes, path)
+
+
+def finish(figure: Figure, axes: Axes, path: Path) -> None:
+    """Name the axes of a plot of bytes against accuracy, and write it."""
     axes.set_xscale("log")
     axes.set_xlabel("bytes of what is sent")
     axes.set_ylabel("full network right, %")

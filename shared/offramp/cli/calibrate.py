@@ -15,7 +15,8 @@ from offramp.bundle.manifest import Manifest, RiskName
 from offramp.bundle.provenance import Provenance
 from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.options import BundleArgument, CacheOption, PayloadOption, RuntimeOption, SkipOption
-from offramp.cli.progress import console, progress, warn
+from offramp.cli.predictions import predictions_of
+from offramp.cli.progress import console, warn
 from offramp.cli.reading import Reading
 from offramp.cli.tables import points_table
 from offramp.command import Command
@@ -102,7 +103,9 @@ class Calibrate(Command):
         spent = read_profile(self.profile).exit_ms(manifest, runtime=self.runtime) if self.profile else None
         reading = Reading(self.skip_unreadable, self.cache_mb, manifest.task.kind)
         validation = held_out(origin_of(manifest, self.bundle), manifest.preprocessing, self.data, reading)
-        predictions = self._predictions(loaded, validation)
+        predictions = predictions_of(
+            loaded, validation, what="validation images", runtime=self.runtime, payload=self.payload
+        )
         spent = spent or exit_ms(loaded, validation.pixels, runtime=self.runtime)
         classes = _truth(manifest, validation, predictions)
         chosen = calibrate(
@@ -123,19 +126,6 @@ class Calibrate(Command):
                 "figures of the held-out samples, but only --guarantee says how much it can be beyond them"
             )
         self._write(loaded, chosen)
-
-    def _predictions(self, loaded: Bundle, validation: LabelledImages) -> ExitPredictions:
-        from offramp.authoring.evaluation.predictions import predict_every_exit
-
-        with progress("validation images", len(validation)) as advance:
-            return predict_every_exit(
-                loaded,
-                validation.pixels,
-                runtime=self.runtime,
-                file_bytes=validation.file_bytes,
-                payload=self.payload,
-                advance=advance,
-            )
 
     def _budget(self, manifest: Manifest, spent: Sequence[float], offloads: Offloads | None) -> Budget | None:
         from offramp.authoring.selection.budget import bytes_budget, ms_budget

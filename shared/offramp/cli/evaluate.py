@@ -24,7 +24,7 @@ from offramp.cli.options import (
     ThetasOption,
     chosen_thetas,
 )
-from offramp.cli.predictions import write_predictions
+from offramp.cli.predictions import predictions_of, write_predictions
 from offramp.cli.progress import console, progress, warn
 from offramp.cli.reading import Reading
 from offramp.cli.tables import quality_tables, report_table
@@ -74,8 +74,6 @@ class Evaluate(Command):
 
     def execute(self) -> None:
         """Predict with every exit, and show the results."""
-        from offramp.authoring.evaluation.predictions import predict_every_exit
-
         loaded = load_bundle(self.bundle)
         manifest = loaded.manifest
         images = self._images(manifest)
@@ -85,15 +83,7 @@ class Evaluate(Command):
                 f"{self.predictions} cannot be written: {self.predictions.parent} is not a directory"
             )
         rivals = [_rival(directory, manifest) for directory in self.rival]
-        with progress("images", len(images)) as advance:
-            found = predict_every_exit(
-                loaded,
-                images.pixels,
-                runtime=self.runtime,
-                file_bytes=images.file_bytes,
-                payload=self.payload,
-                advance=advance,
-            )
+        found = predictions_of(loaded, images, what="images", runtime=self.runtime, payload=self.payload)
         summary = self._summary(loaded, images, found, name, thetas, rivals)
         if summary.held_out and summary.held_out.is_beyond_chance:
             warn(summary.held_out.meaning)

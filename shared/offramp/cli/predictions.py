@@ -1,4 +1,4 @@
-"""Writes what `evaluate` found for each image as a table of comma-separated values."""
+"""Every exit's predictions, with a progress bar, and written as a table of comma-separated values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle import Manifest
-from offramp.cli.progress import console
+from offramp.bundle import Bundle, Manifest
+from offramp.bundle.manifest import Payload
+from offramp.cli.progress import console, progress
+from offramp.engine.runtime import Runtime
 
 if TYPE_CHECKING:
     from offramp.authoring.data import LabelledImages
     from offramp.authoring.evaluation.predictions import ExitPredictions
+
+
+def predictions_of(
+    bundle: Bundle, images: LabelledImages, *, what: str, runtime: Runtime, payload: Payload | None
+) -> ExitPredictions:
+    """Predict with every exit, counting what would be sent; `what` names the images on the progress bar."""
+    from offramp.authoring.evaluation.predictions import predict_every_exit
+
+    with progress(what, len(images)) as advance:
+        return predict_every_exit(
+            bundle,
+            images.pixels,
+            runtime=runtime,
+            file_bytes=images.file_bytes,
+            payload=payload,
+            advance=advance,
+        )
 
 
 def write_predictions(

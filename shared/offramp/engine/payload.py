@@ -25,7 +25,7 @@ from offramp.wire.codec import expected_bytes
 Sent = Literal["feature", "image", "pixels"]
 ANY_SENT: frozenset[Sent] = frozenset(get_args(Sent))
 
-# Lossless WebP takes 0.4 to 0.5 of the raw bytes of a photo at a network's size.
+# Lossless WebP takes about this share of a photo's raw bytes, or more; `python -m benchmarks.rates` measures it.
 _LOSSLESS = 0.4
 
 
@@ -91,7 +91,7 @@ def encode_pixels(pixels_HWC: NDArray[np.uint8] | None, payload: Payload) -> byt
     image = Image.fromarray(pixels_HWC.squeeze(2) if pixels_HWC.shape[2] == 1 else pixels_HWC)
     file = io.BytesIO()
     if payload == "exact":
-        # More effort would save a twentieth of the bytes and take four times as long.
+        # More effort saves few bytes and takes far longer.
         image.save(file, "WEBP", lossless=True, quality=0, method=1)
     else:
         name, _, quality = payload.partition("-")
