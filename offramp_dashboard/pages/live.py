@@ -121,7 +121,7 @@ class LivePage:
         top = next((why for kind, why, _ in reasons(gained) if kind == "degraded"), "")
         self._degraded.show(
             percent(degraded / samples if samples else None),
-            f"{number(degraded)} answers, mostly: {top.replace('_', ' ')}"
+            f"{number(degraded)} answer{'' if degraded == 1 else 's'}, mostly: {top.replace('_', ' ')}"
             if degraded
             else "no answer was degraded"
             if samples
