@@ -12,6 +12,7 @@ from cloud_node.settings import CloudSettings
 from offramp.bundle import load_bundle
 from offramp.command import run_command
 from offramp.logs import line, start_logging
+from offramp.serving.access.settings import warn_if_open
 from offramp.serving.running import block_range, running_node
 
 
@@ -42,6 +43,7 @@ async def _serve(settings: CloudSettings) -> None:
         server = CloudServer(node, settings)
         await server.start()
         log = logging.getLogger("cloud_node")
+        warn_if_open(settings, settings.host)
         log.info(
             line(
                 "ready",

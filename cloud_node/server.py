@@ -16,6 +16,10 @@ from prometheus_client import start_http_server
 
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
+from offramp.serving.access.access import Access
+from offramp.serving.access.calls import CallGate
+from offramp.serving.access.keys import Right
+from offramp.serving.access.tls import server_credentials
 from offramp.serving.listening import cannot_listen, listening_socket
 from offramp.serving.node import Node
 from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
@@ -24,6 +28,16 @@ from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 # Health checks and Describe calls that may be open besides the calls that run blocks.
 _SPARE_CALLS = 256
 _BYTES_BESIDE_A_FEATURE = 256  # of one sample in a call: its id and framing
+
+# What a caller needs for each method; None: nothing. A test sees to it that no method is missing.
+RIGHTS: dict[str, Right | None] = {
+    f"/{SERVICE_NAME}/Infer": Right.ASK,
+    f"/{SERVICE_NAME}/Describe": Right.ASK,
+    f"/{HEALTH_NAME}/Check": None,
+    f"/{HEALTH_NAME}/List": None,
+    f"/{HEALTH_NAME}/Watch": None,
+    f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": Right.WATCH,
+}
 
 _OPTIONS = (
     # Without this, two nodes could share a port and would answer each other's calls.
@@ -47,7 +61,9 @@ class CloudServer:
         self.metrics_port: int | None = None
         limit = ("grpc.max_receive_message_length", _largest_call(node, settings.max_samples))
         self._server = grpc.aio.server(
-            options=(*_OPTIONS, limit), maximum_concurrent_rpcs=settings.max_pending + _SPARE_CALLS
+            interceptors=_gates(node, settings),
+            options=(*_OPTIONS, limit),
+            maximum_concurrent_rpcs=settings.max_pending + _SPARE_CALLS,
         )
         self._health = health.HealthServicer()
         servicer = TierServicer(node, settings)
@@ -59,9 +75,15 @@ class CloudServer:
         # gRPC does not say why it cannot bind, and logs its own lines about it, so try the port first.
         listening_socket(settings.host, settings.port).close()
         try:
-            self.port: int = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            self.port: int = self._bind(f"{settings.host}:{settings.port}")
         except RuntimeError as error:
             raise cannot_listen(settings.host, settings.port, error) from error
+
+    def _bind(self, address: str) -> int:
+        files = self._settings.certificate_files
+        if files.given:
+            return int(self._server.add_secure_port(address, server_credentials(files)))
+        return int(self._server.add_insecure_port(address))
 
     async def start(self) -> None:
         """Start to answer, and report that to health checks.
@@ -94,6 +116,13 @@ class CloudServer:
         if self._metrics:
             self._metrics.shutdown()
             self._metrics.server_close()
+
+
+def _gates(node: Node, settings: CloudSettings) -> list[CallGate]:
+    access = Access(settings.access_files)
+    if access.is_open and settings.tls_client_ca is None:
+        return []
+    return [CallGate(access, RIGHTS, names=settings.client_names, refused=node.metrics.refused)]
 
 
 def _largest_call(node: Node, max_samples: int) -> int:

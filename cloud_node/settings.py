@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from offramp.serving.settings import NodeSettings
 
@@ -22,9 +24,20 @@ class CloudSettings(NodeSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="HTTP port that serves /metrics (default: no metrics)"
     )
+    client_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names in the certificates of the edges that may ask, separated by commas; empty: all certificates "
+        "that tls_client_ca signed",
+    )
     max_samples: int = Field(default=1024, ge=1, description="most samples in one call")
     drain_s: float = Field(
         default=0.5,
         ge=0,
         description="how long a stopping node reports NOT_SERVING before it refuses new calls",
     )
+
+    @field_validator("client_names", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        texts = [given] if isinstance(given, str) else given
+        return tuple(part.strip() for text in texts for part in str(text).split(","))

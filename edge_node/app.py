@@ -17,15 +17,41 @@ from edge_node.errors import Refusal, refusal_for
 from edge_node.openapi import describe_predict
 from edge_node.policy import Policy
 from edge_node.predict import Predict
-from edge_node.schemas import PolicyIn, PolicyOut, Problem, Readiness, Upstream
+from edge_node.schemas import AccessOut, PolicyIn, PolicyOut, Problem, Readiness, Upstream
 from edge_node.settings import EdgeSettings
 from edge_node.welcome import add_welcome
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError, RequestError
+from offramp.serving.access.access import Access
+from offramp.serving.access.gate import KNOWN, Gate, Rights
+from offramp.serving.access.hosts import CheckedHosts
+from offramp.serving.access.keys import Caller, Right
 from offramp.serving.metrics import CONTENT_TYPE
 from offramp.serving.node import Node
 
 PREDICT_PATH = "/v1/predict"
+# What a caller needs for each route; None: nothing. A test sees to it that no route is missing.
+RIGHTS: Rights = {
+    ("POST", PREDICT_PATH): Right.ASK,
+    ("GET", "/"): Right.WATCH,
+    ("GET", "/docs"): Right.WATCH,
+    ("GET", "/docs/oauth2-redirect"): Right.WATCH,
+    ("GET", "/openapi.json"): Right.WATCH,
+    ("GET", "/static-offline-docs/*"): Right.WATCH,
+    ("GET", "/v1/access"): KNOWN,
+    ("GET", "/v1/bundle"): Right.WATCH,
+    ("GET", "/v1/policy"): Right.WATCH,
+    ("PUT", "/v1/policy"): Right.CHANGE,
+    ("GET", "/metrics"): Right.WATCH,
+    ("GET", "/healthz"): None,
+    ("GET", "/readyz"): None,
+}
+_REFUSED: dict[int | str, str] = {
+    400: "a request that is not valid HTTP, or not what its path takes",
+    401: "no key or token, or one that is not valid here",
+    403: "the key or token does not have the right, or a page on a foreign host asks",
+    421: "a Host header with a name that is not one of this node's",
+}
 _MAX_BYTES = 65_536  # of every body that carries no image
 
 
@@ -40,6 +66,8 @@ def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -
     predict = Predict(node, policy, settings)
     rest = _fastapi(node, policy)
 
+    access = Access(settings.access_files)
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
             await predict(scope, receive, send)
@@ -48,7 +76,8 @@ def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -
         else:
             await rest(scope, receive, send)
 
-    return app
+    gate = Gate(app, access, RIGHTS, refused=node.metrics.refused)
+    return CheckedHosts(gate, settings.hosts, setting=settings.variable("allowed_hosts"))
 
 
 async def _with_limit(rest: ASGIApp, scope: Scope, receive: Receive, send: Send, *, timeout_s: float) -> None:
@@ -69,6 +98,7 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
         description=f"Early-exit inference with bundle `{manifest.bundle_id}`.",
         docs_url="/docs",
         redoc_url=None,
+        responses={status: {"model": Problem, "description": text} for status, text in _REFUSED.items()},
     )
     app.add_exception_handler(OfframpError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -76,6 +106,11 @@ def _fastapi(node: Node, policy: Policy) -> FastAPI:
     app.add_exception_handler(Exception, _answer_error)
     add_welcome(app, manifest)
     describe_predict(app, PREDICT_PATH)
+
+    @app.get("/v1/access", summary="Whose key this is, and what it may do")
+    async def access(request: Request) -> AccessOut:
+        caller: Caller = request.scope["state"]["caller"]
+        return AccessOut(name=caller.name, rights=[right.value for right in Right if right in caller.rights])
 
     @app.get("/v1/bundle", summary="The manifest of the bundle that is served")
     async def bundle() -> Manifest:
@@ -124,10 +159,12 @@ def _add_operations(app: FastAPI, node: Node) -> None:
         return {"status": "alive"}
 
     @app.get("/readyz", summary="Whether requests are answered", responses={503: {"model": Readiness}})
-    async def readyz(response: Response) -> Readiness:
+    async def readyz(request: Request, response: Response) -> Readiness:
         readiness = _readiness(node)
         if not readiness.ready:
             response.status_code = 503
+        if Right.WATCH not in request.scope["state"]["caller"].rights:
+            return Readiness(ready=readiness.ready)
         return readiness
 
     @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)

@@ -140,6 +140,13 @@ class PolicyIn(BaseModel):
     operating_point: str | None = None
 
 
+class AccessOut(BaseModel):
+    """Whose key it is, null where nobody needs one, and what it may do."""
+
+    name: str | None
+    rights: list[Literal["ask", "watch", "change"]]
+
+
 class PolicyOut(BaseModel):
     """The policy in force."""
 
@@ -160,8 +167,8 @@ class Upstream(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the node can answer, and how well."""
+    """Whether the node can answer, and how well; a caller without the right to watch learns only whether."""
 
     ready: bool
-    bundle: str
-    upstream: Upstream | None
+    bundle: str | None = None
+    upstream: Upstream | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -15,6 +17,9 @@ from edge_node.connection import OneWriteProtocol
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
 from offramp.logs import line
+from offramp.serving.access.certificates import CertificateFiles
+from offramp.serving.access.settings import warn_if_open
+from offramp.serving.access.tls import FollowingContext
 from offramp.serving.listening import listening_socket
 
 # The event loop accepts one connection per socket in each round, and a busy node has few rounds.
@@ -38,7 +43,14 @@ def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
 
 
 def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **more: Any) -> uvicorn.Config:
-    """uvicorn's settings for this node."""
+    """uvicorn's settings for this node.
+
+    Raises:
+        ConfigError: a certificate or its key is not fit to be used.
+    """
+    if settings.certificate_files.given:
+        FollowingContext.of(settings.certificate_files)
+        more["ssl_context_factory"] = partial(_encrypted, settings.certificate_files)
     return uvicorn.Config(
         app,
         log_config=None,
@@ -55,8 +67,13 @@ def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **
     )
 
 
+def _encrypted(files: CertificateFiles, *_: object) -> ssl.SSLContext:
+    return FollowingContext.of(files)
+
+
 def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], address: str) -> None:
     """Log that this node answers requests, and where."""
+    warn_if_open(settings, settings.host)
     _log.info(
         line(
             "ready",

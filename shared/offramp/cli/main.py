@@ -26,6 +26,8 @@ _OWN = {
     "up": "up:Up",
     "stream": "stream:Stream",
     "link": "link:SlowLink",
+    "certs": "certs:MakeCertificates",
+    "keys": "keys:ManageKeys",
 }
 _GROUP = "offramp.commands"
 

@@ -103,7 +103,13 @@ async def _running_upstream(
     codec = manifest.codec_at(split_point)
     rule = PayloadRule.at(manifest, split_point, settings.payload)
     async with GrpcOffloader(
-        UpstreamSettings(target=target, health_check=settings.upstream_health_check),
+        UpstreamSettings(
+            target=target,
+            health_check=settings.upstream_health_check,
+            certificates=settings.upstream_certificate_files,
+            certificate_name=settings.upstream_tls_name,
+            api_key=settings.upstream_api_key,
+        ),
         manifest,
         tier=settings.tier,
         split_point=split_point,

@@ -11,9 +11,11 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
 from offramp.bundle.manifest import Payload
-from offramp.command import Command, variable_of
+from offramp.command import variable_of
 from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
+from offramp.serving.access.certificates import CertificateFiles
+from offramp.serving.access.settings import AccessSettings
 
 
 def _block_range(text: str) -> str:
@@ -38,7 +40,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class NodeSettings(Command):
+class NodeSettings(AccessSettings):
     """Settings that both kinds of node share. Durations are in seconds, unless the name ends in another unit."""
 
     bundle: CliPositionalArg[Path] = Field(description="directory of the bundle to serve")
@@ -60,6 +62,21 @@ class NodeSettings(Command):
         default=True,
         description="stop using an address of the upstream while it reports that it is draining; "
         "turn this off behind a proxy",
+    )
+    upstream_tls_ca: Path | None = Field(
+        default=None,
+        description="authority, in PEM, that has to have signed the upstream's certificate; with it, the connection is "
+        "encrypted",
+    )
+    upstream_tls_cert: Path | None = Field(
+        default=None, description="certificate to show to the upstream, in PEM; read again when it changes"
+    )
+    upstream_tls_key: Path | None = Field(default=None, description="private key of that certificate, in PEM")
+    upstream_tls_name: str | None = Field(
+        default=None, description="name in the upstream's certificate, if it is not that of its address"
+    )
+    upstream_api_key: Path | None = Field(
+        default=None, description="file with the API key to show to an upstream that asks for one"
     )
     offload_timeout_s: float = Field(
         default=1.0, gt=0, description="longest wait for the upstream; after that the answer is degraded"
@@ -125,6 +142,13 @@ class NodeSettings(Command):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe log lines to write"
     )
+
+    @property
+    def upstream_certificate_files(self) -> CertificateFiles:
+        """The files for an encrypted connection to the upstream."""
+        return CertificateFiles(
+            certificate=self.upstream_tls_cert, key=self.upstream_tls_key, authority=self.upstream_tls_ca
+        )
 
     @property
     def image_limits(self) -> ImageLimits:

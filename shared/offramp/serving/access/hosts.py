@@ -23,8 +23,8 @@ _RESERVED = (".localhost", ".local", ".internal", ".svc")
 class AllowedHosts:
     """Decides by a Host header whether a request is meant for this server.
 
-    Allowed are IP addresses, names without a dot, names that nobody can register, the machine's own name, and those that
-    were given.
+    Allowed are IP addresses, names without a dot, names that nobody can register, the machine's own name, and those
+    that were given.
     """
 
     def __init__(self, extra: Sequence[str] = ()) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -11,6 +13,9 @@ from pydantic import Field
 
 from offramp.errors import OffloadError, OffloadReason
 from offramp.record import Record
+from offramp.serving.access.certificates import CertificateFiles, Certificates, followed, private_file
+from offramp.serving.access.following import Followed
+from offramp.serving.access.tls import channel_credentials
 from offramp.serving.tracing import TRACEPARENT
 from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
@@ -50,6 +55,7 @@ _CHANNEL_OPTIONS = [
     # A replica with a new address is found within a second, not after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
+_GRACE_S = 5.0  # for calls under way when certificates change
 
 
 def channel_options(*, health_check: bool = True) -> list[tuple[str, str | int]]:
@@ -62,6 +68,13 @@ class UpstreamSettings(Record):
     """Where an upstream is, and how it is called and probed."""
 
     target: str = Field(min_length=1, description="HOST:PORT, or dns:///NAME:PORT for several replicas")
+    certificates: CertificateFiles = Field(
+        default=CertificateFiles(), description="with any, the connection is encrypted"
+    )
+    certificate_name: str | None = Field(
+        default=None, description="name in the upstream's certificate, if it is not that of its address"
+    )
+    api_key: Path | None = Field(default=None, description="file with the API key to show")
     health_check: bool = Field(
         default=True,
         description="whether the channel watches the health of each address; turn it off behind a proxy, where one "
@@ -73,23 +86,50 @@ class UpstreamSettings(Record):
     probe_timeout_s: float = Field(default=2.0, gt=0)
 
 
+def _opened(settings: UpstreamSettings, certificates: Certificates | None) -> grpc.aio.Channel:
+    options = channel_options(health_check=settings.health_check)
+    if certificates is None:
+        return grpc.aio.insecure_channel(settings.target, options=options)
+    if settings.certificate_name:
+        options.append(("grpc.ssl_target_name_override", settings.certificate_name))
+    return grpc.aio.secure_channel(settings.target, channel_credentials(certificates), options=options)
+
+
 class TierClient:
     """A client of one upstream. Use it as an async context manager, on the event loop that serves."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        """Prepare; nothing is connected yet."""
+        """Prepare; nothing is connected yet.
+
+        Raises:
+            ConfigError: a certificate or the key is not fit to be used.
+        """
         self.settings = settings
+        self._certificates = followed(settings.certificates) if settings.certificates.given else None
+        file = settings.api_key
+        self._closing: set[asyncio.Task[None]] = set()
+        self._api_key = Followed([file], lambda: private_file(file), what="api_key") if file else None
 
     async def __aenter__(self) -> Self:
         """Open the channel; it connects with the first call."""
-        self._channel = grpc.aio.insecure_channel(
-            self.settings.target, options=channel_options(health_check=self.settings.health_check)
-        )
-        self._stub: Any = TierServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
+        self._open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close(None)
+
+    def _open(self) -> None:
+        self._shown = self._certificates.current if self._certificates else None
+        self._channel = _opened(self.settings, self._shown)
+        self._stub: Any = TierServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
+
+    def _follow(self) -> None:
+        """Use new certificates from the next call on; calls under way end on the old channel."""
+        if self._certificates and self._certificates.current is not self._shown:
+            closing = asyncio.create_task(self._channel.close(_GRACE_S))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._open()
 
     async def infer(
         self, request: pb.InferRequest, *, deadline: float, traceparent: str | None
@@ -99,9 +139,9 @@ class TierClient:
         Raises:
             OffloadError: no answer came.
         """
-        metadata = ((TRACEPARENT, traceparent),) if traceparent else None
+        metadata = [(TRACEPARENT, traceparent)] if traceparent else []
         timeout_s = max(0.0, deadline - time.monotonic())
-        response: pb.InferResponse = await self._call(self._stub.Infer, request, timeout_s, metadata)
+        response: pb.InferResponse = await self._call("Infer", request, timeout_s, metadata)
         return response
 
     async def describe(self) -> pb.DescribeResponse:
@@ -111,14 +151,19 @@ class TierClient:
             OffloadError: no answer came.
         """
         timeout_s = self.settings.probe_timeout_s
-        response: pb.DescribeResponse = await self._call(
-            self._stub.Describe, pb.DescribeRequest(), timeout_s, None
-        )
+        response: pb.DescribeResponse = await self._call("Describe", pb.DescribeRequest(), timeout_s, [])
         return response
 
-    async def _call(self, method: Any, request: object, timeout_s: float, metadata: Any) -> Any:
+    async def _call(
+        self, method: str, request: object, timeout_s: float, metadata: list[tuple[str, str]]
+    ) -> Any:
+        self._follow()
+        if self._api_key:
+            metadata.append(("authorization", f"Bearer {self._api_key.current.decode('latin-1').strip()}"))
         try:
-            response = await method(request, timeout=timeout_s, metadata=metadata)
+            response = await getattr(self._stub, method)(
+                request, timeout=timeout_s, metadata=metadata or None
+            )
         except grpc.aio.AioRpcError as error:
             raise self._translated(error, timeout_s) from error
         # grpc.aio returns None for bytes it cannot decode.

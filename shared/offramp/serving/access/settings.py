@@ -1,0 +1,112 @@
+"""The settings about encryption and access, for everything that listens."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from offramp.command import Command, variable_of
+from offramp.logs import line
+from offramp.serving.access.access import AccessFiles
+from offramp.serving.access.certificates import CertificateFiles
+from offramp.serving.access.hosts import AllowedHosts
+
+_log = logging.getLogger("offramp.serving.access")
+
+
+class DoorSettings(Command):
+    """Settings of whatever answers over HTTP."""
+
+    tls_cert: Path | None = Field(
+        default=None,
+        description="certificate to show, in PEM; with it, only encrypted connections are taken. It is read again when "
+        "it changes",
+    )
+    tls_key: Path | None = Field(default=None, description="private key of that certificate, in PEM")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names by which this is addressed, besides IP addresses and local names, separated by commas; web "
+        "pages of these hosts may use it too, and `*` allows all. Other names could be those of foreign pages",
+    )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        texts = [given] if isinstance(given, str) else given
+        return tuple(dict.fromkeys(part.strip() for text in texts for part in str(text).split(",")))
+
+    @property
+    def certificate_files(self) -> CertificateFiles:
+        """The files of the certificate to show; none if connections are not encrypted."""
+        return CertificateFiles(certificate=self.tls_cert, key=self.tls_key)
+
+    @property
+    def hosts(self) -> AllowedHosts:
+        """The names by which this is addressed."""
+        return AllowedHosts(self.allowed_hosts)
+
+
+class AccessSettings(DoorSettings):
+    """Settings of nodes: who may do what."""
+
+    keys: Path | None = Field(
+        default=None,
+        description="file of API keys, made by `offramp keys`; with it, nobody gets in without one. It is read again "
+        "when it changes",
+    )
+    token_keys: Path | None = Field(
+        default=None,
+        description="public keys that sign tokens (JWT), as a JWK Set or one in PEM; a token's claim `scope` has its "
+        "rights: ask, watch, change",
+    )
+    token_issuer: str | None = Field(default=None, description="what a token's claim `iss` has to be")
+    token_audience: str | None = Field(
+        default=None, description="what a token's claim `aud` has to be, or contain"
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="authority, in PEM, that has to have signed the certificate that each client shows; needs tls_cert",
+    )
+
+    @property
+    def certificate_files(self) -> CertificateFiles:
+        """The files of the certificate to show, and of the authority of clients."""
+        return CertificateFiles(certificate=self.tls_cert, key=self.tls_key, authority=self.tls_client_ca)
+
+    @property
+    def access_files(self) -> AccessFiles:
+        """What callers are known by."""
+        return AccessFiles(
+            keys=self.keys,
+            token_keys=self.token_keys,
+            token_issuer=self.token_issuer,
+            token_audience=self.token_audience,
+        )
+
+
+def warn_if_open(settings: AccessSettings, host: str) -> None:
+    """Say in the log what anybody who reaches this address can do, and which setting would stop them."""
+    if _is_local(host):
+        return
+    if settings.tls_cert is None:
+        detail = "what is sent can be read and changed on its way; a certificate encrypts it"
+        _log.warning(
+            line("not_encrypted", host=host, setting=variable_of(type(settings), "tls_cert"), detail=detail)
+        )
+    if not (settings.keys or settings.token_keys or settings.tls_client_ca):
+        detail = "whoever reaches this address may ask, watch and change; a file of keys says who may"
+        _log.warning(
+            line("open_to_everybody", host=host, setting=variable_of(type(settings), "keys"), detail=detail)
+        )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
