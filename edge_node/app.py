@@ -64,7 +64,7 @@ def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -
         [point.name for point in manifest.operating_points],
     )
     predict = Predict(node, policy, settings)
-    rest = _fastapi(node, policy)
+    rest = fastapi_app(node, policy)
 
     access = Access(settings.access_files)
 
@@ -91,7 +91,8 @@ async def _with_limit(rest: ASGIApp, scope: Scope, receive: Receive, send: Send,
         await rest(scope, replayed(data), send)
 
 
-def _fastapi(node: Node, policy: Policy) -> FastAPI:
+def fastapi_app(node: Node, policy: Policy) -> FastAPI:
+    """Everything but the hot path, without its gate."""
     manifest = node.tier.manifest
     app = FastAPIOffline(
         title="Offramp edge node",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,18 +52,26 @@ async def running_cloud(
 
 @asynccontextmanager
 async def running_edge(
-    bundle: Bundle, *, upstream: str | None = None, blocks: str = "1-1", port: int = 0, **given: Any
+    bundle: Bundle,
+    *,
+    upstream: str | None = None,
+    blocks: str = "1-1",
+    port: int = 0,
+    trusting: ssl.SSLContext | None = None,
+    **given: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """An edge node; yields a client that talks to it over HTTP."""
+    """An edge node; yields a client that talks to it over HTTP, or over HTTPS if it is `trusting` somebody."""
     settings = EdgeSettings(bundle=bundle.directory, port=port, blocks=blocks, upstream=upstream, **given)
     chosen = block_range(settings, bundle.manifest, default=(1, 3))
     with bound_socket(settings) as socket:
         async with running_node(settings, bundle, chosen) as node:
             server = http_server(edge_app(node, settings), settings)
             serving = asyncio.create_task(server.serve(sockets=[socket]))
-            address = f"http://127.0.0.1:{socket.getsockname()[1]}"
+            address = f"{'https' if trusting else 'http'}://127.0.0.1:{socket.getsockname()[1]}"
             try:
-                async with httpx.AsyncClient(base_url=address, timeout=20, trust_env=False) as client:
+                async with httpx.AsyncClient(
+                    base_url=address, timeout=20, trust_env=False, verify=trusting or True
+                ) as client:
                     await _until_up(client)
                     yield client
             finally:
