@@ -19,9 +19,11 @@ from cloud_node.settings import CloudSettings
 from edge_node.settings import EdgeSettings
 from offramp.cli.main import commands, load, overview
 from offramp.command import Command, option_of
+from offramp.serving.access.settings import AccessSettings
 from offramp_dashboard.settings import DashboardSettings
 
 _HERE = Path(__file__).parent
+_ACCESS = AccessSettings.model_fields
 _MADE = "<!-- made by docs/generate.py; change the fields and docstrings it is made from -->\n"
 
 _INTRODUCTION = """\
@@ -55,6 +57,7 @@ def settings_page() -> str:
             *_INTRODUCTION.splitlines(),
             "",
             *_table("Both nodes, `EDGE_…` and `CLOUD_…`", _shared(), (EdgeSettings, CloudSettings)),
+            *_table("Encryption and access, both nodes", list(_ACCESS), (EdgeSettings, CloudSettings)),
             *_table("Edge node, `EDGE_…`", _own(EdgeSettings), (EdgeSettings,)),
             *_table("Cloud node, `CLOUD_…`", _own(CloudSettings), (CloudSettings,)),
             *_table("Dashboard, `DASHBOARD_…`", list(DashboardSettings.model_fields), (DashboardSettings,)),
@@ -79,11 +82,12 @@ def _console(text: str) -> list[str]:
 
 
 def _shared() -> list[str]:
-    return [name for name in EdgeSettings.model_fields if name in CloudSettings.model_fields]
+    both = [name for name in EdgeSettings.model_fields if name in CloudSettings.model_fields]
+    return [name for name in both if name not in _ACCESS]
 
 
 def _own(settings: type[Command]) -> list[str]:
-    return [name for name in settings.model_fields if name not in _shared()]
+    return [name for name in settings.model_fields if name not in (*_shared(), *_ACCESS)]
 
 
 def _table(title: str, names: list[str], parts: tuple[type[Command], ...]) -> Iterator[str]:

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -192,53 +189,6 @@ def test_a_file_of_keys_that_is_missing_damaged_or_anybodys_is_refused(tmp_path:
     file.chmod(0o666)
     with pytest.raises(ConfigError, match="other users may write it"):
         Access(AccessFiles(keys=file))
-
-
-@pytest.fixture
-def signing() -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.generate()
-
-
-class TestTokens:
-    @pytest.fixture
-    def access(self, tmp_path: Path, signing: Ed25519PrivateKey) -> Access:
-        file = tmp_path / "public.pem"
-        file.write_bytes(signing.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        return Access(
-            AccessFiles(token_keys=file, token_issuer="https://login.example", token_audience="offramp")
-        )
-
-    def token(self, key: Any, algorithm: str = "EdDSA", **claims: object) -> str:
-        fine = {"iss": "https://login.example", "aud": "offramp", "sub": "ops", "exp": time.time() + 60}
-        return jwt.encode({**fine, "scope": "watch change", **claims}, key, algorithm)
-
-    def test_a_token_has_the_rights_of_its_scope(self, access: Access, signing: Ed25519PrivateKey) -> None:
-        token = self.token(signing)
-        assert caller(access, token) == ["change", "watch"]
-        assert caller(access, token) == ["change", "watch"]  # now remembered
-        assert caller(access, self.token(signing, scope="everything")) == []
-
-    @pytest.mark.parametrize(
-        "claims",
-        [{"exp": 1}, {"iss": "x"}, {"aud": "x"}, {"exp": None}, {"sub": None}, {"nbf": 9e9}, {"iat": 9e9}],
-    )
-    def test_a_token_that_is_late_early_or_for_others_is_refused(
-        self, access: Access, signing: Ed25519PrivateKey, claims: dict[str, object]
-    ) -> None:
-        try:
-            token = self.token(signing, **claims)
-        except TypeError:
-            pytest.skip("this library does not make such a token")
-        assert caller(access, token) is None
-
-    def test_a_token_that_others_signed_or_nobody_is_refused(self, access: Access) -> None:
-        assert caller(access, self.token(Ed25519PrivateKey.generate())) is None
-        assert caller(access, self.token(None, "none")) is None
-        assert caller(access, self.token("s" * 32, "HS256")) is None
-
-    def test_keys_of_tokens_need_an_issuer_and_an_audience(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="token_issuer"):
-            Access(AccessFiles(token_keys=tmp_path / "x.pem"))
 
 
 class TestCalls:

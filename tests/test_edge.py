@@ -84,6 +84,7 @@ class TestWhatItTakes:
             "/",
             "/v1/predict",
             "/v1/policy",
+            "/v1/access",
             "/v1/bundle",
             "/healthz",
             "/readyz",
@@ -95,7 +96,7 @@ class TestWhatItTakes:
         self, client: httpx.AsyncClient
     ) -> None:
         described = (await client.get("/openapi.json")).json()["paths"]["/v1/predict"]["post"]
-        assert set(described["responses"]) == {"200", "400", "408", "413", "415", "503"}
+        assert set(described["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "421", "503"}
         assert set(described["requestBody"]["content"]) == {
             "image/jpeg",
             "image/png",
@@ -121,7 +122,9 @@ class TestWhatItTakes:
         schema = (await client.get("/openapi.json")).json()
         told = schema["components"]["schemas"]["PolicyOut"]["properties"]["outlives_restart"]
         assert told["type"] == "boolean" and "EDGE_POLICY_FILE" in told["description"]
-        assert {"200", "413", "415", "422", "500"} == set(schema["paths"]["/v1/policy"]["put"]["responses"])
+        assert {"200", "400", "401", "403", "413", "415", "421", "422", "500"} == set(
+            schema["paths"]["/v1/policy"]["put"]["responses"]
+        )
 
     async def test_the_api_page_needs_no_other_host(self, client: httpx.AsyncClient) -> None:
         page = (await client.get("/docs")).text

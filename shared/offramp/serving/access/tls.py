@@ -67,9 +67,7 @@ def _context(certificates: Certificates) -> ssl.SSLContext:
 
 
 class _LoggedHandshake(ssl.SSLObject):
-    """asyncio says nothing about a handshake that fails; this logs the reason, at most once a second."""
-
-    _silent_until = 0.0
+    """asyncio says nothing about a handshake that fails; this logs the reason, each at most once a second."""
 
     def do_handshake(self) -> None:
         try:
@@ -77,10 +75,18 @@ class _LoggedHandshake(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            if time.monotonic() >= _LoggedHandshake._silent_until:
-                _LoggedHandshake._silent_until = time.monotonic() + _SAY_EVERY_S
-                _log.warning(line("tls_refused", reason=_in_words(error)))
+            _say(error)
             raise
+
+
+_said_at: dict[str, float] = {}
+
+
+def _say(error: ssl.SSLError) -> None:
+    reason, now = error.reason or "", time.monotonic()
+    if now >= _said_at.get(reason, 0.0) + _SAY_EVERY_S:
+        _said_at[reason] = now
+        _log.warning(line("tls_refused", reason=_in_words(error)))
 
 
 def _in_words(error: ssl.SSLError) -> str:
