@@ -31,6 +31,10 @@ _NOT_UNDER_RAY = {
     "drain_s": "set graceful_shutdown_wait_loop_s of the deployment",
     "grace_s": "set graceful_shutdown_timeout_s of the deployment",
     "upstream": "a middle tier runs as `offramp cloud`",
+    **dict.fromkeys(
+        ("keys", "token_keys", "tls_cert", "tls_key", "tls_client_ca", "client_names"),
+        "Ray's proxy neither encrypts nor asks who calls; put a proxy that does in front of it",
+    ),
 }
 
 

@@ -64,7 +64,7 @@ class TestFiles:
     def test_an_edge_with_a_certificate_that_does_not_fit_does_not_start(self, directory: Path) -> None:
         more = {"tls_cert": directory / "edge.pem", "tls_key": directory / "other.key"}
         with pytest.raises(ConfigError, match="is not the key of"):
-            http_config(lambda: None, EdgeSettings(bundle=directory, **more))  # type: ignore[arg-type, return-value]
+            http_config(lambda: None, EdgeSettings(bundle=directory, **more))  # type: ignore[arg-type]
 
 
 def test_certs_keeps_what_is_there_and_renews_what_is_named(tmp_path: Path) -> None:

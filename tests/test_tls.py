@@ -32,7 +32,7 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def shown(directory: Path, name: str) -> dict[str, Path]:
+def shown(directory: Path, name: str) -> dict[str, Any]:
     return {"tls_cert": directory / f"{name}.pem", "tls_key": directory / f"{name}.key"}
 
 

@@ -30,7 +30,7 @@ def access(tmp_path: Path, signing: Ed25519PrivateKey) -> Access:
     )
 
 
-def token_of(key: Any, algorithm: str = "EdDSA", **claims: object) -> str:
+def token_of(key: Any, algorithm: str = "EdDSA", **claims: Any) -> str:
     fine = {"iss": "https://login.example", "aud": "offramp", "sub": "ops", "exp": time.time() + 60}
     return jwt.encode({**fine, "scope": "watch change", **claims}, key, algorithm)
 
@@ -47,7 +47,7 @@ def test_a_token_has_the_rights_of_its_scope(access: Access, signing: Ed25519Pri
     [{"exp": 1}, {"iss": "x"}, {"aud": "x"}, {"exp": None}, {"sub": None}, {"nbf": 9e9}, {"iat": 9e9}],
 )
 def test_a_token_that_is_late_early_or_for_others_is_refused(
-    access: Access, signing: Ed25519PrivateKey, claims: dict[str, object]
+    access: Access, signing: Ed25519PrivateKey, claims: dict[str, Any]
 ) -> None:
     try:
         token = token_of(signing, **claims)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import ssl
 import time
 from collections import Counter
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pydantic import Field
 from offramp.cli.photos import photos_in
 from offramp.cli.progress import console
 from offramp.command import Command
+from offramp.errors import ConfigError
 
 _REPORT_S = 10.0
 _TIMEOUT_S = 10.0
@@ -33,6 +35,13 @@ class Stream(Command):
     seconds: float | None = Field(
         default=None, ge=0, description="stop after this many seconds (default: at Ctrl-C)"
     )
+    api_key: Path | None = Field(
+        default=None, description="file with the API key to show to nodes that ask for one"
+    )
+    ca: Path | None = Field(
+        default=None,
+        description="authority, in PEM, that signed the certificates of nodes at https:// addresses",
+    )
     seed: int = Field(default=0, description="seed for the order of the photos")
 
     def execute(self) -> None:
@@ -41,32 +50,45 @@ class Stream(Command):
         random.Random(self.seed).shuffle(files)
         answers: Counter[str] = Counter()
         with suppress(KeyboardInterrupt):
-            asyncio.run(_send(self.to, files, self.rate, self.seconds, answers))
+            asyncio.run(self._send(files, answers))
         _say(answers)
 
+    def _client(self) -> httpx.AsyncClient:
+        from offramp.serving.access.certificates import private_file
 
-async def _send(
-    to: list[str], files: list[bytes], rate: float, seconds: float | None, answers: Counter[str]
-) -> None:
-    limits = httpx.Limits(max_connections=256)
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits, trust_env=False) as client:
-        started = reported = time.monotonic()
-        under_way: set[asyncio.Task[None]] = set()
-        for number, (address, file) in enumerate(
-            zip(itertools.cycle(to), itertools.cycle(files), strict=False)
-        ):
-            due = started + number / rate
-            if seconds is not None and number >= rate * seconds:
-                break
-            await asyncio.sleep(due - time.monotonic())
-            # Send without waiting for the answer: a slow node must not slow the stream down.
-            task = asyncio.create_task(_ask(client, f"{address.rstrip('/')}/v1/predict", file, answers))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-            if time.monotonic() - reported >= _REPORT_S:
-                reported = time.monotonic()
-                _say(answers)
-        await asyncio.gather(*under_way)
+        headers = {}
+        if self.api_key:
+            headers["authorization"] = f"Bearer {private_file(self.api_key).decode('latin-1').strip()}"
+        try:
+            trusted = ssl.create_default_context(cafile=self.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"{self.ca} cannot be read as certificates: {error}; give --ca a PEM file"
+            ) from error
+        limits = httpx.Limits(max_connections=256)
+        return httpx.AsyncClient(
+            timeout=_TIMEOUT_S, limits=limits, trust_env=False, verify=trusted, headers=headers
+        )
+
+    async def _send(self, files: list[bytes], answers: Counter[str]) -> None:
+        async with self._client() as client:
+            started = reported = time.monotonic()
+            under_way: set[asyncio.Task[None]] = set()
+            for number, (address, file) in enumerate(
+                zip(itertools.cycle(self.to), itertools.cycle(files), strict=False)
+            ):
+                due = started + number / self.rate
+                if self.seconds is not None and number >= self.rate * self.seconds:
+                    break
+                await asyncio.sleep(due - time.monotonic())
+                # Send without waiting for the answer: a slow node must not slow the stream down.
+                task = asyncio.create_task(_ask(client, f"{address.rstrip('/')}/v1/predict", file, answers))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+                if time.monotonic() - reported >= _REPORT_S:
+                    reported = time.monotonic()
+                    _say(answers)
+            await asyncio.gather(*under_way)
 
 
 async def _ask(client: httpx.AsyncClient, address: str, file: bytes, answers: Counter[str]) -> None:
