@@ -21,6 +21,7 @@ for path in io.popen("find '%s' -type f | sort"):lines() do
 end
 math.randomseed(0)
 local headers = {["content-type"] = "image/jpeg"}
+if os.getenv("API_KEY") then headers["authorization"] = "Bearer " .. os.getenv("API_KEY") end
 if os.getenv("TAKES_FORM") then
   headers = {["content-type"] = "multipart/form-data; boundary=x"}
   local head = '--x\\r\\nContent-Disposition: form-data; name="content"; filename="p.jpg"\\r\\n\\r\\n'
@@ -78,7 +79,14 @@ def write_paced_script(path: Path, photos: Path, *, pause_ms: float) -> None:
 
 
 def turn(
-    url: str, script: Path, *, clients: int, seconds: float, form: bool = False, cores: Cores | None = None
+    url: str,
+    script: Path,
+    *,
+    clients: int,
+    seconds: float,
+    form: bool = False,
+    cores: Cores | None = None,
+    api_key: str | None = None,
 ) -> Turn:
     """Ask for some seconds; the photo is the body or a form field. `cores`: those that wrk may use, if not all.
 
@@ -87,7 +95,11 @@ def turn(
     """
     base = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}{urlsplit(url).path}"
     options = [f"-c{clients}", f"-d{seconds:g}s", f"--timeout={_TIMEOUT_S}s", "--latency", "-s", str(script)]
-    variables = {**os.environ, **({"TAKES_FORM": "1"} if form else {})}
+    variables = {
+        **os.environ,
+        **({"TAKES_FORM": "1"} if form else {}),
+        **({"API_KEY": api_key} if api_key else {}),
+    }
     with pinned(cores):
         said = subprocess.run(
             ["wrk", "-t1", *options, base], check=True, capture_output=True, text=True, env=variables
