@@ -33,7 +33,7 @@ from pydantic_settings import (
 
 from offramp.errors import ConfigError, OfframpError, StoppedError
 from offramp.install import how_to_install
-from offramp.logs import line, start_logging
+from offramp.logs import flush_logging, line, start_logging
 
 _log = logging.getLogger("offramp.command")
 
@@ -127,6 +127,8 @@ def run_command(command: type[Command], arguments: Sequence[str], *, program: st
         if extra := _extra_of(error.name or ""):
             end_with(ConfigError(f"{error.name} is not installed; run: {how_to_install(extra)}"))
         raise
+    finally:
+        flush_logging()
 
 
 def end_with(error: OfframpError, *, status: int = 2) -> NoReturn:
@@ -134,6 +136,7 @@ def end_with(error: OfframpError, *, status: int = 2) -> NoReturn:
     from rich.console import Console
     from rich.text import Text
 
+    flush_logging()
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
     raise SystemExit(status)
 
