@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import logging
-import os
 import re
 import shlex
 import tomllib
@@ -31,11 +29,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from offramp.environment import check_variables, is_service_link
 from offramp.errors import ConfigError, OfframpError, StoppedError
 from offramp.install import how_to_install
-from offramp.logs import flush_logging, line, start_logging
-
-_log = logging.getLogger("offramp.command")
+from offramp.logs import flush_logging, start_logging
 
 
 class Command(BaseSettings):
@@ -222,15 +219,10 @@ def _command_line(command: type[Command], arguments: Sequence[str], program: str
 
 
 def _environment(command: type[Command], prefix: str) -> _Source:
-    known = {f"{prefix}{name}".upper() for name in command.model_fields}
-    for name in sorted(os.environ):
-        if not name.startswith(prefix) or name in known:
-            continue
-        if meant := get_close_matches(name, known, n=1, cutoff=0.8):
-            raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
-        # Other programs use these prefixes too (CLOUD_SDK_VERSION), so only warn.
-        _log.warning(line("ignored", variable=name, detail="not a setting of this node"))
-    return _Source("environment", _by_field(command, EnvSettingsSource(command)()))
+    check_variables(prefix, command.model_fields)
+    values = _by_field(command, EnvSettingsSource(command)())
+    own = {name: value for name, value in values.items() if not is_service_link(f"{prefix}{name}")}
+    return _Source("environment", own)
 
 
 def _file(command: type[Command], path: Path) -> _Source:
