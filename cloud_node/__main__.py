@@ -13,6 +13,7 @@ from offramp.bundle import load_bundle
 from offramp.command import run_command
 from offramp.logs import line, start_logging
 from offramp.serving.access.settings import warn_if_open
+from offramp.serving.listening import in_address
 from offramp.serving.running import block_range, running_node
 
 
@@ -48,7 +49,7 @@ async def _serve(settings: CloudSettings) -> None:
             line(
                 "ready",
                 tier=settings.tier,
-                address=f"{settings.host}:{server.port}",
+                address=in_address(settings.host, server.port),
                 blocks=f"{blocks[0]}-{blocks[1]}",
                 runtime=settings.runtime,
                 bundle=manifest.bundle_id,

@@ -20,7 +20,7 @@ from offramp.serving.access.access import Access
 from offramp.serving.access.calls import CallGate
 from offramp.serving.access.keys import Right
 from offramp.serving.access.tls import server_credentials
-from offramp.serving.listening import cannot_listen, listening_socket
+from offramp.serving.listening import cannot_listen, in_address, listening_socket
 from offramp.serving.node import Node
 from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
@@ -75,7 +75,7 @@ class CloudServer:
         # gRPC does not say why it cannot bind, and logs its own lines about it, so try the port first.
         listening_socket(settings.host, settings.port).close()
         try:
-            self.port: int = self._bind(f"{settings.host}:{settings.port}")
+            self.port: int = self._bind(in_address(settings.host, settings.port))
         except RuntimeError as error:
             raise cannot_listen(settings.host, settings.port, error) from error
 

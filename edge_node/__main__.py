@@ -13,6 +13,7 @@ from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.command import run_command
 from offramp.errors import ConfigError
 from offramp.logs import start_logging
+from offramp.serving.listening import in_address
 from offramp.serving.running import block_range, running_node
 
 
@@ -60,7 +61,8 @@ async def _serve(
     from edge_node.server import log_ready, serve
 
     async with running_node(settings, bundle, blocks) as node:
-        log_ready(settings, bundle.manifest, blocks, f"{settings.host}:{listening.getsockname()[1]}")
+        address = in_address(settings.host, listening.getsockname()[1])
+        log_ready(settings, bundle.manifest, blocks, address)
         await serve(edge_app(node, settings), listening, settings)
 
 

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
@@ -27,6 +28,7 @@ from offramp.bundle import Manifest, load_bundle
 from offramp.errors import ConfigError, OfframpError
 from offramp.logs import start_logging
 from offramp.serving.child import end_with_parent
+from offramp.serving.listening import in_address
 from offramp.serving.metrics import SHARED_BY, NodeMetrics
 from offramp.serving.running import running_node
 
@@ -43,7 +45,7 @@ def serve_in_processes(
     """
     with TemporaryDirectory(prefix="offramp-") as directory:
         os.environ[SHARED_BY] = directory
-        address = f"{settings.host}:{listening.getsockname()[1]}"
+        address = in_address(settings.host, listening.getsockname()[1])
         file = settings.policy_file or Path(directory) / "policy.json"
         policy = Policy(manifest, file, outlives_restart=file == settings.policy_file)
         start = partial(EdgeProcess, settings.share(), blocks, address, policy, parent=os.getpid())
@@ -67,14 +69,19 @@ class _Port(socket.socket):
         # Set only after binding: before, it would let us take a port that another program shares.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._address = listening.getsockname()
+        self._only_v6 = listening.family == socket.AF_INET6 and bool(
+            listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        )
 
-    def __reduce__(self) -> tuple[Callable[[tuple[str, int]], socket.socket], tuple[tuple[str, int]]]:
-        return _own_socket, (self._address,)
+    def __reduce__(self) -> tuple[Callable[..., socket.socket], tuple[Any, ...]]:
+        return _own_socket, (self.family, self._address, self._only_v6)
 
 
-def _own_socket(address: tuple[str, int]) -> socket.socket:
+def _own_socket(family: int, address: tuple[Any, ...], only_v6: bool) -> socket.socket:
     # Only bound: uvicorn makes it listen once the process can answer.
-    own = socket.socket()
+    own = socket.socket(family)
+    if family == socket.AF_INET6:
+        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     own.bind(address)

@@ -13,7 +13,7 @@ from nicegui import app as nicegui
 from nicegui import ui
 
 from offramp.logs import line
-from offramp.serving.listening import listening_socket
+from offramp.serving.listening import in_address, listening_socket
 from offramp_dashboard.node_client import NodeClient
 from offramp_dashboard.pages.frame import Frame
 from offramp_dashboard.settings import DashboardSettings
@@ -56,7 +56,7 @@ def serve(settings: DashboardSettings) -> None:
             tailwind=False,
             show_welcome_message=False,
         )
-        address = f"{settings.host}:{listening.getsockname()[1]}"
+        address = in_address(settings.host, listening.getsockname()[1])
         logging.getLogger("dashboard").info(line("ready", address=address, edges=",".join(settings.edge)))
         config = uvicorn.Config(
             app,

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from offramp.command import Command
+from offramp.serving.listening import Host
 
 
 def _address(text: str) -> str:
@@ -42,7 +43,9 @@ class DashboardSettings(Command):
         max_length=32,
         description="address of a cloud node's /metrics, on its --metrics-port; several as with --edge",
     )
-    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    host: Host = Field(
+        default="127.0.0.1", description="address to listen on; :: is every one, of both IP versions"
+    )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     samples: Path = Field(
         default=Path("samples/fashion-mnist"),

@@ -21,6 +21,7 @@ from edge_node.app import edge_app
 from edge_node.server import bound_socket, http_server
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Bundle
+from offramp.serving.listening import in_address
 from offramp.serving.running import block_range, running_node
 
 Pixels = NDArray[np.uint8]
@@ -45,7 +46,7 @@ async def running_cloud(
         server = CloudServer(node, settings)
         await server.start()
         try:
-            yield f"127.0.0.1:{server.port}"
+            yield in_address(settings.host, server.port)
         finally:
             await server.drain()
 
@@ -67,7 +68,8 @@ async def running_edge(
         async with running_node(settings, bundle, chosen) as node:
             server = http_server(edge_app(node, settings), settings)
             serving = asyncio.create_task(server.serve(sockets=[socket]))
-            address = f"{'https' if trusting else 'http'}://127.0.0.1:{socket.getsockname()[1]}"
+            place = in_address(settings.host, socket.getsockname()[1])
+            address = f"{'https' if trusting else 'http'}://{place}"
             try:
                 async with httpx.AsyncClient(
                     base_url=address, timeout=20, trust_env=False, verify=trusting or True

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import logging
-import os
 import re
 import shlex
 import tomllib
@@ -31,11 +29,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from offramp.environment import check_variables, is_service_link
 from offramp.errors import ConfigError, OfframpError, StoppedError
 from offramp.install import how_to_install
-from offramp.logs import line, start_logging
-
-_log = logging.getLogger("offramp.command")
+from offramp.logs import flush_logging, start_logging
 
 
 class Command(BaseSettings):
@@ -127,6 +124,8 @@ def run_command(command: type[Command], arguments: Sequence[str], *, program: st
         if extra := _extra_of(error.name or ""):
             end_with(ConfigError(f"{error.name} is not installed; run: {how_to_install(extra)}"))
         raise
+    finally:
+        flush_logging()
 
 
 def end_with(error: OfframpError, *, status: int = 2) -> NoReturn:
@@ -134,6 +133,7 @@ def end_with(error: OfframpError, *, status: int = 2) -> NoReturn:
     from rich.console import Console
     from rich.text import Text
 
+    flush_logging()
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
     raise SystemExit(status)
 
@@ -219,15 +219,10 @@ def _command_line(command: type[Command], arguments: Sequence[str], program: str
 
 
 def _environment(command: type[Command], prefix: str) -> _Source:
-    known = {f"{prefix}{name}".upper() for name in command.model_fields}
-    for name in sorted(os.environ):
-        if not name.startswith(prefix) or name in known:
-            continue
-        if meant := get_close_matches(name, known, n=1, cutoff=0.8):
-            raise ConfigError(f"unknown variable {name}; did you mean {meant[0]}?")
-        # Other programs use these prefixes too (CLOUD_SDK_VERSION), so only warn.
-        _log.warning(line("ignored", variable=name, detail="not a setting of this node"))
-    return _Source("environment", _by_field(command, EnvSettingsSource(command)()))
+    check_variables(prefix, command.model_fields)
+    values = _by_field(command, EnvSettingsSource(command)())
+    own = {name: value for name, value in values.items() if not is_service_link(f"{prefix}{name}")}
+    return _Source("environment", own)
 
 
 def _file(command: type[Command], path: Path) -> _Source:

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field
 from offramp.cli.progress import console
 from offramp.cli.quantities import a_duration, a_speed, megabits, milliseconds
 from offramp.command import Command
-from offramp.errors import ConfigError
 from offramp.serving.link import Link, LinkSettings
+from offramp.serving.listening import Host, in_address
 
 
 def _place(text: str) -> str:
@@ -31,7 +31,7 @@ class SlowLink(Command):
     target: Annotated[str, AfterValidator(_place)] = Field(
         default="127.0.0.1:50051", description="HOST:PORT of the node behind the line"
     )
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: Host = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=50052, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     delay: Annotated[str, AfterValidator(a_duration)] = Field(
         default="0ms", description="delay in each direction, such as 40ms or 0.1s"
@@ -57,14 +57,11 @@ async def _hold(line: Link) -> None:
     ends = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ends.set)
-    try:
-        async with line:
-            console.print(
-                f"{line.host}:{line.port} leads to {line.target} until Ctrl-C",
-                highlight=False,
-                soft_wrap=True,
-            )
-            await ends.wait()
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {line.host}:{line.port}: {error.strerror}") from error
+    async with line:
+        console.print(
+            f"{in_address(line.host, line.port)} leads to {line.target} until Ctrl-C",
+            highlight=False,
+            soft_wrap=True,
+        )
+        await ends.wait()
     console.print(f"{line.up_bytes} bytes passed up, {line.down_bytes} down")

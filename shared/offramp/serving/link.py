@@ -17,6 +17,7 @@ from typing import Self
 from pydantic import Field
 
 from offramp.record import Record
+from offramp.serving.listening import listening_socket
 
 _CHUNK = 16 * 1024
 _IN_FLIGHT = 64  # chunks in flight in one direction; beyond that the sender has to wait
@@ -44,9 +45,14 @@ class Link:
     down_bytes: int = 0
 
     async def __aenter__(self) -> Self:
-        """Listen; port 0 is replaced by a free one."""
+        """Listen; port 0 is replaced by a free one.
+
+        Raises:
+            ConfigError: the port is taken, or the address is not one of this machine.
+        """
         self._open: set[asyncio.StreamWriter] = set()
-        self._server = await asyncio.start_server(self._serve, self.host, self.port)
+        listening = listening_socket(self.host, self.port)
+        self._server = await asyncio.start_server(self._serve, sock=listening)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -60,7 +66,7 @@ class Link:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")
         try:
-            beyond_reader, beyond_writer = await asyncio.open_connection(host, int(port))
+            beyond_reader, beyond_writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except OSError:
             writer.transport.abort()
             return

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import socket
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from offramp.errors import ConfigError
+
+_EVERYWHERE = "::"  # of both IP versions
+
+
+def _bare(text: str) -> str:
+    bare = text.removeprefix("[").removesuffix("]")
+    if len(text) - len(bare) not in (0, 2) or (bare != text and ":" not in bare) or not bare:
+        raise ValueError(
+            "not an address; write a name, an IPv4 address, or an IPv6 address such as ::1 or [::1]"
+        )
+    return bare
+
+
+Host = Annotated[str, Field(min_length=1), AfterValidator(_bare)]
+"""A setting: a name or an address; an IPv6 address loses its brackets."""
+
+
+def in_address(host: str, port: int) -> str:
+    """HOST:PORT, or [HOST]:PORT for an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listening_socket(host: str, port: int, *, backlog: int | None = None) -> socket.socket:
     """Listen on an address of this machine; port 0 takes a free one.
 
     Args:
-        host: name or address to listen on.
+        host: name or address to listen on; `::` listens on all addresses of both IP versions.
         port: 0 to 65535.
         backlog: how many connections may wait to be accepted; the system's default if None.
 
@@ -19,7 +42,11 @@ def listening_socket(host: str, port: int, *, backlog: int | None = None) -> soc
         ConfigError: the port is taken, or the address is not one of this machine.
     """
     try:
-        return socket.create_server((host, port), backlog=backlog)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name of both versions, such as localhost, means IPv4.
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        both = host == _EVERYWHERE and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=backlog, dualstack_ipv6=both)
     except OSError as error:
         raise cannot_listen(host, port, error) from error
 
@@ -30,4 +57,4 @@ def cannot_listen(
     """The error that says why a port cannot be taken, and which option to change."""
     # Python appends the address to the system's message.
     reason = str(why.strerror).partition(" (while")[0] if isinstance(why, OSError) else str(why)
-    return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose {instead}")
+    return ConfigError(f"cannot listen on {in_address(host, port)}: {reason}; choose {instead}")

@@ -28,6 +28,7 @@ from prometheus_client import (
 from offramp.bundle import Manifest
 from offramp.engine.payload import Sent
 from offramp.errors import OffloadReason
+from offramp.logs import lost_lines
 from offramp.serving.answers import Answers
 
 # Names the directory of these shared files; prometheus-client reads it when it is imported.
@@ -91,6 +92,7 @@ class NodeMetrics:
         self._refused = self._counter("refused", "Calls answered with an error.", "code")
         self._images = self._counter("image_bytes", "Bytes of the images received.")
         self._call_samples = self._histogram("batch_samples", "Samples in one call.", _SAMPLES)
+        lost_lines.tell(self._counter("log_lines_lost", "Log lines that nobody read in time.").inc)
         self._gauge("bundle_info", "The bundle this node serves.", "bundle").labels(manifest.bundle_id).set(1)
 
     def watch(self, name: str, text: str, read: Callable[[], float], *, sums: bool = False) -> None:

@@ -16,6 +16,7 @@ from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
 from offramp.serving.access.certificates import CertificateFiles
 from offramp.serving.access.settings import AccessSettings
+from offramp.serving.listening import Host
 
 
 def _block_range(text: str) -> str:
@@ -45,7 +46,9 @@ class NodeSettings(AccessSettings):
 
     bundle: CliPositionalArg[Path] = Field(description="directory of the bundle to serve")
     config: Path | None = Field(default=None, description="TOML file with settings, such as port = 8000")
-    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    host: Host = Field(
+        default="127.0.0.1", description="address to listen on; :: is every one, of both IP versions"
+    )
     port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
     tier: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$", description="name of this tier in answers and logs"

@@ -1,0 +1,207 @@
+"""Logs that nobody reads, or that nobody can read any more, and the last lines of a process."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from offramp.bundle import Bundle
+from offramp.logs import UnwaitedHandler, flush_logging, lost_lines, start_logging
+from offramp.serving.metrics import NodeMetrics
+from tests.conftest import ROOT, SAMPLES
+from tests.nodes import first_photo
+
+SMALLEST_PIPE = 4096
+
+
+@contextmanager
+def logging_to(handler: UnwaitedHandler) -> Iterator[logging.Logger]:
+    log = logging.Logger("test")
+    log.addHandler(handler)
+    try:
+        yield log
+    finally:
+        handler.close()
+
+
+@contextmanager
+def edge_with_unread_log(*more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """An edge node whose log is read up to `event=ready`, and its address."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
+    command = [sys.executable, "-m", "edge_node", "models/b-lenet-fashion", "--port", "0", *more]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stderr=writing, stdout=subprocess.PIPE, text=True
+    ) as edge:
+        os.close(writing)
+        edge.stderr = os.fdopen(reading)
+        try:
+            for line in edge.stderr:
+                if found := re.search(r"event=ready .*\baddress=(\S+)", line):
+                    yield edge, f"http://{found[1]}"
+                    break
+        finally:
+            edge.kill()
+
+
+def ask(address: str, times: int) -> None:
+    photo = first_photo(SAMPLES, "bag")
+    with httpx.Client(base_url=address, timeout=5, trust_env=False) as client:
+        for _ in range(times):
+            assert client.post("/v1/predict", content=photo).status_code == 200
+
+
+def test_a_node_answers_while_nobody_reads_its_log() -> None:
+    with edge_with_unread_log() as (edge, address):
+        ask(address, 100)
+        edge.terminate()
+        assert edge.stderr is not None
+        said = edge.stderr.read().splitlines()
+        assert edge.wait(10) == 0
+    assert sum("event=answered" in line for line in said) == 100
+
+
+def test_a_node_outlives_who_read_its_log() -> None:
+    with edge_with_unread_log() as (edge, address):
+        assert edge.stderr is not None
+        edge.stderr.close()
+        ask(address, 20)
+        counted = httpx.get(f"{address}/metrics", trust_env=False).text
+        lost = re.search(r"^offramp_log_lines_lost_total (\S+)", counted, re.MULTILINE)
+        assert lost and float(lost[1]) >= 10
+        edge.terminate()
+        assert edge.wait(10) == 0
+
+
+def test_a_node_ends_in_time_although_nobody_reads_its_last_lines() -> None:
+    with edge_with_unread_log() as (edge, address):
+        ask(address, 100)
+        edge.terminate()
+        assert edge.wait(5) == 0
+
+
+def test_lost_lines_are_counted_and_told_where_they_are_missing() -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
+    before = lost_lines.total
+    with (
+        os.fdopen(reading) as log_file,
+        os.fdopen(writing, "w") as stream,
+        logging_to(UnwaitedHandler(stream, most_held=10_000)) as log,
+    ):
+        for number in range(1000):
+            log.info("line %d %s", number, "x" * 90)
+        lost = lost_lines.total - before
+        assert 700 < lost < 1000  # the rest is in the pipe and with the writer
+        due = 0
+        while due < 1000:
+            line = log_file.readline()
+            if told := re.match(r"event=log_lines_lost lines=(\d+) ", line):
+                due += int(told[1])
+            else:
+                assert line.startswith(f"line {due} ")
+                due += 1
+
+
+def test_an_error_is_written_at_once_and_lines_stay_whole_in_a_shared_pipe() -> None:
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading, "rb", buffering=0) as log_file,
+        os.fdopen(writing, "w") as stream,
+        logging_to(UnwaitedHandler(stream)) as log,
+    ):
+        log.info("first")
+        assert log_file.read(100) == b"first\n"
+        for _ in range(5):
+            log.info("x" * 1500)
+        log.error("last")
+        log.handlers[0].flush()
+        told = log_file.read(1 << 16)
+    assert told is not None and told.endswith(b"x\nlast\n") and len(told.splitlines()) == 6
+
+
+def test_a_fork_writes_its_lines_too(capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_to(UnwaitedHandler(sys.stderr)) as log:
+        log.info("from the parent")
+        log.handlers[0].flush()
+        if (child := os.fork()) == 0:
+            log.info("from the fork")
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert capfd.readouterr().err.splitlines() == ["from the parent", "from the fork"]
+
+
+def test_the_last_lines_before_a_crash_are_written() -> None:
+    program = (
+        "import logging; from offramp.logs import start_logging; start_logging()\n"
+        "for n in range(500): logging.info('line %d', n)\n"
+        "raise RuntimeError('crash')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: crash" in done.stderr
+    assert sum(" line " in line for line in done.stderr.splitlines() if "INFO" in line) == 500
+
+
+def test_the_error_of_a_command_comes_after_its_log_lines(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_node", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "EDGE_LOG_LEVEL": "DEBUG", "EDGE_SOMETHING_ELSE": "1"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_warnings_do_not_go_around_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    kept = logging.getLogger().handlers[:]
+    try:
+        start_logging()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(capture=True)
+            warnings.warn("odd", stacklevel=1)
+        flush_logging()
+    finally:
+        logging.captureWarnings(capture=False)
+        logging.basicConfig(handlers=kept, force=True)
+    assert " WARNING py.warnings " in stream.getvalue()
+
+
+def test_each_lost_line_is_counted_in_the_metrics(tiny_bundle: Bundle) -> None:
+    metrics = NodeMetrics(tiny_bundle.manifest)
+    name = b"offramp_log_lines_lost_total"
+    (before,) = (float(row.split()[1]) for row in metrics.text().splitlines() if row.startswith(name))
+    lost_lines.add(3)
+    (after,) = (float(row.split()[1]) for row in metrics.text().splitlines() if row.startswith(name))
+    assert after - before == 3
+
+
+def test_logging_a_line_does_not_wait_for_its_reader() -> None:
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading),
+        os.fdopen(writing, "w") as stream,
+        logging_to(UnwaitedHandler(stream, most_held=100_000)) as log,
+    ):
+        began = time.monotonic()
+        for _ in range(5000):
+            log.info("x" * 200)
+        assert time.monotonic() - began < 2
