@@ -22,7 +22,7 @@ from offramp.serving.access.keys import Right
 from offramp.serving.access.tls import server_credentials
 from offramp.serving.listening import cannot_listen, listening_socket
 from offramp.serving.node import Node
-from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
+from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVER_KEEPALIVE_OPTIONS, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 
 # Health checks and Describe calls that may be open besides the calls that run blocks.
@@ -43,6 +43,7 @@ _OPTIONS = (
     # Without this, two nodes could share a port and would answer each other's calls.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.bdp_probe", 0),
+    *SERVER_KEEPALIVE_OPTIONS,
 )
 
 
