@@ -6,14 +6,17 @@ import asyncio
 import math
 import signal
 from http.server import HTTPServer
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
-from grpc_health.v1.health import aio as health  # type: ignore[attr-defined] # its stubs lack it
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import start_http_server
 
+from cloud_node.door import Door
+from cloud_node.health import Health
+from cloud_node.room import Limits
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
 from offramp.serving.access.access import Access
@@ -22,12 +25,13 @@ from offramp.serving.access.keys import Right
 from offramp.serving.access.tls import server_credentials
 from offramp.serving.listening import cannot_listen, in_address, listening_socket
 from offramp.serving.node import Node
-from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
+from offramp.wire.messages import SERVER_KEEPALIVE_OPTIONS, SERVICE_NAME
 from offramp.wire.v1.wire_pb2_grpc import add_TierServiceServicer_to_server
 
-# Health checks and Describe calls that may be open besides the calls that run blocks.
-_SPARE_CALLS = 256
 _BYTES_BESIDE_A_FEATURE = 256  # of one sample in a call: its id and framing
+_BYTES_BESIDE_A_CALL = 4096  # bundle, thetas
+_LEAST_ARRIVING = 1024
+_WATCH_EVERY_S = 0.5
 
 # What a caller needs for each method; None: nothing. A test sees to it that no method is missing.
 RIGHTS: dict[str, Right | None] = {
@@ -43,6 +47,13 @@ _OPTIONS = (
     # Without this, two nodes could share a port and would answer each other's calls.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.bdp_probe", 0),
+    *SERVER_KEEPALIVE_OPTIONS,
+    ("grpc.max_concurrent_streams", 1024),  # on one connection; Envoy opens another one for more
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+    # Behind a name with several addresses, callers find new replicas when they have to connect again.
+    ("grpc.max_connection_age_ms", 1_800_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
 )
 
 
@@ -59,25 +70,36 @@ class CloudServer:
         self._node = node
         self._metrics: HTTPServer | None = None
         self.metrics_port: int | None = None
-        limit = ("grpc.max_receive_message_length", _largest_call(node, settings.max_samples))
+        largest = largest_message(node, settings)
         self._server = grpc.aio.server(
             interceptors=_gates(node, settings),
-            options=(*_OPTIONS, limit),
-            maximum_concurrent_rpcs=settings.max_pending + _SPARE_CALLS,
+            options=(*_OPTIONS, ("grpc.max_receive_message_length", largest)),
         )
-        self._health = health.HealthServicer()
-        servicer = TierServicer(node, settings)
-        add_TierServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call] # generated
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME), self._server
-        )
+        self._health = Health(("", SERVICE_NAME))
+        self._add_services(TierServicer(node, settings, max_bytes=largest), largest)
         # gRPC does not say why it cannot bind, and logs its own lines about it, so try the port first.
         listening_socket(settings.host, settings.port).close()
         try:
             self.port: int = self._bind(in_address(settings.host, settings.port))
         except RuntimeError as error:
             raise cannot_listen(settings.host, settings.port, error) from error
+
+    def _add_services(self, tier: TierServicer, largest: int) -> None:
+        settings = self._settings
+        limits = Limits(
+            message_bytes=largest,
+            buffered_bytes=max(settings.max_buffered_bytes, largest),
+            arriving=max(_LEAST_ARRIVING, 4 * settings.max_pending),
+            streams=settings.max_streams,
+            arrival_s=settings.message_timeout_s,
+        )
+        door: Any = Door(limits, refused=self._node.metrics.refused)
+        add_TierServiceServicer_to_server(tier, door)  # type: ignore[no-untyped-call] # generated
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, door)
+        shown = reflection.aio.ReflectionServicer((SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(shown, door)
+        for service, handlers in door.handlers.items():
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
     def _bind(self, address: str) -> int:
         files = self._settings.certificate_files
@@ -93,8 +115,12 @@ class CloudServer:
         """
         self._serve_metrics()
         await self._server.start()
-        for service in ("", SERVICE_NAME):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            self._health.tell(is_serving=self._node.trouble is None)
+            await asyncio.sleep(_WATCH_EVERY_S)
 
     def _serve_metrics(self) -> None:
         wanted = self._settings.metrics_port
@@ -110,7 +136,8 @@ class CloudServer:
 
     async def drain(self) -> None:
         """Stop: report it to health checks first, so that callers go elsewhere, then finish the calls in progress."""
-        await self._health.enter_graceful_shutdown()
+        self._watching.cancel()
+        self._health.tell(is_serving=False)
         await asyncio.sleep(self._settings.drain_s)
         await self._server.stop(self._settings.grace_s)
         if self._metrics:
@@ -125,10 +152,12 @@ def _gates(node: Node, settings: CloudSettings) -> list[CallGate]:
     return [CallGate(access, RIGHTS, names=settings.client_names, refused=node.metrics.refused)]
 
 
-def _largest_call(node: Node, max_samples: int) -> int:
+def largest_message(node: Node, settings: CloudSettings) -> int:
+    """Most bytes of a call: as many as its samples can need, within the setting, but at least one sample."""
     tier = node.tier
     values = max(math.prod(block.input.shape) for block in tier.manifest.blocks[tier.start - 1 : tier.stop])
-    return min(MAX_MESSAGE_BYTES, max_samples * (4 * values + _BYTES_BESIDE_A_FEATURE))
+    one = 4 * values + _BYTES_BESIDE_A_FEATURE
+    return min(settings.max_samples * one, max(settings.max_message_bytes, one + _BYTES_BESIDE_A_CALL))
 
 
 async def until_told_to_stop() -> None:

@@ -72,9 +72,13 @@ class Context(Protocol):
 class TierServicer(TierServiceServicer):
     """Serves one node's tier."""
 
-    def __init__(self, node: Node, settings: CloudSettings) -> None:
-        """Serve `node` within the limits of its settings on the samples of a call, and on the pixels of its images."""
+    def __init__(self, node: Node, settings: CloudSettings, *, max_bytes: int = 0) -> None:
+        """Serve `node` within the limits of its settings on the samples of a call, and on the pixels of its images.
+
+        max_bytes: of a call, as callers are told; 0 does not tell.
+        """
         self._node = node
+        self._max_bytes = max_bytes
         self._max_samples = settings.max_samples
         self._most_samples = f"{settings.max_samples} ({settings.variable('max_samples')})"
         self._limits = settings.image_limits
@@ -91,6 +95,7 @@ class TierServicer(TierServiceServicer):
             max_pixels=self._limits.max_pixels,
             max_samples=self._max_samples,
             takes_pixels=True,
+            max_bytes=self._max_bytes,
         )
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:

@@ -30,6 +30,24 @@ class CloudSettings(NodeSettings):
         "that tls_client_ca signed",
     )
     max_samples: int = Field(default=1024, ge=1, description="most samples in one call")
+    max_message_bytes: int = Field(
+        default=4 * 1024 * 1024,
+        ge=65_536,
+        description="largest message; a caller splits what is larger. One sample always fits, whatever its size",
+    )
+    max_buffered_bytes: int = Field(
+        default=256_000_000,
+        ge=1,
+        description="bytes of messages held at the same time; one that is still arriving counts as the largest. "
+        "Further ones wait",
+    )
+    max_streams: int = Field(
+        default=20_000,
+        ge=2,
+        description="most calls that stay open, such as health watches: every edge process has one; one host may have "
+        "half of them",
+    )
+    message_timeout_s: float = Field(default=10.0, gt=0, description="how long a message may take to arrive")
     drain_s: float = Field(
         default=0.5,
         ge=0,

@@ -70,8 +70,9 @@ async def test_a_refusal_is_reported_with_its_status(tiny_bundle: Bundle, code: 
     assert error.blames_request is (code is grpc.StatusCode.INVALID_ARGUMENT)
 
 
-async def test_only_an_unavailable_upstream_is_asked_again(tiny_bundle: Bundle) -> None:
-    for code, calls in ((grpc.StatusCode.UNAVAILABLE, 3), (grpc.StatusCode.INTERNAL, 1)):
+async def test_a_call_is_made_again_unless_the_request_is_at_fault(tiny_bundle: Bundle) -> None:
+    codes = grpc.StatusCode
+    for code, calls in ((codes.UNAVAILABLE, 3), (codes.INTERNAL, 3), (codes.INVALID_ARGUMENT, 1)):
         upstream = Upstream(tiny_bundle.manifest.bundle_id, failing(code))
         async with serving(upstream) as address, offloader(tiny_bundle, address) as client:
             with pytest.raises(OffloadError):

@@ -68,6 +68,14 @@ class Node:
                 lambda: float(upstream.state.up),
             )
 
+    @property
+    def trouble(self) -> str | None:
+        """Why this node cannot answer; None while it can."""
+        blocks = self.tier.manifest.blocks[self.tier.start - 1 : self.tier.stop]
+        if self.upstream is None or self.upstream.state.up or any(block.exit for block in blocks):
+            return None
+        return f"no exit of its own, and {self.upstream.state.reason}"
+
     def check_room(self) -> None:
         """Check that there is room for one more call; a front door may do so before it looks inside the call.
 

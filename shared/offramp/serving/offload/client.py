@@ -17,7 +17,7 @@ from offramp.serving.access.certificates import CertificateFiles, Certificates, 
 from offramp.serving.access.following import Followed
 from offramp.serving.access.tls import channel_credentials
 from offramp.serving.tracing import TRACEPARENT
-from offramp.wire.messages import MESSAGE_OPTIONS, SERVICE_NAME
+from offramp.wire.messages import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MESSAGE_OPTIONS, SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 
@@ -28,9 +28,24 @@ _REASONS = {
     grpc.StatusCode.FAILED_PRECONDITION: OffloadReason.MISMATCH,
 }
 
+# Leaves out a replica that answers none of its calls while another does: gRFC A50. Refusals count as failures there, so
+# a replica that is merely overloaded must not reach the threshold.
+_OUTLIERS = {
+    "interval": "0.5s",
+    "baseEjectionTime": "3s",
+    "maxEjectionTime": "10s",
+    "maxEjectionPercent": 50,
+    "failurePercentageEjection": {
+        "threshold": 99,
+        "enforcementPercentage": 100,
+        "minimumHosts": 2,
+        "requestVolume": 3,
+    },
+    "childPolicy": [{"round_robin": {}}],
+}
 # Infer is pure, so a call that may not have reached its server can safely be sent again. That is UNAVAILABLE only.
 _SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
+    "loadBalancingConfig": [{"outlier_detection_experimental": _OUTLIERS}],
     "methodConfig": [
         {
             "name": [{"service": SERVICE_NAME}],
@@ -51,7 +66,13 @@ _CHANNEL_OPTIONS = [
     # A cloud that comes back is found within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 700),
+    # A connection that answers nothing is given up, and a new one made. Otherwise, after an outage, TCP would wait as
+    # long again before it sends anything. With calls in progress this takes KEEPALIVE_TIMEOUT_MS.
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
     # A replica with a new address is found within a second, not after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]

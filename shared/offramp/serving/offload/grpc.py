@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -15,6 +17,7 @@ from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call
 from offramp.serving.offload.client import TierClient, UpstreamSettings
 from offramp.serving.offload.health import UpstreamHealth, Wanted
+from offramp.serving.offload.hedging import Hedge
 from offramp.serving.offload.offloader import Accepts, UpstreamState
 from offramp.wire.codec import encode_feature
 from offramp.wire.messages import BYTES_OF_CALL, probabilities_from_bytes
@@ -53,6 +56,7 @@ class GrpcOffloader:
             bundle_id=manifest.bundle_id, tier=tier, split_point=split_point, codec=codec, payload=payload
         )
         self._health = UpstreamHealth(self._client, wanted)
+        self._hedge = Hedge()
 
     async def __aenter__(self) -> Self:
         """Connect and ask the upstream what it serves.
@@ -90,18 +94,30 @@ class GrpcOffloader:
         self._health.check()
         request = self._request(call)
         share = math.ceil((request.ByteSize() + BYTES_OF_CALL) / len(call.samples))
-        try:
+        begun = time.monotonic()
+        attempts = 0
+
+        async def attempt() -> Answers:
+            nonlocal attempts
+            attempts += 1
             response = await self._client.infer(request, deadline=call.deadline, traceparent=call.traceparent)
-            self._check_ids(response, request.request_ids)
-            samples = [self._classified(answer, call, share) for answer in response.answers]
+            return self._answers(response, call)
+
+        try:
+            found = await self._hedge.ask(attempt, timeout_s=call.deadline - begun)
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
-                error.uplink_bytes = share
-            self._health.failed(error)
+                error.uplink_bytes = attempts * share
+            self._health.failed(error, begun)
             raise
         self._health.succeeded()
+        return replace(found, samples=[replace(one, uplink_bytes=attempts * share) for one in found.samples])
+
+    def _answers(self, response: pb.InferResponse, call: Call) -> Answers:
+        self._check_ids(response, [sample.request_id for sample in call.samples])
+        samples = [self._classified(answer, call) for answer in response.answers]
         return Answers(
-            samples, [TierTime(time.tier, time.queue_ms, time.compute_ms) for time in response.times]
+            samples, [TierTime(each.tier, each.queue_ms, each.compute_ms) for each in response.times]
         )
 
     def _request(self, call: Call) -> pb.InferRequest:
@@ -128,7 +144,7 @@ class GrpcOffloader:
                 OffloadReason.REFUSED,
             )
 
-    def _classified(self, message: pb.Answer, call: Call, uplink_bytes: int) -> Classified:
+    def _classified(self, message: pb.Answer, call: Call) -> Classified:
         manifest = self._manifest
         probabilities_K = probabilities_from_bytes(message.probabilities, manifest)
         if (
@@ -145,9 +161,7 @@ class GrpcOffloader:
             )
         passed = self._passed(message, call.first_block)
         answer = Answer(probabilities_K, message.confidence, message.exit_number, passed, message.unfamiliar)
-        return Classified(
-            answer, message.tier, message.degraded_reason or None, sent=call.sent, uplink_bytes=uplink_bytes
-        )
+        return Classified(answer, message.tier, message.degraded_reason or None, sent=call.sent)
 
     def _passed(self, message: pb.Answer, first_block: int) -> tuple[float, ...]:
         """Confidences of the exits that the upstream passed from block `first_block` on; () if it tells none."""

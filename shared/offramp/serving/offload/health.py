@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -84,6 +86,7 @@ class UpstreamHealth:
         self._wanted = wanted
         self._settings = client.settings
         self._breaker = Breaker(failures=self._settings.failures_to_open)
+        self._answered_at = -math.inf
         self._probing: asyncio.Task[None] | None = None
         self._probe_delay_s = self._settings.probe_interval_s
 
@@ -123,11 +126,16 @@ class UpstreamHealth:
 
     def succeeded(self) -> None:
         """A call was answered."""
+        self._answered_at = time.monotonic()
         self._breaker.succeeded()
 
-    def failed(self, error: OffloadError) -> None:
-        """A call was not answered; after a few of these the upstream is left alone until it answers a probe."""
-        if self._breaker.failed(error):
+    def failed(self, error: OffloadError, begun: float) -> None:
+        """A call was not answered; after a few of these the upstream is left alone until it answers a probe.
+
+        It does not count if another call was answered since it had begun, on the clock of `time.monotonic`: then one
+        replica fails, and not the upstream.
+        """
+        if begun > self._answered_at and self._breaker.failed(error):
             self._open(error)
 
     def _open(self, error: OffloadError) -> None:

@@ -100,6 +100,7 @@ class SharedCalls:
                 task = asyncio.create_task(self._ask(together))
                 self._under_way.add(task)
                 task.add_done_callback(self._done)
+                _cancel_once_all_left(task, together)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
@@ -128,6 +129,17 @@ class SharedCalls:
                 own = [replace(one, uplink_bytes=one.uplink_bytes + wasted_bytes) for one in own]
             if not each.answer.done():
                 each.answer.set_result(Answers(own, answers.times))
+
+
+def _cancel_once_all_left(task: asyncio.Task[None], together: Sequence[_Asked]) -> None:
+    """Cancel a call as soon as nobody waits for it any more."""
+
+    def left(_: asyncio.Future[Answers]) -> None:
+        if all(each.answer.cancelled() for each in together):
+            task.cancel()
+
+    for each in together:
+        each.answer.add_done_callback(left)
 
 
 def _merged(calls: Sequence[Call]) -> Call:

@@ -49,12 +49,14 @@ class InferRequest(_message.Message):
     def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ..., pixels: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class InferResponse(_message.Message):
-    __slots__ = ("answers", "times")
+    __slots__ = ("answers", "times", "behind")
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[Answer]
     times: _containers.RepeatedCompositeFieldContainer[TierTime]
-    def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., times: _Optional[_Iterable[_Union[TierTime, _Mapping]]] = ...) -> None: ...
+    behind: Behind
+    def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., times: _Optional[_Iterable[_Union[TierTime, _Mapping]]] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("request_id", "probabilities", "confidence", "exit_number", "tier", "degraded_reason", "passed", "unfamiliar")
@@ -76,6 +78,16 @@ class Answer(_message.Message):
     unfamiliar: bool
     def __init__(self, request_id: _Optional[str] = ..., probabilities: _Optional[bytes] = ..., confidence: _Optional[float] = ..., exit_number: _Optional[int] = ..., tier: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., passed: _Optional[_Iterable[float]] = ..., unfamiliar: _Optional[bool] = ...) -> None: ...
 
+class Behind(_message.Message):
+    __slots__ = ("target", "up", "reason")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    up: bool
+    reason: str
+    def __init__(self, target: _Optional[str] = ..., up: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class TierTime(_message.Message):
     __slots__ = ("tier", "queue_ms", "compute_ms")
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -91,7 +103,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples", "takes_pixels")
+    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples", "takes_pixels", "max_bytes", "behind")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +112,8 @@ class DescribeResponse(_message.Message):
     MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TAKES_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     tier: str
     first_block: int
@@ -108,4 +122,6 @@ class DescribeResponse(_message.Message):
     max_pixels: int
     max_samples: int
     takes_pixels: bool
-    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ..., takes_pixels: _Optional[bool] = ...) -> None: ...
+    max_bytes: int
+    behind: Behind
+    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ..., takes_pixels: _Optional[bool] = ..., max_bytes: _Optional[int] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ...) -> None: ...

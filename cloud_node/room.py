@@ -1,0 +1,154 @@
+"""How much callers may make a node hold: places for calls, and room for the bytes of their messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from offramp.errors import OverloadError, RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What callers may hold at the same time.
+
+    message_bytes: one message. buffered_bytes: all messages together. arriving: calls whose message is on its way.
+    streams: calls that stay open, such as health watches. arrival_s: how long a message may take to arrive.
+    """
+
+    message_bytes: int
+    buffered_bytes: int
+    arriving: int
+    streams: int
+    arrival_s: float
+
+
+class Places:
+    """So many calls at a time, and at most half of them of one host."""
+
+    def __init__(self, most: int, what: str) -> None:
+        """All are free; `what` the calls are, for errors."""
+        self._most = most
+        self._what = what
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, host: str) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            OverloadError: all are taken, or half of them by this host.
+        """
+        if self._taken.total() >= self._most or self._taken[host] >= self._most // 2:
+            raise OverloadError(
+                f"{self._taken.total()} {self._what}, {self._taken[host]} of them from {host}; this node takes "
+                f"{self._most}, half of them from one host"
+            )
+        self._taken[host] += 1
+        try:
+            yield
+        finally:
+            _less(self._taken, host, 1)
+
+
+class Room:
+    """The memory for messages. One that is arriving counts as the largest allowed, one that has arrived as it is."""
+
+    def __init__(self, limits: Limits) -> None:
+        """All of it is free."""
+        self._limits = limits
+        self._places = Places(limits.arriving, "messages on their way")
+        self._held = 0
+        self._arriving: Counter[str] = Counter()  # bytes, by host
+        self._waiting: dict[asyncio.Future[None], str] = {}  # host of each, in order
+
+    @asynccontextmanager
+    async def message(self, context: Any) -> AsyncIterator[bytes]:
+        """Read a call's message; it is counted until the block ends.
+
+        Raises:
+            OverloadError: there was no room for it in time.
+            RequestError: it did not arrive in time, or not at all.
+        """
+        host = host_of(context.peer())
+        with self._places.taken(host):
+            data = await self._arrived(context, host)
+        try:
+            yield data
+        finally:
+            self._held -= len(data)
+            self._wake()
+
+    async def _arrived(self, context: Any, host: str) -> bytes:
+        arrival_s = self._limits.arrival_s
+        deadline = asyncio.get_running_loop().time() + arrival_s
+        if self._waiting or not self._fits(host):
+            await self._turn(host, deadline)
+        else:
+            self._book(host)
+        data = b""
+        try:
+            async with asyncio.timeout_at(deadline):
+                found = await context.read()
+            if found is grpc.aio.EOF:
+                raise RequestError("the call ended without a message; send one")
+            data = found
+        except TimeoutError:
+            raise RequestError(f"the message did not arrive within {arrival_s:g} s; send it faster") from None
+        finally:
+            self._unbook(host, len(data))
+        return data
+
+    async def _turn(self, host: str, deadline: float) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = host
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn
+        except BaseException as error:
+            if self._waiting.pop(turn, None) is None:  # its turn came at the same moment
+                self._unbook(host, 0)
+            if isinstance(error, TimeoutError):
+                raise OverloadError(
+                    f"no room for another message within {self._limits.arrival_s:g} s; send fewer at a time"
+                ) from None
+            raise
+
+    def _fits(self, host: str) -> bool:
+        most, largest = self._limits.buffered_bytes, self._limits.message_bytes
+        # A host that sends slowly leaves half of the room to the others.
+        return self._held + largest <= most and self._arriving[host] + largest <= max(most // 2, largest)
+
+    def _book(self, host: str) -> None:
+        self._held += self._limits.message_bytes
+        self._arriving[host] += self._limits.message_bytes
+
+    def _unbook(self, host: str, arrived_bytes: int) -> None:
+        self._held -= self._limits.message_bytes - arrived_bytes
+        _less(self._arriving, host, self._limits.message_bytes)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let in those that fit now, in order."""
+        for turn, host in list(self._waiting.items()):
+            if self._fits(host):
+                del self._waiting[turn]
+                self._book(host)
+                turn.set_result(None)
+
+
+def _less(counter: Counter[str], host: str, by: int) -> None:
+    counter[host] -= by
+    if not counter[host]:
+        del counter[host]
+
+
+def host_of(peer: str) -> str:
+    """The host of a gRPC peer, such as ipv4:10.0.0.1:4711."""
+    return peer.rpartition(":")[0] or peer
