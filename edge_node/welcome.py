@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -21,7 +20,6 @@ _LINKS = {
     "/metrics": "metrics for Prometheus",
 }
 _SHOWN_LABELS = 12
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 _HEADERS = {
     "vary": "accept",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
@@ -51,7 +49,7 @@ def add_welcome(app: FastAPI, manifest: Manifest) -> None:
         told = Welcome(
             name=app.title,
             bundle=manifest.bundle_id,
-            predict=f"curl --data-binary @photo.jpg http://{_address(request)}/v1/predict",
+            predict=f"curl{_shown(request)} --data-binary @photo.jpg {request.url.scheme}://{_address(request)}/v1/predict",
             links=_LINKS,
         )
         if "text/html" in request.headers.get("accept", ""):
@@ -59,11 +57,15 @@ def add_welcome(app: FastAPI, manifest: Manifest) -> None:
         return JSONResponse(told.model_dump(), headers=_HEADERS)
 
 
+def _shown(request: Request) -> str:
+    """The option that shows a key, where one is needed."""
+    needs_key = request.scope["state"]["caller"].name is not None
+    return ' -H "Authorization: Bearer $KEY"' if needs_key else ""
+
+
 def _address(request: Request) -> str:
-    # The address that the client used. Checked, because people paste the command into a shell.
-    asked = request.headers.get("host", "")
-    host, port = request.scope["server"]
-    return asked if _HOST.fullmatch(asked) else f"{host}:{port}"
+    # The address that the client used. People paste the command into a shell: only what can be a host gets this far.
+    return request.headers["host"]
 
 
 def _filled(page: Template, told: Welcome, manifest: Manifest) -> str:
