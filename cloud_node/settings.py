@@ -30,11 +30,6 @@ class CloudSettings(NodeSettings):
         "that tls_client_ca signed",
     )
     max_samples: int = Field(default=1024, ge=1, description="most samples in one call")
-    drain_s: float = Field(
-        default=0.5,
-        ge=0,
-        description="how long a stopping node reports NOT_SERVING before it refuses new calls",
-    )
 
     @field_validator("client_names", mode="before")
     @classmethod
