@@ -7,13 +7,16 @@ import socket
 from offramp.errors import ConfigError
 
 
-def listening_socket(host: str, port: int, *, backlog: int | None = None) -> socket.socket:
+def listening_socket(
+    host: str, port: int, *, backlog: int | None = None, instead: str = "another --port or --host"
+) -> socket.socket:
     """Listen on an address of this machine; port 0 takes a free one.
 
     Args:
         host: name or address to listen on.
         port: 0 to 65535.
         backlog: how many connections may wait to be accepted; the system's default if None.
+        instead: which option to change, for the error.
 
     Raises:
         ConfigError: the port is taken, or the address is not one of this machine.
@@ -21,7 +24,7 @@ def listening_socket(host: str, port: int, *, backlog: int | None = None) -> soc
     try:
         return socket.create_server((host, port), backlog=backlog)
     except OSError as error:
-        raise cannot_listen(host, port, error) from error
+        raise cannot_listen(host, port, error, instead=instead) from error
 
 
 def cannot_listen(
