@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
-from http.server import HTTPServer
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from prometheus_client import start_http_server
 
 from cloud_node.door import Door
 from cloud_node.health import Health
+from cloud_node.metrics import MetricsServer
 from cloud_node.room import Limits
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
@@ -68,7 +67,7 @@ class CloudServer:
         """
         self._settings = settings
         self._node = node
-        self._metrics: HTTPServer | None = None
+        self._metrics: MetricsServer | None = None
         self.metrics_port: int | None = None
         largest = largest_message(node, settings)
         self._server = grpc.aio.server(
@@ -126,13 +125,9 @@ class CloudServer:
         wanted = self._settings.metrics_port
         if wanted is None:
             return
-        try:
-            self._metrics, _ = start_http_server(wanted, self._settings.host, self._node.metrics.registry)
-        except OSError as error:
-            raise cannot_listen(
-                self._settings.host, wanted, error, instead="another --metrics-port"
-            ) from error
-        self.metrics_port = self._metrics.server_port
+        self._metrics = MetricsServer(self._node, self._settings, wanted)
+        self._metrics.start()
+        self.metrics_port = self._metrics.port
 
     async def drain(self) -> None:
         """Stop: report it to health checks first, so that callers go elsewhere, then finish the calls in progress."""
@@ -141,8 +136,7 @@ class CloudServer:
         await asyncio.sleep(self._settings.drain_s)
         await self._server.stop(self._settings.grace_s)
         if self._metrics:
-            self._metrics.shutdown()
-            self._metrics.server_close()
+            await self._metrics.stop()
 
 
 def _gates(node: Node, settings: CloudSettings) -> list[CallGate]:

@@ -48,11 +48,6 @@ class CloudSettings(NodeSettings):
         "half of them",
     )
     message_timeout_s: float = Field(default=10.0, gt=0, description="how long a message may take to arrive")
-    drain_s: float = Field(
-        default=0.5,
-        ge=0,
-        description="how long a stopping node reports NOT_SERVING before it refuses new calls",
-    )
 
     @field_validator("client_names", mode="before")
     @classmethod

@@ -31,6 +31,7 @@ class Edge(EdgeSettings):
         # Imported here, so that `offramp` can list this command without the extra `edge`.
         from edge_node.server import bound_socket
 
+        self.check_limits()
         loaded = load_bundle(self.bundle)
         chosen = _blocks(self, loaded.manifest)
         with bound_socket(self) as listening:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_node.body import LimitedBody, replayed
@@ -26,6 +27,7 @@ from offramp.serving.access.access import Access
 from offramp.serving.access.gate import KNOWN, Gate, Rights
 from offramp.serving.access.hosts import CheckedHosts
 from offramp.serving.access.keys import Caller, Right
+from offramp.serving.http.clients import closing, is_draining
 from offramp.serving.metrics import CONTENT_TYPE
 from offramp.serving.node import Node
 
@@ -50,7 +52,10 @@ _REFUSED: dict[int | str, str] = {
     400: "a request that is not valid HTTP, or not what its path takes",
     401: "no key or token, or one that is not valid here",
     403: "the key or token does not have the right, or a page on a foreign host asks",
+    408: "a request that did not arrive in time",
     421: "a Host header with a name that is not one of this node's",
+    431: "a head of too many bytes or headers",
+    503: "too many connections, or the node is not ready",
 }
 _MAX_BYTES = 65_536  # of every body that carries no image
 
@@ -71,7 +76,10 @@ def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
             await predict(scope, receive, send)
-        elif scope["type"] == "http" and scope["method"] not in {"GET", "HEAD"}:
+        elif scope["type"] == "http" and scope["method"] == "HEAD":
+            # The server leaves out the body of an answer to HEAD.
+            await rest({**scope, "method": "GET"}, receive, send)
+        elif scope["type"] == "http" and scope["method"] != "GET":
             await _with_limit(rest, scope, receive, send, timeout_s=settings.body_timeout_s)
         else:
             await rest(scope, receive, send)
@@ -81,14 +89,15 @@ def edge_app(node: Node, settings: EdgeSettings, policy: Policy | None = None) -
 
 
 async def _with_limit(rest: ASGIApp, scope: Scope, receive: Receive, send: Send, *, timeout_s: float) -> None:
-    body = LimitedBody(scope, receive, max_bytes=_MAX_BYTES, timeout_s=timeout_s)
-    try:
-        data = await body.read()
-    except RequestError as error:
-        await body.drain()
-        await _json(refusal_for(error))(scope, receive, send)
-    else:
-        await rest(scope, replayed(data), send)
+    with LimitedBody(scope, receive, max_bytes=_MAX_BYTES, timeout_s=timeout_s) as body:
+        try:
+            data = await body.read()
+        except RequestError as error:
+            refused = _json(refusal_for(error))
+            refused.headers.update(closing(scope))
+            await refused(scope, receive, send)
+        else:
+            await rest(scope, replayed(data), send)
 
 
 def fastapi_app(node: Node, policy: Policy) -> FastAPI:
@@ -130,7 +139,7 @@ def _add_policy(app: FastAPI, policy: Policy, manifest: Manifest) -> None:
     @app.put(
         "/v1/policy",
         summary="Change θ, for all following requests",
-        responses={status: {"model": Problem} for status in (413, 415, 422, 500)},
+        responses={status: {"model": Problem} for status in (408, 413, 415, 422, 500)},
     )
     async def put_policy(change: PolicyIn) -> PolicyOut:
         match change:
@@ -162,6 +171,8 @@ def _add_operations(app: FastAPI, node: Node) -> None:
     @app.get("/readyz", summary="Whether requests are answered", responses={503: {"model": Readiness}})
     async def readyz(request: Request, response: Response) -> Readiness:
         readiness = _readiness(node)
+        if is_draining(request.scope):
+            readiness = readiness.model_copy(update={"ready": False})
         if not readiness.ready:
             response.status_code = 503
         if Right.WATCH not in request.scope["state"]["caller"].rights:
@@ -209,4 +220,15 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}; GET /docs shows what there is"
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    return JSONResponse({"error": message, "code": code}, error.status_code, headers=error.headers)
+    headers = {"allow": _methods(request)} if error.status_code == 405 else error.headers
+    return JSONResponse({"error": message, "code": code}, error.status_code, headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """The methods of a path; one that takes GET takes HEAD."""
+    app: FastAPI = request.app
+    found: set[str] = set()
+    for route in app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or {"GET"}
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from edge_node.body import ImagesAsJson
+from edge_node.asked import LONGEST_MS
+from edge_node.json_images import ImagesAsJson
 from edge_node.schemas import Prediction, Predictions, Problem
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -16,8 +17,10 @@ _REFUSALS: dict[int | str, str] = {
     400: "not an image, a truncated image, malformed JSON or multipart, or an unknown query parameter",
     408: "the body did not arrive in time",
     413: "too many bytes, images or pixels",
-    415: "a content type or an image format this node does not read",
+    415: "a content type, a content encoding or an image format this node does not read",
+    431: "a head of too many bytes or headers",
     503: "overloaded, or the upstream is gone and no local exit can answer; Retry-After says when to try again",
+    504: "no answer within the time that X-Request-Timeout-Ms allows",
 }
 
 # FastAPI would derive this from a signature, but it would then document a 422 that is never sent.
@@ -32,8 +35,17 @@ _REQUEST: dict[str, Any] = {
         {
             "name": "X-Request-ID",
             "in": "header",
-            "description": "passed through all tiers and their logs; generated if absent",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+            "description": "passed through all tiers and their logs, and answered as a header; generated if absent. "
+            "Visible ASCII characters; of more than 64 the first 64 are used, and others than letters, digits, '.', "
+            "'_' and '-' become '_'",
+            "schema": {"type": "string", "pattern": "^[!-~]+$"},
+        },
+        {
+            "name": "X-Request-Timeout-Ms",
+            "in": "header",
+            "description": "how long the client waits for the answer, body included; after that, 504. Tiers behind "
+            "this one get what is left",
+            "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_MS},
         },
     ],
     "requestBody": {

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import re
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from urllib.parse import parse_qsl
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from edge_node.body import BodyBudget, LimitedBody, read_images
+from edge_node.asked import Asked, asked
+from edge_node.body import LimitedBody
 from edge_node.errors import MethodError, SlowBodyError, refusal_for
 from edge_node.policy import Policy
 from edge_node.said import said
+from edge_node.sent_images import ImageReader
 from edge_node.settings import EdgeSettings
 from offramp.engine.images import open_images
-from offramp.errors import OverloadError, RequestError
+from offramp.errors import ExpiredError, OverloadError
 from offramp.logs import line
 from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
+from offramp.serving.http.clients import client_of, closing, connection_of, has_left
+from offramp.serving.http.share import FairShare
 from offramp.serving.node import Node
-from offramp.serving.tracing import TRACEPARENT
 
 _log = logging.getLogger("edge_node")
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Predict:
@@ -40,69 +38,103 @@ class Predict:
         self._node = node
         self._policy = policy
         self._settings = settings
-        self._budget = BodyBudget(settings.max_buffered_bytes)
+        self._reader = ImageReader(settings)
+        self._memory = FairShare(settings.max_buffered_bytes, least=settings.max_body_bytes)
+        self._places = FairShare(settings.max_pending)
         self._limits = settings.image_limits
-        self._body_setting = settings.variable("max_body_bytes")
         self._exit_names = node.tier.manifest.exit_names
         self._is_guarded = node.tier.manifest.is_guarded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes a response."""
-        settings = self._settings
-        body = LimitedBody(
-            scope,
-            receive,
-            max_bytes=settings.max_body_bytes,
-            timeout_s=settings.body_timeout_s,
-            setting=self._body_setting,
-        )
+        headers: dict[str, str] = {}
         try:
-            answer = await self._answer(scope, body)
+            answer = await self._answer(scope, receive, headers)
         except asyncio.CancelledError:
-            refusal = refusal_for(OverloadError("this node is stopping; ask again"))
-            self._node.metrics.refused(refusal.code)
-            await _send(send, refusal.status, orjson.dumps(refusal.body), refusal.headers)
+            if has_left(scope):
+                self._node.metrics.refused("client_left")
+            else:
+                await self._refuse(scope, send, OverloadError("this node is stopping; ask again"), headers)
             raise
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
-            refusal = refusal_for(error)
-            self._node.metrics.refused(refusal.code)
-            drained = not isinstance(error, SlowBodyError) and await body.drain()
-            headers = {} if drained else {"connection": "close"}
-            await _send(send, refusal.status, orjson.dumps(refusal.body), refusal.headers | headers)
+            await self._refuse(scope, send, error, headers)
         else:
-            await _send(send, 200, orjson.dumps(answer), {})
+            await _send(send, 200, orjson.dumps(answer), headers)
+            if connection := connection_of(scope):
+                connection.door.pace.answered()
 
-    async def _answer(self, scope: Scope, body: LimitedBody) -> dict[str, object]:
+    async def _refuse(self, scope: Scope, send: Send, error: Exception, headers: dict[str, str]) -> None:
+        refusal = refusal_for(error)
+        self._node.metrics.refused(refusal.code)
+        closes = {"connection": "close"} if isinstance(error, SlowBodyError) else closing(scope)
+        await _send(send, refusal.status, orjson.dumps(refusal.body), headers | refusal.headers | closes)
+        if isinstance(error, OverloadError) and (connection := connection_of(scope)):
+            connection.rest()
+
+    async def _answer(self, scope: Scope, receive: Receive, headers: dict[str, str]) -> dict[str, object]:
         started = time.perf_counter()
         if scope["method"] != "POST":
             raise MethodError(
                 f"{scope['method']} {scope['path']}: this path takes POST with an image as its body"
             )
-        with_probabilities = _wants_probabilities(scope["query_string"])
-        with self._budget.reserved(body):
-            return await self._classify(scope, body, started, with_probabilities)
+        client = client_of(scope)
+        if not self._places.has_room(client):  # before anything is read
+            raise self._full(client)
+        wanted = asked(scope)
+        headers["x-request-id"] = wanted.request_id
+        deadline = math.inf if wanted.timeout_s is None else time.monotonic() + wanted.timeout_s
+        try:
+            async with asyncio.timeout(wanted.timeout_s):
+                with self._body(scope, receive) as body:
+                    images = await self._reader.read(body)
+                    with self._places.taken(client) as has_place:
+                        if not has_place:
+                            raise self._full(client)
+                        return await self._classify(images, wanted, deadline, started)
+        except TimeoutError as error:
+            raise ExpiredError(
+                f"no answer within the {wanted.timeout_s} s that x-request-timeout-ms allows; allow more"
+            ) from error
+
+    def _body(self, scope: Scope, receive: Receive) -> LimitedBody:
+        settings = self._settings
+        return LimitedBody(
+            scope,
+            receive,
+            max_bytes=settings.max_body_bytes,
+            timeout_s=settings.body_timeout_s,
+            setting=settings.variable("max_body_bytes"),
+            budget=self._memory,
+        )
+
+    def _full(self, client: str) -> OverloadError:
+        return OverloadError(
+            f"{self._places.used} requests are under way, {self._places.held(client)} of them yours, of "
+            f"{self._places.total} that this node takes; try again later"
+        )
 
     async def _classify(
-        self, scope: Scope, body: LimitedBody, started: float, with_probabilities: bool
+        self, images: Sequence[bytes], wanted: Asked, deadline: float, started: float
     ) -> dict[str, object]:
-        images = await read_images(scope, body, self._settings)
-        self._node.check_room()
         self._node.metrics.received(sum(map(len, images)))
         opened = open_images(images, limits=self._limits)
         call = Call(
-            samples=list(map(Sample, _request_ids(scope, len(images)), opened.files, opened.num_pixels)),
+            samples=list(map(Sample, wanted.sample_ids(len(images)), opened.files, opened.num_pixels)),
             thetas=self._policy.state.thetas,
             first_block=1,
             load=partial(opened.decode, self._node.tier.manifest.preprocessing),
             is_light=opened.is_light,
-            traceparent=_header(scope, TRACEPARENT),
+            deadline=deadline,
+            traceparent=wanted.traceparent,
         )
         answers = await self._node.classify(call)
         predictions = []
-        for asked, sample in zip(call.samples, answers.samples, strict=True):
+        for sent, sample in zip(call.samples, answers.samples, strict=True):
             total_ms = (time.perf_counter() - started) * 1000
             predictions.append(
-                self._prediction(asked.request_id, sample, answers, call.thetas, total_ms, with_probabilities)
+                self._prediction(
+                    sent.request_id, sample, answers, call.thetas, total_ms, wanted.with_probabilities
+                )
             )
         return predictions[0] if len(predictions) == 1 else {"predictions": predictions}
 
@@ -195,32 +227,6 @@ def _log_answer(
             uplink_bytes=sample.uplink_bytes,
         )
     )
-
-
-def _wants_probabilities(query: bytes) -> bool:
-    wanted = False
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name != "probabilities":
-            raise RequestError(f"unknown query '{name}'; this path knows only 'probabilities'")
-        if value.lower() not in _SWITCH:
-            raise RequestError(f"probabilities is '{value}'; write true or false")
-        wanted = _SWITCH[value.lower()]
-    return wanted
-
-
-def _request_ids(scope: Scope, count: int) -> list[str]:
-    given = _header(scope, "x-request-id") or ""
-    if given and not _REQUEST_ID.fullmatch(given):
-        raise RequestError(
-            f"x-request-id of {len(given)} characters is not valid; use up to 64 letters, digits, '.', '_' and '-'"
-        )
-    base = given or f"{random.getrandbits(64):016x}"
-    return [base] if count == 1 else [f"{base}-{number}" for number in range(1, count + 1)]
-
-
-def _header(scope: Scope, name: str) -> str | None:
-    found: bytes | None = dict(scope["headers"]).get(name.encode())
-    return None if found is None else found.decode("latin-1")
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Runs one edge node as several processes behind one port, to use several cores.
 
-uvicorn starts, watches and replaces the processes. They share only the port, the policy and the metrics: each loads its
-own blocks and connects to the upstream itself.
+`workers.py` starts, watches and replaces the processes. They share only the port, the policy and the metrics: each
+loads its own blocks and connects to the upstream itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from edge_node.app import edge_app
 from edge_node.policy import Policy
 from edge_node.server import LISTENERS, http_config, log_ready
 from edge_node.settings import EdgeSettings
+from edge_node.workers import Workers
 from offramp.bundle import Manifest, load_bundle
 from offramp.errors import ConfigError, OfframpError
 from offramp.logs import start_logging
@@ -47,13 +46,14 @@ def serve_in_processes(
         os.environ[SHARED_BY] = directory
         address = in_address(settings.host, listening.getsockname()[1])
         file = settings.policy_file or Path(directory) / "policy.json"
+        share = settings.share()
         policy = Policy(manifest, file, outlives_restart=file == settings.policy_file)
-        start = partial(EdgeProcess, settings.share(), blocks, address, policy, parent=os.getpid())
-        config = http_config(start, settings, lifespan="on", factory=True, workers=settings.processes)
+        start = partial(EdgeProcess, share, blocks, address, policy, parent=os.getpid())
+        config = http_config(start, share, lifespan="on", factory=True, workers=settings.processes)
         own = [_Port(listening) for _ in range(LISTENERS - 1)]
-        processes = Multiprocess(config, [listening, *own])
-        processes.run()
-        if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
+        workers = Workers(config, [listening, *own])
+        workers.run()
+        if workers.has_failed:
             raise ConfigError("a process of this node did not start; the line above says why")
 
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
-import ssl
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import uvicorn
-from starlette.types import ASGIApp
-
-from edge_node.connection import OneWriteProtocol
 from edge_node.settings import EdgeSettings
 from offramp.bundle import Manifest
 from offramp.logs import line
-from offramp.serving.access.certificates import CertificateFiles
 from offramp.serving.access.settings import warn_if_open
-from offramp.serving.access.tls import FollowingContext
+from offramp.serving.asgi import ASGIApp
+from offramp.serving.http.server import HttpConfig, HttpServer, ignore_signals
 from offramp.serving.listening import listening_socket
 
 # The event loop accepts one connection per socket in each round, and a busy node has few rounds.
@@ -37,38 +30,18 @@ def bound_socket(settings: EdgeSettings) -> socket.socket:
     return listening_socket(settings.host, settings.port, backlog=2048)
 
 
-def http_server(app: ASGIApp, settings: EdgeSettings) -> uvicorn.Server:
-    """A uvicorn server for an app that is ready."""
-    return uvicorn.Server(http_config(app, settings, lifespan="off"))
+def http_server(app: ASGIApp, settings: EdgeSettings) -> HttpServer:
+    """A server for an app that is ready."""
+    return HttpServer(http_config(app, settings))
 
 
-def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **more: Any) -> uvicorn.Config:
+def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **more: Any) -> HttpConfig:
     """uvicorn's settings for this node.
 
     Raises:
-        ConfigError: a certificate or its key is not fit to be used.
+        ConfigError: a certificate or its key is not fit to be used, or the process may not have so many connections.
     """
-    if settings.certificate_files.given:
-        FollowingContext.of(settings.certificate_files)
-        more["ssl_context_factory"] = partial(_encrypted, settings.certificate_files)
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        log_level="warning",  # our own log lines replace those for start and stop
-        http=OneWriteProtocol,
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, round(settings.grace_s)),
-        **more,
-    )
-
-
-def _encrypted(files: CertificateFiles, *_: object) -> ssl.SSLContext:
-    return FollowingContext.of(files)
+    return HttpConfig(app, settings.http_limits, certificates=settings.certificate_files, **more)
 
 
 def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], address: str) -> None:
@@ -88,8 +61,6 @@ def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int
 
 async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish the ones in progress."""
-    # When uvicorn has stopped, it raises the signal again, but the node still has to close its upstream.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     listeners = [listening, *(listening.dup() for _ in range(LISTENERS - 1))]
     await http_server(app, settings).serve(sockets=listeners)

@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from offramp.errors import ConfigError
+from offramp.serving.http.limits import HttpLimits, check_open_files, usual_connections
 from offramp.serving.settings import NodeSettings
 
 
@@ -46,6 +48,18 @@ class EdgeSettings(NodeSettings):
         ge=1,
         description="bytes of bodies held at the same time; more are refused at once (503)",
     )
+    max_connections: int = Field(
+        default_factory=usual_connections,
+        ge=1,
+        description="most open connections; beyond it, those that wait are closed to make room, and if all are at "
+        "work, new ones get 503 (default: 4096, or fewer if the process may not open so many files)",
+    )
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="how long the head of a request may take to arrive"
+    )
+    idle_timeout_s: float = Field(
+        default=30.0, gt=0, description="how long a connection may stay open without a request"
+    )
     body_timeout_s: float = Field(default=30.0, gt=0, description="how long a body may take to arrive")
     policy_file: Annotated[Path, AfterValidator(_replaceable)] | None = Field(
         default=None,
@@ -53,11 +67,39 @@ class EdgeSettings(NodeSettings):
         "without it, a restart discards the change",
     )
 
+    def check_limits(self) -> None:
+        """Check that the limits leave room for each other.
+
+        Raises:
+            ConfigError: the largest body would never be accepted.
+        """
+        if self.max_body_bytes > self.max_buffered_bytes:
+            body, all_bodies = (self.variable(name) for name in ("max_body_bytes", "max_buffered_bytes"))
+            raise ConfigError(
+                f"{body} is {self.max_body_bytes}, but all bodies together may take {self.max_buffered_bytes} "
+                f"({all_bodies}), so such a body would never be accepted; lower the first or raise the second"
+            )
+
     def share(self) -> EdgeSettings:
         """The settings of one process, with its share of the whole node's limits."""
-        shared = ("workers", "max_pending", "max_buffered_bytes")
+        shared = ("workers", "max_pending", "max_buffered_bytes", "max_connections")
         parts = {name: max(1, getattr(self, name) // self.processes) for name in shared}
         # A process that has no room for the largest body would never accept one.
-        least = min(self.max_body_bytes, self.max_buffered_bytes)
-        parts["max_buffered_bytes"] = max(parts["max_buffered_bytes"], least)
+        parts["max_buffered_bytes"] = max(parts["max_buffered_bytes"], self.max_body_bytes)
         return EdgeSettings(**{**self.model_dump(include=set(EdgeSettings.model_fields)), **parts})
+
+    @property
+    def http_limits(self) -> HttpLimits:
+        """The limits of this process's front door.
+
+        Raises:
+            ConfigError: it may not open as many files as it is to have connections.
+        """
+        check_open_files(self.max_connections, setting=self.variable("max_connections"))
+        return HttpLimits(
+            connections=self.max_connections,
+            head_s=self.head_timeout_s,
+            idle_s=self.idle_timeout_s,
+            drain_s=self.drain_s,
+            grace_s=self.grace_s,
+        )

@@ -62,6 +62,7 @@ async def running_edge(
     **given: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """An edge node; yields a client that talks to it over HTTP, or over HTTPS if it is `trusting` somebody."""
+    given = {"drain_s": 0.0, **given}
     settings = EdgeSettings(bundle=bundle.directory, port=port, blocks=blocks, upstream=upstream, **given)
     chosen = block_range(settings, bundle.manifest, default=(1, 3))
     with bound_socket(settings) as socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from edge_node.connection import _OneWrite
+from offramp.serving.http.one_write import OneWrite
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
@@ -26,8 +26,8 @@ class Wire:
         return "close" in self.calls
 
 
-def on(wire: Wire) -> _OneWrite:
-    return _OneWrite(cast("asyncio.Transport", wire), asyncio.get_running_loop())
+def on(wire: Wire) -> OneWrite:
+    return OneWrite(cast("asyncio.Transport", wire), asyncio.get_running_loop())
 
 
 async def test_a_head_leaves_with_its_body() -> None:

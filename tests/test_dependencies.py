@@ -22,6 +22,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "shared/offramp/engine/runtime/openvino.py": ("openvino",),
     "shared/offramp/engine/runtime/torch.py": ("torch",),
     "shared/offramp/serving/tracing.py": ("otel",),
+    "shared/offramp/serving/http": ("edge", "cloud"),
     "shared/offramp/engine/images": ("heif",),
     "edge_node": ("edge",),
     "cloud_node": ("cloud",),

@@ -96,7 +96,9 @@ class TestWhatItTakes:
         self, client: httpx.AsyncClient
     ) -> None:
         described = (await client.get("/openapi.json")).json()["paths"]["/v1/predict"]["post"]
-        assert set(described["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "421", "503"}
+        assert set(described["responses"]) == {
+            *("200", "400", "401", "403", "408", "413", "415", "421", "431", "503", "504")
+        }
         assert set(described["requestBody"]["content"]) == {
             "image/jpeg",
             "image/png",
@@ -110,7 +112,11 @@ class TestWhatItTakes:
             == {"image", "images"}
             == {"image", *as_json["examples"]["several"]["value"]}
         )
-        assert [each["name"] for each in described["parameters"]] == ["probabilities", "X-Request-ID"]
+        assert [each["name"] for each in described["parameters"]] == [
+            "probabilities",
+            "X-Request-ID",
+            "X-Request-Timeout-Ms",
+        ]
         answers = described["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
         assert [each["$ref"].rpartition("/")[2] for each in answers] == ["Prediction", "Predictions"]
         refused = described["responses"]["415"]["content"]["application/json"]["schema"]
@@ -122,9 +128,9 @@ class TestWhatItTakes:
         schema = (await client.get("/openapi.json")).json()
         told = schema["components"]["schemas"]["PolicyOut"]["properties"]["outlives_restart"]
         assert told["type"] == "boolean" and "EDGE_POLICY_FILE" in told["description"]
-        assert {"200", "400", "401", "403", "413", "415", "421", "422", "500"} == set(
-            schema["paths"]["/v1/policy"]["put"]["responses"]
-        )
+        assert set(schema["paths"]["/v1/policy"]["put"]["responses"]) == {
+            *("200", "400", "401", "403", "408", "413", "415", "421", "422", "431", "500", "503")
+        }
 
     async def test_the_api_page_needs_no_other_host(self, client: httpx.AsyncClient) -> None:
         page = (await client.get("/docs")).text

@@ -269,7 +269,7 @@ def _is_positional(field: FieldInfo) -> bool:
 
 _EXTRAS = {
     "edge": ("fastapi", "fastapi_offline", "httptools", "orjson", "python_multipart", "starlette", "uvicorn"),
-    "cloud": ("grpc_health", "grpc_reflection"),
+    "cloud": ("grpc_health", "grpc_reflection", "httptools", "uvicorn"),
     "dashboard": ("nicegui",),
     "train": ("kornia", "lightning", "onnx", "onnxscript", "torch", "torchmetrics"),
     "evaluate": ("scipy",),

@@ -30,13 +30,16 @@ def in_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listening_socket(host: str, port: int, *, backlog: int | None = None) -> socket.socket:
+def listening_socket(
+    host: str, port: int, *, backlog: int | None = None, instead: str = "another --port or --host"
+) -> socket.socket:
     """Listen on an address of this machine; port 0 takes a free one.
 
     Args:
         host: name or address to listen on; `::` listens on all addresses of both IP versions.
         port: 0 to 65535.
         backlog: how many connections may wait to be accepted; the system's default if None.
+        instead: which option to change, for the error.
 
     Raises:
         ConfigError: the port is taken, or the address is not one of this machine.
@@ -48,7 +51,7 @@ def listening_socket(host: str, port: int, *, backlog: int | None = None) -> soc
         both = host == _EVERYWHERE and socket.has_dualstack_ipv6()
         return socket.create_server(address, family=family, backlog=backlog, dualstack_ipv6=both)
     except OSError as error:
-        raise cannot_listen(host, port, error) from error
+        raise cannot_listen(host, port, error, instead=instead) from error
 
 
 def cannot_listen(

@@ -137,6 +137,11 @@ class NodeSettings(AccessSettings):
         le=1,
         description="share of requests to trace, 0 to 1; a request that its caller traces is always traced",
     )
+    drain_s: float = Field(
+        default=0.5,
+        ge=0,
+        description="how long a stopping node says that it is not ready, and still answers, before it stops listening",
+    )
     grace_s: float = Field(
         default=5.0,
         gt=0,

@@ -1,0 +1,289 @@
+"""uvicorn's HTTP/1.1 with limits. What a client asked for ends when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from functools import partial
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from offramp.serving.asgi import ASGIApp, Receive, Scope, Send
+from offramp.serving.http.clients import client_at, put_connection
+from offramp.serving.http.counting import RequestCounts
+from offramp.serving.http.door import Door, Stage
+from offramp.serving.http.limits import LINGER_BYTES, SKIPPED_BYTES
+from offramp.serving.http.one_write import OneWrite
+from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestError
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TELL_S = 1.0  # for a client to see that its connection is one too many
+_JUST_S = 0.5  # so long after it was made, a connection still gets an answer from a server that stops
+_LOOK_S = 0.02  # until it is looked for the first time whether a client that sends no more is still there
+_TCP_CLOSE = 7  # from <netinet/tcp.h>: the other side has reset the connection
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of a client."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        door = getattr(self.config, "door", None)
+        assert isinstance(door, Door), "an HttpConfig has a door"
+        self.door = door
+        self.peer = ""
+        self.stage = Stage.HEAD
+        self.since = self.loop.time()
+        self.is_lost = False
+        self._counts: RequestCounts | None = None  # of the request that is arriving
+        self._running: RequestResponseCycle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_deaf = False  # whatever still comes is thrown away
+        self._is_half = False  # the client will send no more, but wants its answers
+        self._ignored_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        """Begin a connection, or refuse it."""
+        wrapped = OneWrite(transport, self.loop, self._lingers)
+        super().connection_made(wrapped)  # type: ignore[arg-type] # it passes everything on
+        self.peer = client_at(self.client)
+        if self.door.admit(self, self.loop):
+            return
+        if self.door.may_tell(self):
+            self.loop.call_later(_TELL_S, self.abandon)
+            self._refuse(FULL)
+        else:
+            self.abandon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, so nobody waits for what it asked."""
+        self.is_lost = True
+        self.door.remove(self)
+        self.pipeline.clear()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._stop_work()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent."""
+        if self._is_deaf:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > LINGER_BYTES:
+                self.abandon()
+            return
+        counts = self._counts
+        super().data_received(data)
+        if counts is not None and counts is self._counts and counts.in_head and not self._is_deaf:
+            # The parser says nothing of a header that is not complete.
+            try:
+                counts.more_head(len(data))
+            except RefusedRequestError as refusal:
+                self._refuse(refusal)
+        self._move()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # uvicorn's says nothing
+        """The client sends no more: it has gone, or it waits for the answers to what it sent."""
+        if self.scheme == "https" or self._is_deaf or not self._is_working or self.cycle.more_body:
+            return None
+        self.cycle.keep_alive = False
+        self._is_deaf = self._is_half = True
+        self._look_for_client(_LOOK_S)
+        return True
+
+    def _look_for_client(self, again_s: float) -> None:
+        """End the work if the client has closed its side as a whole.
+
+        Half a connection and none look the same until something is sent: an interim answer, which every client ignores.
+        """
+        if self.is_lost or not self._is_working or sys.platform != "linux":
+            return
+        running = self._running
+        assert running is not None
+        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        if info[0] == _TCP_CLOSE:
+            self.transport.abort()
+            return
+        if not running.response_started and running.scope["http_version"] != "1.0":
+            self.transport.write(_CONTINUE)
+        self.loop.call_later(again_s, self._look_for_client, min(1.0, 2 * again_s))
+
+    # What the parser calls. An exception ends it, and uvicorn then sends a 400, or the refusal.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        put_connection(cast("Scope", self.scope), self)
+        self._counts = RequestCounts()
+        self._counts.queued(len(self.pipeline))
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target has come."""
+        assert self._counts is not None
+        self._counts.url(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has come, or a trailer, which nothing here needs."""
+        counts = self._counts
+        assert counts is not None
+        name = name.lower()
+        counts.header(name, value)
+        if counts.in_head:
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head has come: the application begins."""
+        assert self._counts is not None
+        self._counts.head_done(self.parser.get_http_version())
+        before = self.cycle
+        super().on_headers_complete()
+        if self.door.is_draining:
+            if before is not None:
+                before.keep_alive = True  # it is not the last one any more
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body has come."""
+        assert self._counts is not None
+        self._counts.body(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._counts = None
+        super().on_message_complete()
+
+    # What uvicorn calls.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        self._task = task = self.loop.create_task(cycle.run_asgi(partial(_until_left, app, self)))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def on_response_complete(self) -> None:
+        """An answer was written; the next request's turn."""
+        super().on_response_complete()
+        if self.has_much_to_come:
+            self.transport.close()
+        self._move()
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser has given up."""
+        self.door.malformed.count(self.peer)
+        self._refuse((self._counts and self._counts.refusal) or MALFORMED)
+
+    def resume_writing(self) -> None:
+        """The client takes its answer again."""
+        super().resume_writing()
+        self.since = self.loop.time()
+
+    def shutdown(self) -> None:
+        """The server stops: close what is idle, and the rest once it is answered."""
+        if self._is_working:
+            self.cycle.keep_alive = False
+        elif self.stage is Stage.HEAD and self.loop.time() - self.since < _JUST_S:
+            self.loop.call_later(_JUST_S, self.shutdown)
+        else:
+            self.transport.close()
+
+    def start_draining(self) -> None:
+        """The answer to what is in progress is the last on this connection."""
+        if self._is_working:
+            self.cycle.keep_alive = False
+
+    # What the door and the application call.
+
+    def rest(self) -> None:
+        """Leave the connection unread for a while if refusals come too fast; call this after a refusal."""
+        if self.is_lost or not (rest_s := self.door.pace.refused()):
+            return
+        self.flow.pause_reading()
+        self.loop.call_later(rest_s, self.flow.resume_reading)
+
+    @property
+    def has_much_to_come(self) -> bool:
+        """Whether so much of a request is not there yet that it had better not be sent, if its answer is known."""
+        return self._counts is not None and self._counts.unread > SKIPPED_BYTES
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the client does not take what is sent to it."""
+        return self.flow.write_paused or self.transport.is_closing()
+
+    def late(self) -> None:
+        """Close the connection because a request did not arrive in time."""
+        if self._is_deaf or self._counts is None:
+            self.abandon()
+        else:
+            self._refuse(LATE)
+
+    def abandon(self) -> None:
+        """Close the connection; work for it ends."""
+        self._is_deaf = True
+        self.transport.abort()
+
+    # What is left.
+
+    @property
+    def _is_working(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _move(self) -> None:
+        if self._is_working:
+            stage = Stage.BODY if self.cycle.more_body else Stage.ANSWER
+        else:
+            stage = Stage.IDLE if self._counts is None and self.cycle is not None else Stage.HEAD
+        self.door.move(self, stage, self.loop.time())
+
+    def _stop_work(self) -> None:
+        if self._is_working:
+            assert self._running is not None
+            assert self._task is not None
+            self._running.disconnected = True
+            self._running.message_event.set()
+            self._task.cancel()
+
+    def _refuse(self, refusal: RefusedRequestError) -> None:
+        """Answer what the application does not, and hear no more; whole requests before it are answered first."""
+        if self._is_deaf or self.transport.is_closing():
+            return
+        self._is_deaf = True
+        if self._is_working and self.cycle.more_body and self.pipeline:
+            self.pipeline.popleft()  # the one that is broken
+        elif self._is_working and self.cycle.more_body:
+            self._stop_work()
+            if not self.cycle.response_started:
+                self.transport.write(refusal.written)
+            self.transport.close()
+            return
+        if self._is_working:
+            last = self.pipeline[0][0] if self.pipeline else self._running
+            assert last is not None
+            last.keep_alive = False
+        else:
+            self.transport.write(refusal.written)
+            self.transport.close()
+
+    def _lingers(self) -> bool:
+        """Whether a client that has its answer may still be sending; closing now would reset the connection."""
+        sends = (self._is_deaf and not self._is_half) or self._counts is not None
+        if self.is_lost or not sends or not self.transport.can_write_eof():
+            return False
+        self._is_deaf = True
+        self.flow.resume_reading()
+        return True
+
+
+async def _until_left(
+    app: ASGIApp, connection: Connection, scope: Scope, receive: Receive, send: Send
+) -> None:
+    try:
+        await app(scope, receive, send)
+    except asyncio.CancelledError:
+        if not connection.is_lost:
+            raise
