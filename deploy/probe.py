@@ -1,4 +1,4 @@
-"""`python3 /probe.py edge`, or `cloud`: whether the node in this container answers. It runs often, so it imports little."""
+"""`python3 /probe.py edge`, or `cloud`: whether the node in this container answers. It runs often, so it is light."""
 
 from __future__ import annotations
 
