@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -23,7 +25,7 @@ import pytest
 from tests.conftest import ROOT, SAMPLES
 
 _PROJECT = "offramp-check"
-_EDGES = ("http://127.0.0.1:8001", "http://127.0.0.1:8002")
+_EDGES = ("https://127.0.0.1:8001", "https://127.0.0.1:8002")
 _PROMETHEUS = "http://127.0.0.1:9090"
 _SERVICES = ("edge-1", "edge-2", "cloud", "dashboard", "prometheus")
 
@@ -46,6 +48,23 @@ def compose(*arguments: str) -> str:
 
 def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def secret(name: str) -> str:
+    """One of the files that the cluster made at its first start."""
+    return compose("run", "--rm", "-T", "--no-deps", "setup", "cat", name)
+
+
+@cache
+def trusted() -> ssl.SSLContext:
+    """What a client needs to trust the cluster's nodes."""
+    return ssl.create_default_context(cadata=secret("ca.pem"))
+
+
+def client(key: str | None = "you") -> httpx.Client:
+    """A client that shows a key of the cluster, or none."""
+    headers = {"authorization": f"Bearer {secret(f'{key}.api').strip()}"} if key else {}
+    return httpx.Client(verify=trusted(), headers=headers, timeout=10, trust_env=False)
 
 
 def clouds(*, running: bool = True) -> list[str]:
@@ -88,15 +107,16 @@ class Load:
         self.last: dict[str, float] = {}
         self._stop = threading.Event()
         self._photos = [file.read_bytes() for file in sorted(SAMPLES.glob("*/*.png"))]
+        self._clients = [client() for _ in range(4)]
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(4)]
 
     def _run(self, number: int) -> None:
-        with httpx.Client(timeout=10, trust_env=False) as client:
+        with self._clients[number] as asking:
             at = number
             while not self._stop.is_set():
                 at += 4
                 try:
-                    found = client.post(
+                    found = asking.post(
                         f"{_EDGES[at % 2]}/v1/predict", content=self._photos[at % len(self._photos)]
                     )
                     answer = found.json()
@@ -136,9 +156,39 @@ def query(expression: str) -> list[dict[str, Any]]:
 
 def test_a_photo_posted_to_each_edge_is_answered(cluster: None) -> None:
     photo = next(iter(sorted(SAMPLES.glob("*/*.png"))))
+    with client() as asking:
+        for edge in _EDGES:
+            answer = asking.post(f"{edge}/v1/predict", content=photo.read_bytes()).json()
+            assert answer["label"] == photo.parent.name and not answer["degraded"]
+
+
+def test_nobody_gets_in_without_a_key_or_without_encryption(cluster: None) -> None:
     for edge in _EDGES:
-        answer = httpx.post(f"{edge}/v1/predict", content=photo.read_bytes(), trust_env=False).json()
-        assert answer["label"] == photo.parent.name and not answer["degraded"]
+        with client(None) as stranger:
+            assert stranger.get(f"{edge}/readyz").json() == {"ready": True, "bundle": None, "upstream": None}
+            for path in ("/metrics", "/v1/bundle", "/v1/policy", "/"):
+                assert stranger.get(f"{edge}{path}").status_code == 401
+            assert stranger.post(f"{edge}/v1/predict", content=b"x").status_code == 401
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{edge.replace('https', 'http')}/healthz", trust_env=False)
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{edge}/healthz", trust_env=False)
+
+
+def test_prometheus_watches_every_node_with_a_key_that_may_do_nothing_else(cluster: None) -> None:
+    until("five nodes that Prometheus reaches", lambda: len(query("up == 1")) == 5, seconds=30)
+    with client("prometheus") as watching:
+        assert watching.get(f"{_EDGES[0]}/metrics").status_code == 200
+        assert watching.post(f"{_EDGES[0]}/v1/predict", content=b"x").status_code == 403
+        change = {"operating_point": "default"}
+        assert watching.put(f"{_EDGES[0]}/v1/policy", json=change).status_code == 403
+
+
+def test_no_secret_is_in_any_log(cluster: None) -> None:
+    logs = compose("logs", "--no-color")
+    for name in ("you.api", "dashboard.api", "prometheus.api", "grafana.password"):
+        assert secret(name).strip() not in logs
+    assert "PRIVATE KEY" not in logs
 
 
 def test_images_are_as_small_and_as_locked_as_they_claim(cluster: None) -> None:
