@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -279,3 +282,11 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
         options = ["--data", str(SAMPLES), "--profile", str(tmp_path / file)]
         result = commands.offramp("calibrate", str(FASHION_BUNDLE), *options)
         assert result.exit_code == 2 and says in result.stderr
+
+
+def test_no_runtime_keeps_or_reports_how_it_is_used(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from offramp import *; Classifier(load_bundle(Path(sys.argv[1])))"
+    variables = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", code, str(FASHION_BUNDLE)]
+    subprocess.run(command, check=True, env=variables, timeout=60)
+    assert list(tmp_path.rglob("*")) == []

@@ -6,6 +6,7 @@ These are the names that a notebook needs. Each one is imported when it is first
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from offramp.authoring.recipes.recipe import Augmentation, Recipe
     from offramp.bundle import Bundle, Preprocessing, load_bundle
     from offramp.engine.classifier import Classifier, Prediction
+
+# ONNX Runtime would report to its makers how it is used. It reads this when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Augmentation",
