@@ -55,7 +55,7 @@ class EdgeSettings(NodeSettings):
 
     def share(self) -> EdgeSettings:
         """The settings of one process, with its share of the whole node's limits."""
-        shared = ("workers", "max_pending", "max_buffered_bytes")
+        shared = ("workers", "decoders", "max_waiting_pixels", "max_pending", "max_buffered_bytes")
         parts = {name: max(1, getattr(self, name) // self.processes) for name in shared}
         # A process that has no room for the largest body would never accept one.
         least = min(self.max_body_bytes, self.max_buffered_bytes)

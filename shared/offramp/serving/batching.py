@@ -86,6 +86,7 @@ class Batcher:
         self._is_woken = False
         self._is_closed = False
         self._expected_s: dict[int, float] = {}  # for one sample, by first block
+        self._begun: set[float] = set()  # when each batch that is on a worker began
         self._left = math.inf  # when the loop last returned to its sockets with calls still waiting
 
     async def run(self, call: Call) -> Ran:
@@ -101,6 +102,11 @@ class Batcher:
         )
         self._wake(loop)
         return await answer
+
+    @property
+    def longest_s(self) -> float:
+        """For how long the oldest batch has been on a worker, in seconds; 0 if none is."""
+        return time.perf_counter() - min(self._begun) if self._begun else 0.0
 
     def close(self) -> None:
         """Let the workers finish the batches they have begun; waiting calls are cancelled."""
@@ -134,8 +140,9 @@ class Batcher:
                     self._wake(loop)
                 return
             self._free -= 1
+            self._begun.add(now := time.perf_counter())
             running = loop.run_in_executor(self._workers, self._run, batch)
-            running.add_done_callback(partial(self._done, loop, batch))
+            running.add_done_callback(partial(self._done, loop, batch, now))
         # The loop can now be idle, and idle time must not count as time spent on its sockets.
         self._left = math.inf
 
@@ -212,9 +219,11 @@ class Batcher:
         self,
         loop: asyncio.AbstractEventLoop,
         batch: Sequence[_Waiting],
+        begun: float,
         done: asyncio.Future[list[Ran | Exception]],
     ) -> None:
         self._free += 1
+        self._begun.discard(begun)
         if done.cancelled():
             for waiting in batch:
                 waiting.answer.cancel()

@@ -108,9 +108,17 @@ def _opened(data: bytes, header: Header) -> tuple[Image.Image, int]:
                 png.mend_transparency(image, data)
             return image, turn
         case "WEBP":
-            return WebPImageFile(io.BytesIO(data)), webp.orientation_of(data)
+            return _Webp(io.BytesIO(data)), webp.orientation_of(data)
         case "HEIF":
             return _opened_heif(data)
+
+
+class _Webp(WebPImageFile):
+    """A WebP that gives back its decoder's two canvases before Pillow takes memory for the picture itself."""
+
+    def load_prepare(self) -> None:
+        self._decoder = None
+        super().load_prepare()
 
 
 def _opened_heif(data: bytes) -> tuple[Image.Image, int]:

@@ -134,7 +134,7 @@ def _of_16_bits(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
     if clear is None:
         return grey
-    opaque = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    opaque = Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))
     return Image.merge("RGBA", (grey, grey, grey, opaque))
 
 
