@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -24,9 +24,14 @@ from numpy.typing import NDArray
 
 from offramp.engine.tier import Outcome, Tier
 from offramp.errors import ExpiredError
+from offramp.logs import line
 from offramp.serving.call import Call
+from offramp.serving.workers import Workers
+
+_log = logging.getLogger("offramp.serving")
 
 _AT_ONCE_S = 0.002
+_LAST_S = 5.0  # what a worker is given for its batch when the node ends
 _MEMORY = 0.9  # weight of the previous estimate when a batch updates the expected time
 
 
@@ -77,7 +82,7 @@ class Batcher:
         """
         self._tier = tier
         self._free = workers
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
+        self._workers = Workers(workers)
         self._max_batch = max_batch
         self._window_s = window_s
         self._at_once_s = at_once_s
@@ -109,11 +114,14 @@ class Batcher:
         return time.perf_counter() - min(self._begun) if self._begun else 0.0
 
     def close(self) -> None:
-        """Let the workers finish the batches they have begun; waiting calls are cancelled."""
+        """Let the workers finish the batches they have begun, for some seconds; waiting calls are cancelled."""
         self._is_closed = True
         for waiting in self._waiting:
             waiting.answer.cancel()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        if not self._workers.stop(within_s=_LAST_S):
+            _log.warning(
+                line("stuck", detail=f"a worker was busy for {self.longest_s:.0f} s; it ends with the node")
+            )
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._is_woken or self._is_closed:

@@ -76,7 +76,9 @@ class Node:
 
     @property
     def trouble(self) -> str | None:
-        """Why this node cannot answer; None while it can."""
+        """Why this node cannot answer, or not for long; None while it can."""
+        if (stuck_s := self._batcher.longest_s) >= _STUCK_S:
+            return f"a worker has been busy with one batch for {stuck_s:.0f} s; restart this node"
         blocks = self.tier.manifest.blocks[self.tier.start - 1 : self.tier.stop]
         if self.upstream is None or self.upstream.state.up or any(block.exit for block in blocks):
             return None
@@ -190,14 +192,6 @@ class Node:
         return Classified(
             handover.surest, self.name, str(error), error.reason, uplink_bytes=error.uplink_bytes
         )
-
-    @property
-    def trouble(self) -> str | None:
-        """Why this node should get no requests, if a worker is stuck; None if all is well."""
-        stuck_s = self._batcher.longest_s
-        if stuck_s < _STUCK_S:
-            return None
-        return f"a worker has been busy with one batch for {stuck_s:.0f} s; restart this node"
 
     def close(self) -> None:
         """Let the workers finish the batches they have begun; waiting calls are cancelled, decoders are killed."""

@@ -99,8 +99,8 @@ class OpenedImages:
     """
 
     def __init__(self, headers: Sequence[Header], files: Sequence[bytes], limits: ImageLimits) -> None:
-        self._headers = headers
-        self._files = files
+        self._headers = list(headers)
+        self._files = list(files)
         self._limits = limits
         self.num_pixels = [header.num_pixels for header in headers]
         self.files = [

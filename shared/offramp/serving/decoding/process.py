@@ -113,8 +113,8 @@ class Nursery:
         module = "offramp.serving.decoding.forked"
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "offramp.serving.child", module, str(self._most_bytes)],
-                stdin=theirs,
+                [sys.executable, "-P", "-m", "offramp.serving.child", module, str(self._most_bytes)],
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=os.environ | _ENVIRONMENT,
                 process_group=0,  # Ctrl-C at the terminal is for the node
