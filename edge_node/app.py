@@ -187,10 +187,10 @@ def _add_operations(app: FastAPI, node: Node) -> None:
 def _readiness(node: Node) -> Readiness:
     manifest = node.tier.manifest
     state = node.upstream.state if node.upstream else None
-    # Without an exit of its own the node has nothing to fall back on when the upstream is gone.
-    has_exit = any(block.exit for block in manifest.blocks[node.tier.start - 1 : node.tier.stop])
+    trouble = node.trouble
     return Readiness(
-        ready=has_exit or (state is not None and state.up),
+        ready=trouble is None,
+        reason=trouble,
         bundle=manifest.bundle_id,
         upstream=Upstream(target=state.target, up=state.up, reason=state.reason) if state else None,
     )

@@ -170,5 +170,6 @@ class Readiness(BaseModel):
     """Whether the node can answer, and how well; a caller without the right to watch learns only whether."""
 
     ready: bool
+    reason: str | None = Field(default=None, description="why it is not ready")
     bundle: str | None = None
     upstream: Upstream | None = None

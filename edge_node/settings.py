@@ -82,7 +82,10 @@ class EdgeSettings(NodeSettings):
 
     def share(self) -> EdgeSettings:
         """The settings of one process, with its share of the whole node's limits."""
-        shared = ("workers", "max_pending", "max_buffered_bytes", "max_connections")
+        shared = (
+            *("workers", "decoders", "max_waiting_pixels"),
+            *("max_pending", "max_buffered_bytes", "max_connections"),
+        )
         parts = {name: max(1, getattr(self, name) // self.processes) for name in shared}
         # A process that has no room for the largest body would never accept one.
         parts["max_buffered_bytes"] = max(parts["max_buffered_bytes"], self.max_body_bytes)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from offramp.engine.runtime import BlockOutput
 from offramp.engine.tier import Answer, Tier
 from offramp.errors import ExpiredError, RequestError
+from offramp.serving import batching, node
 from offramp.serving.batching import Batcher, Ran
 from offramp.serving.call import Call, Sample
+from offramp.serving.node import Node
 from tests.builders import manifest_with
 
 # More than what may keep the loop from its sockets.
@@ -216,3 +219,27 @@ async def test_closing_cancels_what_waits(started: Started) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert numbers_in(await running) == [1]
+
+
+async def test_a_worker_that_is_stuck_is_told_of_and_does_not_keep_the_node_from_ending(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_LAST_S", 0.1)
+    monkeypatch.setattr(node, "_STUCK_S", 0.05)
+    freed = threading.Event()
+
+    def stuck() -> NDArray[Any]:
+        freed.wait(60)
+        return np.zeros((1, 1), np.float32)
+
+    batcher = started(Block())
+    holder = SimpleNamespace(_batcher=batcher)
+    assert batcher.longest_s == 0
+    running = asyncio.create_task(batcher.run(call(1, load=stuck, is_light=False)))
+    await asyncio.sleep(0.1)
+    assert "busy with one batch" in str(Node.trouble.__get__(holder))
+    before = time.perf_counter()
+    batcher.close()
+    assert time.perf_counter() - before < 1
+    freed.set()
+    running.cancel()

@@ -88,7 +88,7 @@ class TestWhatItRefuses:
         response = await client.post("/v1/predict", content=whole[: len(whole) // 2])
         check_refused(response, 400, "cannot be decoded", "send the whole file again")
 
-    @pytest.mark.parametrize(("side", "says"), [(8_000, "8000 x 8000"), (60_000, "3600000000 pixels")])
+    @pytest.mark.parametrize(("side", "says"), [(8_000, "8000 x 8000"), (60_000, "60000 x 60000")])
     async def test_a_decompression_bomb_before_it_is_decoded(
         self, client: httpx.AsyncClient, side: int, says: str
     ) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -24,9 +24,14 @@ from numpy.typing import NDArray
 
 from offramp.engine.tier import Outcome, Tier
 from offramp.errors import ExpiredError
+from offramp.logs import line
 from offramp.serving.call import Call
+from offramp.serving.workers import Workers
+
+_log = logging.getLogger("offramp.serving")
 
 _AT_ONCE_S = 0.002
+_LAST_S = 5.0  # what a worker is given for its batch when the node ends
 _MEMORY = 0.9  # weight of the previous estimate when a batch updates the expected time
 
 
@@ -77,7 +82,7 @@ class Batcher:
         """
         self._tier = tier
         self._free = workers
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="blocks")
+        self._workers = Workers(workers)
         self._max_batch = max_batch
         self._window_s = window_s
         self._at_once_s = at_once_s
@@ -86,6 +91,7 @@ class Batcher:
         self._is_woken = False
         self._is_closed = False
         self._expected_s: dict[int, float] = {}  # for one sample, by first block
+        self._begun: set[float] = set()  # when each batch that is on a worker began
         self._left = math.inf  # when the loop last returned to its sockets with calls still waiting
 
     async def run(self, call: Call) -> Ran:
@@ -102,12 +108,20 @@ class Batcher:
         self._wake(loop)
         return await answer
 
+    @property
+    def longest_s(self) -> float:
+        """For how long the oldest batch has been on a worker, in seconds; 0 if none is."""
+        return time.perf_counter() - min(self._begun) if self._begun else 0.0
+
     def close(self) -> None:
-        """Let the workers finish the batches they have begun; waiting calls are cancelled."""
+        """Let the workers finish the batches they have begun, for some seconds; waiting calls are cancelled."""
         self._is_closed = True
         for waiting in self._waiting:
             waiting.answer.cancel()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        if not self._workers.stop(within_s=_LAST_S):
+            _log.warning(
+                line("stuck", detail=f"a worker was busy for {self.longest_s:.0f} s; it ends with the node")
+            )
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._is_woken or self._is_closed:
@@ -134,8 +148,9 @@ class Batcher:
                     self._wake(loop)
                 return
             self._free -= 1
+            self._begun.add(now := time.perf_counter())
             running = loop.run_in_executor(self._workers, self._run, batch)
-            running.add_done_callback(partial(self._done, loop, batch))
+            running.add_done_callback(partial(self._done, loop, batch, now))
         # The loop can now be idle, and idle time must not count as time spent on its sockets.
         self._left = math.inf
 
@@ -212,9 +227,11 @@ class Batcher:
         self,
         loop: asyncio.AbstractEventLoop,
         batch: Sequence[_Waiting],
+        begun: float,
         done: asyncio.Future[list[Ran | Exception]],
     ) -> None:
         self._free += 1
+        self._begun.discard(begun)
         if done.cancelled():
             for waiting in batch:
                 waiting.answer.cancel()

@@ -16,14 +16,17 @@ from opentelemetry.trace import Span, Tracer
 from offramp.engine.tier import Answer, Handover, Outcome, Tier, aggregated
 from offramp.errors import OffloadError, OffloadReason, OverloadError
 from offramp.serving.answers import Answers, Classified, TierTime
-from offramp.serving.batching import Batcher
+from offramp.serving.batching import Batcher, Ran
 from offramp.serving.call import Call
+from offramp.serving.decoding.decoders import Decoders
 from offramp.serving.metrics import NodeMetrics
 from offramp.serving.offload import Offloader
 from offramp.serving.tracing import OFF, request_span, span_below, traceparent_of
 
 # How much of a call's deadline is kept for sending the answer back, when this node asks its own upstream.
 _WAY_BACK_S = 0.05
+# The slowest batch of any network that is worth serving takes far less.
+_STUCK_S = 30.0
 
 
 class Node:
@@ -37,6 +40,7 @@ class Node:
         upstream: Offloader | None,
         offload_timeout_s: float,
         batcher: Batcher,
+        decoders: Decoders,
         max_pending: int,
         tracer: Tracer = OFF,
     ) -> None:
@@ -48,6 +52,7 @@ class Node:
             upstream: finishes the samples that no exit here is confident about; None for the last tier.
             offload_timeout_s: longest wait for the upstream, in seconds.
             batcher: runs the tier.
+            decoders: decode what is not light, before the batcher gets it.
             max_pending: most calls in progress or queued; further ones are refused.
             tracer: records the spans.
         """
@@ -56,6 +61,7 @@ class Node:
         self.upstream = upstream
         self._offload_timeout_s = offload_timeout_s
         self._batcher = batcher
+        self._decoders = decoders
         self._max_pending = max_pending
         self._pending = 0
         self._tracer = tracer
@@ -70,7 +76,9 @@ class Node:
 
     @property
     def trouble(self) -> str | None:
-        """Why this node cannot answer; None while it can."""
+        """Why this node cannot answer, or not for long; None while it can."""
+        if (stuck_s := self._batcher.longest_s) >= _STUCK_S:
+            return f"a worker has been busy with one batch for {stuck_s:.0f} s; restart this node"
         blocks = self.tier.manifest.blocks[self.tier.start - 1 : self.tier.stop]
         if self.upstream is None or self.upstream.state.up or any(block.exit for block in blocks):
             return None
@@ -92,7 +100,8 @@ class Node:
 
         Raises:
             OverloadError: the queue is full; nothing was done.
-            ExpiredError: the call's deadline passed in the queue; nothing was done.
+            ExpiredError: the call's deadline passed in the queue, or while its images were decoded.
+            RequestError: its images cannot be decoded, or take too long.
             OffloadError: the upstream did not answer, and some sample passed no local exit.
         """
         self.check_room()
@@ -114,7 +123,7 @@ class Node:
             self._pending -= 1
 
     async def _classify(self, call: Call, span: Span) -> Answers:
-        ran = await self._batcher.run(call)
+        ran = await self._run(call)
         span.set_attributes(
             {
                 "offramp.queue_ms": ran.queue_ms,
@@ -139,6 +148,17 @@ class Node:
             for outcome in ran.outcomes
         ]
         return Answers(samples, times, ran.load_ms, offload_ms)
+
+    async def _run(self, call: Call) -> Ran:
+        if call.is_light or call.load is None:
+            return await self._batcher.run(call)
+        shape = (len(call.samples), *self.tier.manifest.preprocessing.pixel_shape)
+        num_pixels = sum(sample.num_pixels for sample in call.samples)
+        decoded = await self._decoders.decode(
+            call.load, num_pixels=num_pixels, shape=shape, deadline=call.deadline
+        )
+        ran = await self._batcher.run(replace(call, load=lambda: decoded.pixels, is_light=True))
+        return replace(ran, queue_ms=ran.queue_ms + decoded.queue_ms, load_ms=ran.load_ms + decoded.load_ms)
 
     async def _resume(self, call: Call, outcomes: Sequence[Outcome], span: Span) -> Answers:
         assert self.upstream is not None, "a tier that is not the last has an upstream"
@@ -174,5 +194,6 @@ class Node:
         )
 
     def close(self) -> None:
-        """Let the workers finish the batches they have begun; waiting calls are cancelled."""
+        """Let the workers finish the batches they have begun; waiting calls are cancelled, decoders are killed."""
+        self._decoders.close()
         self._batcher.close()

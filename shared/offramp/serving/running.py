@@ -13,6 +13,7 @@ from offramp.engine.tier import Tier
 from offramp.errors import ConfigError
 from offramp.logs import line
 from offramp.serving.batching import Batcher
+from offramp.serving.decoding.decoders import Decoders
 from offramp.serving.node import Node
 from offramp.serving.offload import Offloader
 from offramp.serving.offload.client import UpstreamSettings
@@ -89,6 +90,7 @@ async def running_node(
                 max_batch=settings.max_batch,
                 window_s=settings.batch_window_ms / 1000,
             ),
+            decoders=Decoders(settings.decoding_limits),
             max_pending=settings.max_pending,
             tracer=tracer,
         )

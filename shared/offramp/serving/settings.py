@@ -16,6 +16,7 @@ from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
 from offramp.serving.access.certificates import CertificateFiles
 from offramp.serving.access.settings import AccessSettings
+from offramp.serving.decoding.decoders import DecodingLimits
 from offramp.serving.listening import Host
 
 
@@ -117,6 +118,30 @@ class NodeSettings(AccessSettings):
     max_pixels: int = Field(
         default=DEFAULT_LIMITS.max_pixels, ge=1, description="most pixels in one request, all images together"
     )
+    decoders: int = Field(
+        default_factory=lambda: min(max(2, _cores()), 8),
+        ge=1,
+        le=256,
+        description="processes that decode images of more than 512 x 512 pixels; smaller ones are decoded on the event "
+        "loop (default: one per core it may use, at least 2 and at most 8)",
+    )
+    decode_timeout_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="longest time to decode the images of one request; after that it is refused",
+    )
+    max_decoding_pixels: int = Field(
+        default=25_000_000,
+        ge=1,
+        description="most pixels of large images that are decoded at the same time; a request that has more is decoded "
+        "alone",
+    )
+    max_waiting_pixels: int = Field(
+        default=1_000_000_000,
+        ge=1,
+        description="most pixels of images that wait to be decoded; more are refused at once (503 or "
+        "RESOURCE_EXHAUSTED)",
+    )
     max_batch: int = Field(
         default=32, ge=1, description="most samples in a batch of several waiting requests"
     )
@@ -162,6 +187,18 @@ class NodeSettings(AccessSettings):
     def image_limits(self) -> ImageLimits:
         """The limits on the images of one request."""
         return ImageLimits(max_pixels=self.max_pixels, setting=self.variable("max_pixels"))
+
+    @property
+    def decoding_limits(self) -> DecodingLimits:
+        """The limits on what is decoded in processes of its own."""
+        return DecodingLimits(
+            processes=self.decoders,
+            timeout_s=self.decode_timeout_s,
+            large_pixels=self.max_decoding_pixels,
+            waiting_pixels=self.max_waiting_pixels,
+            max_pixels=self.max_pixels,
+            settings=(self.variable("decode_timeout_s"), self.variable("max_waiting_pixels")),
+        )
 
     def variable(self, name: str) -> str:
         """The environment variable of a setting of this node, for errors that are about its limit."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,14 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from offramp.bundle.preprocessing import Preprocessing
-from offramp.engine.images.files import HEIF, load_image, open_image
-from offramp.engine.images.fit import Box, cut_out, fitted, orientation, seen_size, turned
+from offramp.engine.images.files import damage_told, open_image, read_header
+from offramp.engine.images.fit import Box, cut_out, fitted, seen_size, turned
+from offramp.engine.images.header import LIGHT_BYTES, Header
 from offramp.engine.images.limits import DEFAULT_LIMITS, ImageLimits
 from offramp.errors import ConfigError, RequestError
 
 _LIGHT_PIXELS = 512 * 512
+_LIGHT_SCANS = 12  # of as many pixels; a progressive photo has ten or so
 
 
 def decode_image(
@@ -65,53 +68,60 @@ def decode_crop(
         raise ConfigError(
             f"box {box} is not a part of the picture; give 0 <= left < right <= 1, upper and lower alike"
         )
-    image = open_image(data, limits)
-    limits.check(image.size, limits.max_pixels - image.width * image.height)
+    header = _checked_header(data, limits)
+    with damage_told(data):
+        image, turn = open_image(data, header)
     whole = math.ceil(preprocessing.width / (right - left)), math.ceil(preprocessing.height / (lower - upper))
     if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
-        _draft(image, whole, preprocessing.jpeg_margin)
-    load_image(image, len(data))
-    return cut_out(turned(image, orientation(image)), preprocessing, box)
+        _draft(image, seen_size(whole, turn), preprocessing.jpeg_margin)
+    with damage_told(data):
+        image.load()
+    return cut_out(turned(image, turn), preprocessing, box)
 
 
 def photo_size(data: bytes) -> tuple[int, int]:
-    """Size (width, height) of an image that is turned upright, in pixels; of a PNG, by what comes before its pixels.
+    """Size (width, height) of an image that is turned upright, in pixels.
 
     Raises:
         UnsupportedMediaError, TooLargeError, RequestError: as in `decode_images`.
     """
-    image = open_image(data, DEFAULT_LIMITS)
-    return seen_size(image.size, orientation(image))
+    header = _checked_header(data, DEFAULT_LIMITS)
+    with damage_told(data):
+        image, turn = open_image(data, header)
+    return seen_size(image.size, turn)
 
 
 class OpenedImages:
-    """Images whose headers are within the limits; their pixels can be decoded once."""
+    """Images whose headers are within the limits; nothing of them is decoded yet.
 
-    def __init__(self, images: Sequence[Image.Image], files: Sequence[bytes]) -> None:
-        self._images = images
-        self._sizes = [len(file) for file in files]
-        self.num_pixels = [image.width * image.height for image in images]
-        # The file of each image for another tier that may decode it; None for HEIC, which not every node reads.
+    num_pixels: of each image. files: the file of each for another tier that may decode it; None for HEIC, which not
+    every node reads. is_light: whether decoding them is known to take few milliseconds and little memory.
+    """
+
+    def __init__(self, headers: Sequence[Header], files: Sequence[bytes], limits: ImageLimits) -> None:
+        self._headers = list(headers)
+        self._files = list(files)
+        self._limits = limits
+        self.num_pixels = [header.num_pixels for header in headers]
         self.files = [
-            None if image.format == HEIF else file for image, file in zip(images, files, strict=True)
+            None if header.kind == "HEIF" else file for header, file in zip(headers, files, strict=True)
         ]
-        # Decoding anything else takes milliseconds.
-        self.is_light = sum(self.num_pixels) <= _LIGHT_PIXELS and None not in self.files
+        self.is_light = (
+            sum(self.num_pixels) <= _LIGHT_PIXELS
+            and sum(header.num_pixels * header.num_scans for header in headers)
+            <= _LIGHT_SCANS * _LIGHT_PIXELS
+            and all(header.is_simple for header in headers)
+            and sum(map(len, files)) <= LIGHT_BYTES
+        )
 
     def decode(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Decode them: uint8 pixels (B, H, W, C); see `decode_images`.
 
         Raises:
             RequestError: truncated or damaged data.
+            TooLargeError: a HEIC has more pixels than its header says, and than the limits allow.
         """
-        decoded = []
-        for number, (image, size) in enumerate(zip(self._images, self._sizes, strict=True), start=1):
-            try:
-                decoded.append(_decoded(image, size, preprocessing))
-            except RequestError as error:
-                raise _numbered(error, number, len(self._images)) from error.__cause__
-            image.close()
-        return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
+        return self._each(partial(_decoded, preprocessing=preprocessing))
 
     def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Decode pictures that are what block 1 takes already: uint8 pixels (B, H, W, C), neither resized nor turned.
@@ -119,34 +129,47 @@ class OpenedImages:
         Raises:
             RequestError: one of them has another size, or its data is truncated or damaged.
         """
+        return self._each(partial(_unfitted, preprocessing=preprocessing))
+
+    def _each(self, decode: Callable[[Image.Image, int, bytes], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         decoded = []
-        for number, (image, size) in enumerate(zip(self._images, self._sizes, strict=True), start=1):
+        for number, (header, file) in enumerate(zip(self._headers, self._files, strict=True), start=1):
             try:
-                decoded.append(_unfitted(image, size, preprocessing))
+                with damage_told(file):
+                    image, turn = open_image(file, header)
+                if image.size != header.size:
+                    self._limits.check(image.size, self._limits.max_pixels - image.width * image.height)
+                decoded.append(decode(image, turn, file))
+                image.close()
             except RequestError as error:
-                raise _numbered(error, number, len(self._images)) from error.__cause__
-            image.close()
-        return np.stack(decoded)
+                raise _numbered(error, number, len(self._files)) from error.__cause__
+        return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
 
 
 def open_images(images: Sequence[bytes], *, limits: ImageLimits = DEFAULT_LIMITS) -> OpenedImages:
-    """Read the headers of images and check them against the limits; no pixel is decoded.
+    """Read the headers of images and check them against the limits; nothing is decoded, and no memory taken for it.
 
     Raises:
         UnsupportedMediaError: one of them has a format that is not read here.
         TooLargeError: by their headers, the images have more pixels in total than `limits` allow.
         RequestError: empty or damaged data, or an aspect ratio beyond `limits`.
     """
-    opened, pixels_left = [], limits.max_pixels
+    headers, pixels_left = [], limits.max_pixels
     for number, data in enumerate(images, start=1):
         try:
-            image = open_image(data, limits)
-            pixels_left -= image.width * image.height
-            limits.check(image.size, pixels_left)
+            header = read_header(data)
+            pixels_left -= header.num_pixels
+            limits.check(header.size, pixels_left)
         except RequestError as error:
             raise _numbered(error, number, len(images)) from error.__cause__
-        opened.append(image)
-    return OpenedImages(opened, images)
+        headers.append(header)
+    return OpenedImages(headers, images, limits)
+
+
+def _checked_header(data: bytes, limits: ImageLimits) -> Header:
+    header = read_header(data)
+    limits.check(header.size, limits.max_pixels - header.num_pixels)
+    return header
 
 
 def _numbered(error: RequestError, number: int, count: int) -> RequestError:
@@ -160,35 +183,32 @@ def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> ND
     return fitted(image, preprocessing, preprocessing.resized(*image.size))
 
 
-def _unfitted(image: Image.Image, num_bytes: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _unfitted(image: Image.Image, _turn: int, file: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     expected = (preprocessing.width, preprocessing.height)
     if image.size != expected:
         raise RequestError(
             f"pixels of {image.width} x {image.height}, but block 1 takes {expected[0]} x {expected[1]}; "
             "send a photo of another size as an image"
         )
-    load_image(image, num_bytes)
+    with damage_told(file):
+        image.load()
     plain = image if image.mode == preprocessing.mode else image.convert(preprocessing.mode)
     return np.frombuffer(plain.tobytes(), dtype=np.uint8).reshape(preprocessing.pixel_shape)
 
 
-def _decoded(image: Image.Image, num_bytes: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    if isinstance(image, JpegImageFile):
-        # The size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
-        size, turn = image.size, orientation(image)
-        if preprocessing.jpeg_margin:
-            _draft(image, preprocessing.resized(*seen_size(size, turn)), preprocessing.jpeg_margin)
-        load_image(image, num_bytes)
-    else:
-        load_image(image, num_bytes)
-        size, turn = image.size, orientation(image)  # which a PNG may tell behind its pixels
-    return fitted(turned(image, turn), preprocessing, preprocessing.resized(*seen_size(size, turn)))
+def _decoded(image: Image.Image, turn: int, file: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    # By the size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
+    whole = preprocessing.resized(*seen_size(image.size, turn))
+    if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
+        _draft(image, seen_size(whole, turn), preprocessing.jpeg_margin)
+    with damage_told(file):
+        image.load()
+    return fitted(turned(image, turn), preprocessing, whole)
 
 
 def _draft(image: JpegImageFile, whole: tuple[int, int], margin: int) -> None:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which skips most of the work.
 
-    whole: size (width, height) that the upright picture is going to be resized to.
+    whole: size (width, height) that the picture as it lies in the file is going to be resized to.
     """
-    width, height = seen_size(whole, orientation(image))
-    image.draft(None, (margin * width, margin * height))
+    image.draft(None, (margin * whole[0], margin * whole[1]))

@@ -1,99 +1,129 @@
-"""Opens image files with Pillow: which formats are read, and what is mended or refused."""
+"""Reads the headers of image files, and opens them with Pillow: what is read, mended or refused."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from offramp.engine.images import png
-from offramp.engine.images.limits import ImageLimits
+from offramp.engine.images import heif, jpeg, png, webp
+from offramp.engine.images.header import DamageError, Header
+from offramp.engine.images.orientation import UPRIGHT, of_exif
 from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
-from offramp.install import how_to_install
 
-HEIF = "HEIF"
-FORMATS = ("JPEG", "PNG", "WEBP")
 # How the names of photos end. A file that has such a name may still be something else.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif"})
 
-# Pillow only warns about a possible decompression bomb; `ImageLimits` is stricter and refuses it.
+# Pillow warns of, or refuses, what may be a decompression bomb. `ImageLimits` decides that here.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# It also warns about damaged EXIF data, which `orientation` tolerates.
+# It also warns about damaged notes, which are of no interest.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-# The brands of ISO 23008-12 (HEIF) for pictures that HEVC encodes.
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
-
-def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Read the header of an image; no pixel is decoded, and `limits` are for the caller to check.
+def read_header(data: bytes) -> Header:
+    """Read the header of an image. It is little work, and no memory is taken for pixels.
 
     Raises:
         UnsupportedMediaError: it is not in a format that is read here, or that an extra which is missing would read.
-        TooLargeError: it has more pixels than Pillow ever reads.
         RequestError: empty or damaged data.
     """
     if not data:
         raise RequestError("image of 0 bytes; send the contents of a JPEG, PNG or WebP file")
-    try:
-        return _opened(data)
-    except UnidentifiedImageError as error:
-        if _is_heic(data):
-            raise _damaged(len(data), error) from error
+    read = _reader_of(data)
+    if read is None:
         raise UnsupportedMediaError(
             f"{len(data)} bytes that begin with {data[:8].hex(' ')} are not an image this node reads; "
             "send a JPEG, PNG or WebP"
-        ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLargeError(f"image over the {limits.in_words}: {error}; send a smaller one") from error
-    except (MemoryError, RequestError):
-        raise
-    except Exception as error:
-        raise _damaged(len(data), error) from error
+        )
+    try:
+        return read(data)
+    except DamageError as error:
+        raise _damaged(data, error) from error
 
 
-def load_image(image: Image.Image, num_bytes: int) -> None:
-    """Decode the pixels of an opened image; `num_bytes`: size of its file, for the error.
+def open_image(data: bytes, header: Header) -> tuple[Image.Image, int]:
+    """Open an image whose header was read; for a WebP, this takes the memory of its pixels. Use it in `damage_told`.
+
+    Returns:
+        The image, whose pixels are not decoded yet, and the orientation that its notes tell, 1 to 8.
+    """
+    image, turn = _opened(data, header)
+    if image.size != header.size and header.kind != "HEIF":
+        raise DamageError(
+            f"its header says {header.width} x {header.height} pixels, its contents {image.size}"
+        )
+    return image, turn
+
+
+@contextmanager
+def damage_told(data: bytes) -> Iterator[None]:
+    """Tell of whatever goes wrong with a file as of damage to it: Pillow raises all kinds of exceptions.
 
     Raises:
-        RequestError: truncated or damaged data.
+        RequestError: what was raised within, unless it is one already, or no memory was left.
+        TooLargeError: the image has more pixels than Pillow ever reads.
     """
     try:
-        image.load()
-    except MemoryError:
+        yield
+    except (MemoryError, RequestError):
         raise
-    except Exception as error:
-        raise _damaged(num_bytes, error) from error
-
-
-def _opened(data: bytes) -> Image.Image:
-    if data.startswith(png.SIGNATURE):
-        image = Image.open(io.BytesIO(png.picture_of(data)), formats=("PNG",))
-        if "transparency" in image.info:
-            png.mend_transparency(image, data)
-        return image
-    if _is_heic(data):
-        _register_heif()
-        return Image.open(io.BytesIO(data), formats=(HEIF,))
-    return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
-def _is_heic(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
-
-
-def _register_heif() -> None:
-    try:
-        import pillow_heif
-    except ModuleNotFoundError as error:
-        raise UnsupportedMediaError(
-            f"a HEIC photo, which this node does not read; send a JPEG, PNG or WebP, or install the extra heif where "
-            f"the node runs: {how_to_install('heif')}"
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(
+            f"image of more pixels than can be read at all: {error}; send a smaller one"
         ) from error
+    except Exception as error:
+        raise _damaged(data, error) from error
+
+
+def _damaged(data: bytes, error: Exception) -> RequestError:
+    advice = "" if ";" in str(error) else "; send the whole file again"
+    return RequestError(f"image of {len(data)} bytes cannot be decoded: {error}{advice}")
+
+
+def _reader_of(data: bytes) -> Callable[[bytes], Header] | None:
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.read_header
+    if data.startswith(png.SIGNATURE):
+        return png.read_header
+    if webp.is_webp(data):
+        return webp.read_header
+    return heif.read_header if heif.is_heic(data) else None
+
+
+def _opened(data: bytes, header: Header) -> tuple[Image.Image, int]:
+    # `Image.open` would try several formats, and read the notes of some.
+    match header.kind:
+        case "JPEG":
+            return JpegImageFile(io.BytesIO(jpeg.picture_of(data, header))), header.turn
+        case "PNG":
+            plain, turn = png.picture_of(data)
+            image = PngImageFile(io.BytesIO(plain))
+            if "transparency" in image.info:
+                png.mend_transparency(image, data)
+            return image, turn
+        case "WEBP":
+            return _Webp(io.BytesIO(data)), webp.orientation_of(data)
+        case "HEIF":
+            return _opened_heif(data)
+
+
+class _Webp(WebPImageFile):
+    """A WebP that gives back its decoder's two canvases before Pillow takes memory for the picture itself."""
+
+    def load_prepare(self) -> None:
+        self._decoder = None
+        super().load_prepare()
+
+
+def _opened_heif(data: bytes) -> tuple[Image.Image, int]:
+    import pillow_heif
+
     pillow_heif.register_heif_opener(thumbnails=False)
-
-
-def _damaged(size: int, error: Exception) -> RequestError:
-    # Pillow's decoders raise all kinds of exceptions on damaged data.
-    return RequestError(f"image of {size} bytes cannot be decoded: {error}; send the whole file again")
+    image = Image.open(io.BytesIO(data), formats=("HEIF",))
+    return image, of_exif(image.info.get("exif") or b"") or UPRIGHT

@@ -24,9 +24,6 @@ FILTERS: Mapping[str, Image.Resampling] = {
 # which overshoot, it matters whether Pillow resizes across or down first, and it decides that by the sizes.
 _WITHIN_A_LEVEL = {Image.Resampling.BILINEAR, Image.Resampling.BOX}
 
-# Where Pillow looks for an orientation. Most small photos have none of these, and looking takes microseconds.
-_TELL_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-_ORIENTATION = 0x0112
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,21 +35,8 @@ _UPRIGHT_BY = {
 }
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1 to 8; 1, upright, if it tells none that can be read."""
-    if _TELL_ORIENTATION.isdisjoint(image.info):
-        return 1
-    try:
-        found = image.getexif().get(_ORIENTATION)
-        return found if found in _UPRIGHT_BY else 1
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - a photo with damaged EXIF data is still a photo
-        return 1
-
-
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The decoded image as it was meant to be seen."""
+    """The decoded image as it was meant to be seen, by the EXIF orientation that it is in, 1 to 8."""
     turn = _UPRIGHT_BY.get(orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -150,7 +134,7 @@ def _of_16_bits(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
     if clear is None:
         return grey
-    opaque = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    opaque = Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))
     return Image.merge("RGBA", (grey, grey, grey, opaque))
 
 

@@ -1,48 +1,71 @@
-"""What Pillow does not do with a PNG: leave its notes packed, and read its transparent colour at any bit depth."""
+"""The header of a PNG, and what Pillow does not do with one.
+
+That is to leave its notes packed, and to read its transparent colour at any bit depth.
+"""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 from PIL import Image
 
-from offramp.errors import RequestError
+from offramp.engine.images.header import LIGHT_BYTES, LIGHT_PARTS, DamageError, Header
+from offramp.engine.images.orientation import UPRIGHT, of_exif, of_xmp
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FIRST_CHUNK = b"\0\0\0\x0dIHDR"
 _PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-# The notes that may tell the orientation, by the start of the chunk's contents. The first of each is kept.
+# The notes that may tell the orientation, by the start of the chunk's contents; the first of each that is whole counts.
 _ORIENTING = {
     b"eXIf": b"",
     b"zTXt": b"Raw profile type exif\0",
     b"tEXt": b"Raw profile type exif\0",
     b"iTXt": b"XML:com.adobe.xmp\0",
 }
-_MAX_NOTE_BYTES = 1 << 20  # unpacked; Pillow refuses a PNG with a larger one
-_MAX_CHUNKS = 50_000
+_MAX_TRIES = 8  # notes that are unpacked
+_MAX_NOTE_BYTES = 1 << 20  # unpacked
+MAX_CHUNKS = 50_000
 _BIT_DEPTH_AT = 24  # within the file: the IHDR chunk comes first
 
 
-def picture_of(data: bytes) -> bytes:
-    """The PNG without its notes: text, colour profile, frames of an animation; the same bytes if it has none.
-
-    Pillow would unpack every note, and refuses a whole picture for one that is large or damaged. What tells the
-    orientation stays, unless it is that.
+def read_header(data: bytes) -> Header:
+    """Read the header of a PNG.
 
     Raises:
-        RequestError: it has too many chunks.
+        DamageError: it has none.
     """
-    if data[37:41] == b"IDAT" and int.from_bytes(data[33:37], "big") + 57 == len(data):
-        return data  # nothing but IHDR, IDAT and IEND
-    kept, seen = [data[:8]], set()
+    if data[8:16] != _FIRST_CHUNK or len(data) < 33:
+        raise DamageError("its size is not told before its pixels")
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if not width or not height:
+        raise DamageError("it has no pixels")
+    is_simple = len(data) <= LIGHT_BYTES and (_is_bare(data) or _num_chunks(data, LIGHT_PARTS) < LIGHT_PARTS)
+    return Header("PNG", width, height, is_simple=is_simple)
+
+
+def picture_of(data: bytes) -> tuple[bytes, int]:
+    """The PNG without its notes, and the orientation that they tell, 1 to 8.
+
+    Notes are text, colour profile, frames of an animation. Pillow would unpack every one, and refuses a whole picture
+    for one that is large or damaged.
+
+    Raises:
+        DamageError: it has too many chunks.
+    """
+    if _is_bare(data):
+        return data, UPRIGHT
+    kept: list[bytes] = [data[:8]]
+    turns: dict[bytes, int | None] = {}
+    tries = 0
     for kind, start, end in _chunks(data):
         if kind in _PICTURE:
             kept.append(data[start:end])
-        elif kind not in seen and _tells_orientation(kind, data[start + 8 : end - 4], data[end - 4 : end]):
-            seen.add(kind)
-            kept.append(data[start:end])
-    plain = b"".join(kept)
-    return plain if len(plain) < len(data) else data
+        elif _may_tell(kind, data, start) and turns.get(kind) is None and tries < _MAX_TRIES:
+            tries += 1
+            turns[kind] = _turn_told(kind, data[start + 8 : end - 4], data[end - 4 : end])
+    return b"".join(kept), next((turns[kind] for kind in _ORIENTING if turns.get(kind)), None) or UPRIGHT
 
 
 def mend_transparency(image: Image.Image, data: bytes) -> None:
@@ -59,40 +82,66 @@ def mend_transparency(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = tuple(level >> 8 if depth == 16 else level & 0xFF for level in clear)
 
 
+def _is_bare(data: bytes) -> bool:
+    """Whether there is nothing but IHDR, one IDAT and IEND."""
+    return data[37:41] == b"IDAT" and int.from_bytes(data[33:37], "big") + 57 == len(data)
+
+
+def _num_chunks(data: bytes, most: int) -> int:
+    """How many chunks there are, or `most`."""
+    return sum(1 for _ in islice(_chunks(data), most))
+
+
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of each chunk; the last one may be cut off."""
     start = 8
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(MAX_CHUNKS):
         kind = data[start + 4 : start + 8]
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
         yield kind, start, end
         if kind == b"IEND" or end >= len(data):
             return
         start = end
-    raise RequestError(f"PNG of more than {_MAX_CHUNKS} chunks; save it again with a common program")
+    raise DamageError(f"it has more than {MAX_CHUNKS} chunks; save it again with a common program")
 
 
-def _tells_orientation(kind: bytes, contents: bytes, checksum: bytes) -> bool:
-    if kind not in _ORIENTING or not contents.startswith(_ORIENTING[kind]):
-        return False
+def _may_tell(kind: bytes, data: bytes, start: int) -> bool:
+    return kind in _ORIENTING and data.startswith(_ORIENTING[kind], start + 8)
+
+
+def _turn_told(kind: bytes, contents: bytes, checksum: bytes) -> int | None:
+    """The orientation that a note tells; None if it tells none, is damaged, or large."""
     if zlib.crc32(contents, zlib.crc32(kind)).to_bytes(4, "big") != checksum:
-        return False
-    packed = _packed(kind, contents)
-    return packed is None or _fits(packed)
+        return None
+    if kind == b"eXIf":
+        return of_exif(contents)
+    text = _text_of(kind, contents)
+    if text is None:
+        return None
+    return of_xmp(text) if kind == b"iTXt" else of_exif(_from_digits(text))
 
 
-def _packed(kind: bytes, contents: bytes) -> bytes | None:
-    """The part of a note that is compressed; None if none is."""
+def _text_of(kind: bytes, contents: bytes) -> bytes | None:
     _, _, rest = contents.partition(b"\0")
+    if kind == b"tEXt":
+        return rest
     if kind == b"zTXt":
-        return rest[1:]
-    if kind == b"iTXt" and rest[:1] == b"\1":
-        return rest[2:].split(b"\0", 2)[-1]  # behind the language and the translated keyword
-    return None
+        return _unpacked(rest[1:])
+    text = rest[2:].split(b"\0", 2)[-1]  # behind the language and the translated keyword
+    return _unpacked(text) if rest[:1] == b"\1" else text
 
 
-def _fits(packed: bytes) -> bool:
+def _unpacked(packed: bytes) -> bytes | None:
     try:
-        return len(zlib.decompressobj().decompress(packed, _MAX_NOTE_BYTES)) < _MAX_NOTE_BYTES
+        text = zlib.decompressobj().decompress(packed, _MAX_NOTE_BYTES)
     except zlib.error:
-        return False
+        return None
+    return text if len(text) < _MAX_NOTE_BYTES else None
+
+
+def _from_digits(profile: bytes) -> bytes:
+    """The contents of a raw profile: three lines of title, then lines of hexadecimal digits."""
+    try:
+        return bytes.fromhex(b"".join(profile.split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return b""

@@ -1,0 +1,1 @@
+"""Decodes strangers' images in processes of their own: `decoders.py` is what a node uses."""
