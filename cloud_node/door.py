@@ -1,4 +1,4 @@
-"""Stands between gRPC and the servicers: reads each call's message, within limits on what all callers together may hold.
+"""Stands between gRPC and the servicers: reads each call's message, within limits on what all callers may hold.
 
 gRPC itself reads a message before it calls a servicer, and answers bytes that it cannot parse with UNKNOWN and a
 traceback in the log. Here a servicer is called for every call as soon as it begins, and reads when there is room.

@@ -18,13 +18,12 @@ MESSAGE_OPTIONS = (
     # gRPC pings to size flow-control windows that our small messages never fill: 17 bytes on almost every call.
     ("grpc.http2.bdp_probe", 0),
 )
-# How often an idle connection is tried, and how long an answer is waited for: a cloud node can bear 5,000 edges.
-KEEPALIVE_MS = 10_000
-KEEPALIVE_TIMEOUT_MS = 2_000
+# How often a caller tries whether an idle connection still answers; a cloud node can bear that of 5,000 edges.
+KEEPALIVE_S = 10.0
 # What a server has to allow for it; it would send such callers away otherwise.
 SERVER_KEEPALIVE_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", round(500 * KEEPALIVE_S)),
 )
 
 # Bytes on the socket for a call beyond its message: HTTP/2 and gRPC frames and compressed headers.

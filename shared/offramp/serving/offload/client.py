@@ -17,7 +17,7 @@ from offramp.serving.access.certificates import CertificateFiles, Certificates, 
 from offramp.serving.access.following import Followed
 from offramp.serving.access.tls import channel_credentials
 from offramp.serving.tracing import TRACEPARENT
-from offramp.wire.messages import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MESSAGE_OPTIONS, SERVICE_NAME
+from offramp.wire.messages import KEEPALIVE_S, MESSAGE_OPTIONS, SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 
@@ -67,10 +67,6 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 700),
-    # A connection that answers nothing is given up, and a new one made. Otherwise, after an outage, TCP would wait as
-    # long again before it sends anything. With calls in progress this takes KEEPALIVE_TIMEOUT_MS.
-    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # A replica with a new address is found within a second, not after half a minute.
@@ -96,6 +92,14 @@ class UpstreamSettings(Record):
         default=None, description="name in the upstream's certificate, if it is not that of its address"
     )
     api_key: Path | None = Field(default=None, description="file with the API key to show")
+    # A connection that answers nothing is given up, and a new one made. Otherwise, after an outage, TCP would wait as
+    # long again before it sends anything.
+    keepalive_s: float = Field(default=KEEPALIVE_S, gt=0, description="how often an idle connection is tried")
+    keepalive_timeout_s: float = Field(
+        default=2.0,
+        gt=0,
+        description="how long a connection may answer nothing, or not confirm what was sent",
+    )
     health_check: bool = Field(
         default=True,
         description="whether the channel watches the health of each address; turn it off behind a proxy, where one "
@@ -108,7 +112,12 @@ class UpstreamSettings(Record):
 
 
 def _opened(settings: UpstreamSettings, certificates: Certificates | None) -> grpc.aio.Channel:
-    options = channel_options(health_check=settings.health_check)
+    options = [
+        *channel_options(health_check=settings.health_check),
+        ("grpc.keepalive_time_ms", round(1000 * settings.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", round(1000 * settings.keepalive_timeout_s)),
+        ("grpc.http2.ping_timeout_ms", round(1000 * settings.keepalive_timeout_s)),
+    ]
     if certificates is None:
         return grpc.aio.insecure_channel(settings.target, options=options)
     if settings.certificate_name:

@@ -73,10 +73,10 @@ class Hedge:
         timeout_s: float,
     ) -> Reply:
         while True:
-            may_repeat = len(attempts) < _MOST_ATTEMPTS and self._budget >= 1
+            is_last = len(attempts) == _MOST_ATTEMPTS
             done, _ = await asyncio.wait(
                 [each for each in attempts if not each.done()],
-                timeout=self.patience_s(timeout_s) if may_repeat else None,
+                timeout=None if is_last or self._budget < 1 else self.patience_s(timeout_s),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             for each in done:
@@ -85,7 +85,7 @@ class Hedge:
                     # Attempts that were of use cost nothing: they show that another replica has time.
                     self._budget += (len(attempts) - 1) * (each is not next(iter(attempts)))
                     return each.result()
-            if may_repeat and all(map(_is_worth_repeating, attempts)):
+            if not is_last and self._budget >= 1 and all(map(_is_worth_repeating, attempts)):
                 self._budget -= 1
                 _begin(attempt, attempts)
             elif all(each.done() for each in attempts):

@@ -73,6 +73,11 @@ class SharedCalls:
         """What the upstream accepts in one call."""
         return self._upstream.accepts
 
+    @property
+    def under_way(self) -> int:
+        """How many calls are in progress."""
+        return len(self._under_way)
+
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         loop = asyncio.get_running_loop()
