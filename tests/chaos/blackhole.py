@@ -1,7 +1,8 @@
-"""A TCP proxy that can lose everything for a while, as a link does whose packets are dropped: nothing is closed.
+"""A TCP proxy that can lose everything for a while, as a link does that drops packets: nothing is closed.
 
-After an outage TCP itself goes on late: each side waits for its retransmission timer, which has doubled with each loss. So
-a connection that was open while packets were lost stays silent for as long again as the outage took. New ones work at once.
+After an outage TCP itself goes on late: each side waits for its retransmission timer, which doubles with each loss. So
+a connection that was open while packets were lost stays silent for as long again as the outage took. New ones work at
+once.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class BlackHole:
         number = self._number
         self._open.add(number)
         try:
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):
                 await self._carry(number, reader, writer)
         finally:
             self._open.discard(number)

@@ -15,8 +15,7 @@ from onnx import TensorProto, helper
 from offramp.bundle import load_bundle
 from offramp.bundle.manifest import bundle_id_for
 from tests.chaos.nodes import BUNDLE
-from tests.chaos.stage import Check, Outcome, Stage, until
-from tests.chaos.stage import Scenario as S
+from tests.chaos.stage import Check, Outcome, Scenario, Stage, until
 
 _START_S = 20.0
 
@@ -124,4 +123,4 @@ async def odd_bundles(stage: Stage) -> Outcome:
     return Outcome(checks)
 
 
-SCENARIOS = [S(14, "odd-bundles", "weights elsewhere, a link, FIFOs, an endless loop", odd_bundles)]
+SCENARIOS = [Scenario(14, "odd-bundles", "weights elsewhere, a link, FIFOs, an endless loop", odd_bundles)]

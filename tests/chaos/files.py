@@ -36,7 +36,7 @@ def small_photo(side: int = 32) -> bytes:
 
 @cache
 def repeated_scan(times: int, width: int = 4900, height: int = 5000) -> bytes:
-    """A flat progressive JPEG whose last scan comes `times` more often than it should: each is a pass over all pixels."""
+    """A flat progressive JPEG whose last scan comes `times` times too often; each is a pass over all pixels."""
     plain = _encoded(Image.new("RGB", (width, height), (90, 120, 60)), "JPEG", progressive=True, quality=30)
     last = plain.rindex(_SOS)
     scan = plain[last : plain.rindex(_EOI)]

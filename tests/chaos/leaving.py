@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.chaos import files
-from tests.chaos.load import Seen, Tally, ask
+from tests.chaos.load import Seen, Tally, ask, client_of
 from tests.chaos.nodes import Node, everything_to_the_cloud, free_port
-from tests.chaos.stage import Check, Outcome, Stage
-from tests.chaos.stage import Scenario as S
+from tests.chaos.stage import Check, Outcome, Scenario, Stage
 
 _CLIENTS = 64
 
@@ -29,7 +28,7 @@ class Fleet:
 
     async def watch(self) -> None:
         """Ask each for `/readyz` ten times a second."""
-        async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+        async with client_of("") as client:
             while not self.stopped:
                 await asyncio.gather(*(self._ask(client, url) for url in self.urls))
                 await asyncio.sleep(0.1)
@@ -49,10 +48,10 @@ class Fleet:
                 await asyncio.sleep(0.02)
                 continue
             url = chosen.choice(sorted(self.ready))
-            async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+            async with client_of(url) as client:
                 while not self.stopped and url in self.ready:
                     seen.append(await ask(client, files.small_photo()))
-                    await asyncio.sleep(chosen.random() * 0.2)
+                    await asyncio.sleep(chosen.random() * 0.6)
 
 
 async def _under_clients(urls: Sequence[str], change: Callable[[], object]) -> Outcome:
@@ -131,19 +130,19 @@ async def told_to_leave(stage: Stage) -> Outcome:
     stop = asyncio.Event()
 
     async def client() -> None:
-        async with httpx.AsyncClient(base_url=edge.url, timeout=20, trust_env=False) as http:
+        async with client_of(edge.url) as http:
             while not stop.is_set():
                 found = await ask(http, files.small_photo())
                 if found.kind == "lost" and "ConnectError" in found.detail:
                     return  # it has left, and said so in the way of TCP
                 seen.append(found)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.2)
 
     clients = [asyncio.create_task(client()) for _ in range(_CLIENTS)]
     await asyncio.sleep(2)
     edge.terminate()
     status = []
-    async with httpx.AsyncClient(base_url=edge.url, timeout=2, trust_env=False) as http:
+    async with client_of(edge.url) as http:
         try:
             status.append((await http.get("/readyz")).status_code)
         except httpx.HTTPError as error:
@@ -163,13 +162,13 @@ async def told_to_leave(stage: Stage) -> Outcome:
 
 
 SCENARIOS = [
-    S(15, "edge-leaves", "SIGTERM at an edge under 64 keep-alive clients", told_to_leave),
-    S(
+    Scenario(15, "edge-leaves", "SIGTERM at an edge under 64 keep-alive clients", told_to_leave),
+    Scenario(
         15,
         "rolling-edges",
         "two edges restarted in turn, 64 keep-alive clients",
         lambda stage: rolling_edges(stage, 1),
     ),
-    S(15, "rolling-edges-of-2", "the same, two processes each", lambda stage: rolling_edges(stage, 2)),
-    S(15, "rolling-clouds", "two clouds restarted in turn, 64 keep-alive clients", rolling_clouds),
+    Scenario(15, "rolling-edges-of-2", "the same, two processes each", lambda stage: rolling_edges(stage, 2)),
+    Scenario(15, "rolling-clouds", "two clouds restarted in turn, 64 keep-alive clients", rolling_clouds),
 ]

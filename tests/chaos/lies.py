@@ -18,8 +18,7 @@ from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceServicer, add_TierServiceServicer_to_server
 from tests.chaos import files
 from tests.chaos.nodes import BUNDLE, everything_to_the_cloud
-from tests.chaos.stage import Check, Outcome, Stage, until
-from tests.chaos.stage import Scenario as S
+from tests.chaos.stage import Check, Outcome, Scenario, Stage, until
 
 _CLASSES = 10
 _LONGEST_ANSWER, _LONGEST_METRICS = 20_000, 200_000
@@ -27,8 +26,8 @@ _LONGEST_ANSWER, _LONGEST_METRICS = 20_000, 200_000
 Lie = Callable[[pb.InferResponse], None]
 
 
-def _probabilities(*values: float) -> Lie:
-    packed = np.resize(np.array(values, "<f4"), _CLASSES).tobytes()
+def _probabilities(*first: float, others: float = 0.0) -> Lie:
+    packed = np.array([*first, *[others] * (_CLASSES - len(first))], "<f4").tobytes()
     return lambda reply: _each(reply, probabilities=packed)
 
 
@@ -47,9 +46,9 @@ def _many_times(reply: pb.InferResponse) -> None:
 
 LIES: Mapping[str, Lie] = {
     "negative probabilities": _probabilities(-1, 2),
-    "probabilities of 1e30": _probabilities(1e30),
+    "probabilities of 1e30": _probabilities(1e30, -1e30, 1),
     "probabilities of 0": _probabilities(0),
-    "probabilities that are no number": _probabilities(math.nan),
+    "probabilities that are no number": _probabilities(others=math.nan),
     "a confidence above 1": lambda reply: _each(reply, confidence=7.0),
     "an exit that doesn't exist": lambda reply: _each(reply, exit_number=77),
     "an exit before the split": lambda reply: _each(reply, exit_number=1),
@@ -146,4 +145,4 @@ def _is_whole(url: str) -> bool:
     return found.get("degraded") is False
 
 
-SCENARIOS = [S(11, "lying-cloud", "answers that are false, endless or of 60 MB", lying_cloud)]
+SCENARIOS = [Scenario(11, "lying-cloud", "answers that are false, endless or of 60 MB", lying_cloud)]

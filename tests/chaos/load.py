@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import ssl
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ import numpy as np
 
 Kind = Literal["whole", "degraded", "refused", "lost"]
 _TIMEOUT_S = 15.0
+# One for all clients: making one takes longer than a request.
+_TLS = ssl.create_default_context()
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,9 @@ async def _ask_on(
     url: str, photos: Sequence[bytes], per_second: float, ready: Event, stop: Event
 ) -> list[Seen]:
     seen: list[Seen] = []
-    many = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    none = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with (
-        httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=many, trust_env=False) as kept,
-        httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=none, trust_env=False) as fresh,
+        client_of(url, keep=100) as kept,
+        client_of(url, keep=0) as fresh,
         asyncio.TaskGroup() as asking,
     ):
         await ask(kept, photos[0])
@@ -110,6 +111,12 @@ async def _ask_on(
             number += 1
             await asyncio.sleep(max(0.0, begun + number / per_second - time.monotonic()))
     return seen
+
+
+def client_of(url: str, *, keep: int = 1) -> httpx.AsyncClient:
+    """A client of one node that keeps so many connections open between requests."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=keep)
+    return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits, trust_env=False, verify=_TLS)
 
 
 async def _noted(seen: list[Seen], client: httpx.AsyncClient, photo: bytes) -> None:

@@ -10,14 +10,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-import httpx
 import numpy as np
 
 from tests.chaos import files
-from tests.chaos.load import Seen, Tally, ask
+from tests.chaos.load import Seen, Tally, ask, client_of
 from tests.chaos.nodes import Memory
-from tests.chaos.stage import MEMORY_MB, Check, Outcome, Stage
-from tests.chaos.stage import Scenario as S
+from tests.chaos.stage import MEMORY_MB, Check, Outcome, Scenario, Stage
 
 _GOODPUT, _REFUSAL_MS = 0.9, 5.0
 _SCRIPT = """
@@ -89,7 +87,7 @@ def _wrk(url: str, script: Path, clients: int, seconds: float) -> tuple[float, f
 async def _probe(url: str, while_running: asyncio.Task[tuple[float, float]]) -> list[Seen]:
     """Ask ten times a second, over a connection that stays."""
     seen = []
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+    async with client_of(url) as client:
         while not while_running.done():
             begun = time.monotonic()
             seen.append(await ask(client, files.photos()[0]))
@@ -98,7 +96,7 @@ async def _probe(url: str, while_running: asyncio.Task[tuple[float, float]]) -> 
 
 
 SCENARIOS = [
-    S(16, "overload", "10 times what a node takes: 200 clients, room for 8 requests, Retry-After ignored",
+    Scenario(16, "overload", "10 times what a node takes: 200 clients, room for 8 requests, Retry-After ignored",
       lambda stage: overload(stage, 200, "--max-pending", "8")),
-    S(16, "many-connections", "2,000 connections that ask without pause", partial(overload, clients=2000)),
+    Scenario(16, "many-connections", "2,000 connections that ask without pause", partial(overload, clients=2000)),
 ]  # fmt: skip

@@ -57,9 +57,15 @@ async def _hold(address: str, count: Counting, pieces: Iterable[bytes], pause_s:
         await asyncio.sleep(0.5)
 
 
-async def announce(address: str, count: Counting, connections: int) -> None:
-    """Announce 10 MB on each connection and send none of it."""
-    await asyncio.gather(*(_hold(address, count, [head(10_000_000)], 0) for _ in range(connections)))
+async def announce(address: str, count: Counting, connections: int, sent: int) -> None:
+    """Announce up to 10 MB on each connection, and send `sent` bytes of it.
+
+    The lengths differ, so that together they fill whatever room a node has.
+    """
+    lengths = [max(10_000_000 // 10**number, sent + 1) for number in range(5)]
+    await asyncio.gather(
+        *(_hold(address, count, [head(lengths[n % 5]), b"x" * sent], 0) for n in range(connections))
+    )
 
 
 async def half_heads(address: str, count: Counting, connections: int) -> None:

@@ -17,8 +17,7 @@ from tests.chaos.blackhole import BlackHole
 from tests.chaos.calls import OWN, infer
 from tests.chaos.load import Load, Seen, Tally
 from tests.chaos.nodes import ROOT, Node, everything_to_the_cloud, free_port
-from tests.chaos.stage import Check, Outcome, Stage, between, until
-from tests.chaos.stage import Scenario as S
+from tests.chaos.stage import Check, Outcome, Scenario, Stage, between, until
 from tests.chaos.strangers import connected, head
 
 _WHOLE_AGAIN_S = 2.0
@@ -238,13 +237,17 @@ async def cloud_restarted_at_once(stage: Stage) -> Outcome:
 
 
 SCENARIOS = [
-    S(5, "one-cloud-paused", "one of two clouds paused for 16 s", one_cloud_paused),
-    S(5, "one-cloud-killed", "one of two clouds killed", one_cloud_killed),
-    S(6, "packets-lost-20-s", "packets dropped both ways for 20 s", lambda stage: packets_lost(stage, 20)),
-    S(6, "packets-lost-90-s", "packets dropped both ways for 90 s", lambda stage: packets_lost(stage, 90)),
-    S(6, "cloud-killed", "the only cloud killed, back after 10 s", cloud_restarted_at_once),
-    S(7, "many-watches", "5,000 health watches and 1,000 channels on one cloud", many_watches),
-    S(10, "clients-that-leave", "50 clients leave while the cloud is held", clients_that_leave),
-    S(22, "large-features", "250 features, 75 MB together", large_features),
-    S(23, "three-tiers", "the last of three tiers killed", three_tiers),
+    Scenario(5, "one-cloud-paused", "one of two clouds paused for 16 s", one_cloud_paused),
+    Scenario(5, "one-cloud-killed", "one of two clouds killed", one_cloud_killed),
+    Scenario(
+        6, "packets-lost-20-s", "packets dropped both ways for 20 s", lambda stage: packets_lost(stage, 20)
+    ),
+    Scenario(
+        6, "packets-lost-90-s", "packets dropped both ways for 90 s", lambda stage: packets_lost(stage, 90)
+    ),
+    Scenario(6, "cloud-killed", "the only cloud killed, back after 10 s", cloud_restarted_at_once),
+    Scenario(7, "many-watches", "5,000 health watches and 1,000 channels on one cloud", many_watches),
+    Scenario(10, "clients-that-leave", "50 clients leave while the cloud is held", clients_that_leave),
+    Scenario(22, "large-features", "250 features, 75 MB together", large_features),
+    Scenario(23, "three-tiers", "the last of three tiers killed", three_tiers),
 ]

@@ -12,8 +12,7 @@ import httpx
 from tests.chaos import files
 from tests.chaos.calls import raw
 from tests.chaos.nodes import Node
-from tests.chaos.stage import Check, Outcome, Stage
-from tests.chaos.stage import Scenario as S
+from tests.chaos.stage import Check, Outcome, Scenario, Stage
 
 _FOREIGN = {"Host": "evil.example", "Origin": "http://evil.example"}
 _JSON = {"content-type": "application/json"}
@@ -113,17 +112,19 @@ async def usual_requests(stage: Stage) -> Outcome:
     edge = stage.edge()
     photo = files.small_photo()
     text = files.as_json(_base64(photo))
+    zipped = {"content-encoding": "gzip"}
     form = {"content-type": "multipart/form-data; boundary=x"}
     cases: Sequence[tuple[str, dict[str, Any], set[int], str]] = [
         ("HEAD /healthz", {"method": "HEAD", "path": "/healthz"}, {200}, ""),
         ("HEAD /readyz", {"method": "HEAD", "path": "/readyz"}, {200}, ""),
         ("an X-Request-ID of 65 characters", {"headers": {"X-Request-ID": "a" * 65}}, {200}, ""),
         ("an X-Request-ID with #", {"headers": {"X-Request-ID": "a#b"}}, {200}, ""),
-        ("a gzip body", {"body": gzip.compress(photo), "headers": {"content-encoding": "gzip"}}, {200, 415}, "ncod"),
-        ("gzip JSON", {"body": gzip.compress(text), "headers": _JSON | {"content-encoding": "gzip"}}, {200, 415}, "ncod"),
+        ("a gzip body", {"body": gzip.compress(photo), "headers": zipped}, {200, 415}, "ncod"),
+        ("gzip JSON", {"body": gzip.compress(text), "headers": _JSON | zipped}, {200, 415}, "ncod"),
         ("JSON with a byte-order mark", {"body": b"\xef\xbb\xbf" + text, "headers": _JSON}, {200}, ""),
         ("a form with an epilogue", {"body": files.form([photo], epilogue=b"\r\nthe end"), "headers": form}, {200}, ""),
-        ("a form with line breaks after it", {"body": files.form([photo], epilogue=b"\r\n\r\n"), "headers": form}, {200}, ""),
+        ("a form with line breaks after it", {"body": files.form([photo], epilogue=b"\r\n\r\n"), "headers": form},
+         {200}, ""),
         ("a form without a boundary", {"body": files.form([photo]), "headers": {"content-type": "multipart/form-data"}},
          {400}, "boundary"),
     ]  # fmt: skip
@@ -146,12 +147,14 @@ def _base64(data: bytes) -> str:
 
 
 SCENARIOS = [
-    S(8, "foreign-pages", "a page of a foreign host, by DNS rebinding and across origins", foreign_pages),
-    S(
+    Scenario(
+        8, "foreign-pages", "a page of a foreign host, by DNS rebinding and across origins", foreign_pages
+    ),
+    Scenario(
         17,
         "malformed-requests",
         "two Hosts, none; bytes that are no message; odd policies",
         malformed_requests,
     ),
-    S(20, "usual-requests", "HEAD, long ids, gzip, byte-order marks, epilogues", usual_requests),
+    Scenario(20, "usual-requests", "HEAD, long ids, gzip, byte-order marks, epilogues", usual_requests),
 ]
