@@ -9,7 +9,7 @@ from offramp.cli.processes import node_process
 
 pytest.importorskip("schemathesis", reason="needs schemathesis, of the extra 'dev'")
 
-from benchmarks.schemas import document_at, held_to_its_schema  # noqa: E402 - it imports schemathesis
+from benchmarks.schemas import document_at, held_to_its_schema
 
 
 def test_every_operation_answers_as_it_is_documented(tiny_bundle: Bundle) -> None:

@@ -64,13 +64,14 @@ def page_of(found: Sequence[Found], *, short: bool) -> str:
 
 def _row(each: Found) -> tuple[str, ...]:
     outcome = each.outcome
+    rest, during = outcome.rest, outcome.during
     total = len(outcome.checks)
     return (
         str(each.scenario.row),
         each.scenario.what,
         *_counts(outcome.during),
-        f"{_ms(outcome.rest and outcome.rest.p99_ms)} → {_ms(outcome.during and outcome.during.p99_ms)}",
-        _ms(outcome.during and outcome.during.worst_ms),
+        f"{_ms(rest.p99_ms if rest else None)} → {_ms(during.p99_ms if during else None)}",
+        _ms(during.worst_ms if during else None),
         "–" if outcome.recovery_s is None else f"{outcome.recovery_s:.1f}",
         "–" if outcome.memory_mb is None else f"{outcome.memory_mb:.0f}",
         f"{total - len(outcome.failed)} of {total}",

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from offramp.bundle import load_bundle
 from offramp.bundle.manifest import bundle_id_for
 from tests.chaos.nodes import BUNDLE
-from tests.chaos.stage import Check, Outcome, Scenario, Stage, until
+from tests.chaos.stage import Check, Outcome, Scenario, Stage
 
 _START_S = 20.0
 
@@ -107,7 +107,7 @@ async def odd_bundles(stage: Stage) -> Outcome:
         try:
             begun = time.monotonic()
             node = stage.run("cloud_node", str(folder), "--port", "0")
-            await until(lambda node=node: node.is_ready or node.process.poll() is not None, within_s=_START_S)  # type: ignore[misc]
+            await node.settled(_START_S)
         finally:
             os.chdir(here)
         status, said = node.process.poll(), node.log.strip().splitlines()

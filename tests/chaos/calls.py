@@ -42,10 +42,14 @@ async def infer_images(address: str, images: Sequence[bytes], *, timeout_s: floa
         return await infer(channel, images, timeout_s=timeout_s)
 
 
+def _as_it_is(message: bytes) -> bytes:
+    return message
+
+
 async def raw(address: str, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
     """Send bytes as a message; the status and its text."""
     async with grpc.aio.insecure_channel(address, options=OWN) as channel:
-        call = channel.unary_unary(f"/{SERVICE_NAME}/{method}")
+        call: Any = channel.unary_unary(f"/{SERVICE_NAME}/{method}", _as_it_is, _as_it_is)
         try:
             await call(message, timeout=10)
         except grpc.aio.AioRpcError as error:

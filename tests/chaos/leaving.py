@@ -85,15 +85,14 @@ async def _under_clients(urls: Sequence[str], change: Callable[[], object]) -> O
 async def rolling_edges(stage: Stage, processes: int) -> Outcome:
     cloud = stage.cloud()
     ports = [str(free_port()) for _ in range(2)]
-    start = [lambda port=port: _edge(stage, port, cloud, processes) for port in ports]
-    edges = [each() for each in start]
+    edges = [_edge(stage, port, cloud, processes) for port in ports]
 
     def roll() -> None:
         for _ in range(int(stage.seconds(3, 1))):
             for number, edge in enumerate(edges):
                 edge.terminate()
                 edge.wait(20)
-                edges[number] = start[number]()
+                edges[number] = _edge(stage, ports[number], cloud, processes)
 
     return await _under_clients([f"http://127.0.0.1:{port}" for port in ports], roll)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -66,6 +67,12 @@ class Node:
     def url(self) -> str:
         """Where it answers HTTP."""
         return f"http://{self.address}"
+
+    async def settled(self, within_s: float = _START_S) -> None:
+        """Wait until it is ready, has ended, or the time is over."""
+        end = time.monotonic() + within_s
+        while not self.is_ready and self.process.poll() is None and time.monotonic() < end:
+            await asyncio.sleep(0.05)
 
     def processes(self) -> list[psutil.Process]:
         """It and everything below it; empty once it has ended."""

@@ -115,9 +115,7 @@ async def service_links(stage: Stage) -> Outcome:
     }
     checks = []
     for name, started in nodes.items():
-        await until(
-            lambda started=started: started.is_ready or started.process.poll() is not None, within_s=40
-        )  # type: ignore[misc]
+        await started.settled()
         log = started.log.strip()
         warned = any(word in log for word in ("WARNING", "SDK_VERSION", "SERVICE_HOST"))
         holds = started.is_ready and not warned
@@ -134,9 +132,7 @@ async def ipv6(stage: Stage) -> Outcome:
     for module in ("edge_node", "cloud_node"):
         for host in ("::1", "[::1]", "::"):
             started = stage.run(module, str(BUNDLE), "--host", host, "--port", "0")
-            await until(
-                lambda started=started: started.is_ready or started.process.poll() is not None, within_s=40
-            )  # type: ignore[misc]
+            await started.settled()
             log = started.log.strip()
             good = started.is_ready and await asyncio.to_thread(_listens_on_v6, module, started)
             checks.append(Check(f"{module} --host {host}", good, log.splitlines()[-1][-100:] if log else ""))
@@ -152,7 +148,7 @@ def _listens_on_v6(module: str, node: Node) -> bool:
     from tests.chaos.calls import raw
 
     status, _ = asyncio.run(raw(f"[::1]:{port}", "Describe", pb.DescribeRequest().SerializeToString()))
-    return status.value[0] == 0
+    return status.name == "OK"
 
 
 async def limits_that_contradict(stage: Stage) -> Outcome:
@@ -166,9 +162,7 @@ async def limits_that_contradict(stage: Stage) -> Outcome:
     checks = []
     for name, arguments in cases.items():
         started = stage.run("edge_node", str(BUNDLE), "--port", "0", *arguments)
-        await until(
-            lambda started=started: started.is_ready or started.process.poll() is not None, within_s=40
-        )  # type: ignore[misc]
+        await started.settled()
         said = started.log.strip().splitlines()
         if started.is_ready:
             status = await asyncio.to_thread(_chunked, started)

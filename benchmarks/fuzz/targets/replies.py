@@ -143,7 +143,7 @@ def _check(answers: Answers) -> None:
         raise FoundError(f"times of {numbers[:4]}")
     if len(answers.times) > _MOST_TIMES:
         raise FoundError(f"{len(answers.times)} times")
-    names = [each.tier for each in (*answers.times, *answers.samples)]
+    names = [*(each.tier for each in answers.times), *(each.tier for each in answers.samples)]
     if max(map(len, names), default=0) > _LONGEST_NAME:
         raise FoundError("a long name of a tier")
     for sample in answers.samples:
