@@ -1,32 +1,20 @@
-"""Fuzz the decoder of features with untrusted bytes: no crash, no hang, no allocation above the limit.
-
-    pip install atheris
-    python -m benchmarks.fuzz_wire --seconds 120
-
-The fuzzer is guided by coverage (libFuzzer). It fails, and leaves the bytes in a file, if a message makes the decoder
-raise anything but a FeatureError, take over a second, allocate over 64 MiB at once, or return what no block can run.
-"""
+"""Feature tensors in every codec: a message is refused as a FeatureError, or becomes what a block can run."""
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import cast
 
-import atheris
 import numpy as np
-from pydantic import Field
 
-with atheris.instrument_imports(include=["offramp.wire"]):
-    from offramp.wire.codec import decode_feature, encode_feature
-
+from benchmarks.fuzz.targets import Try
 from offramp.bundle.manifest import Block, Levels, Tensor
-from offramp.command import Command, run_command
 from offramp.errors import FeatureError
+from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.v1 import wire_pb2 as pb
 
+MAX_BYTES = 4096
 _SHAPE = (6, 4, 4)
 _SAMPLES = 2
 _HEAD = 3
@@ -54,7 +42,7 @@ def _block(levels: Levels | None) -> Block:
 _BLOCKS = [_block(levels) for levels in (None, *_LEVELS)]
 
 
-def _decode(data: bytes) -> None:
+async def _decode(data: bytes) -> None:
     # Three bytes choose the block, the codec and whether the shape is right; protobuf itself is fuzzed elsewhere.
     if len(data) < _HEAD:
         return
@@ -73,7 +61,8 @@ def _decode(data: bytes) -> None:
         assert feature.dtype == np.float32 and np.isfinite(feature).all()
 
 
-def _seeds() -> Iterator[bytes]:
+def seeds() -> Iterator[bytes]:
+    """A message in each codec."""
     generator = np.random.default_rng(0)
     values = generator.normal(size=(_SAMPLES, *_SHAPE)).astype(np.float32)
     for codec in ("float32", "float16"):
@@ -86,31 +75,7 @@ def _seeds() -> Iterator[bytes]:
             yield bytes([number, message.codec, 0]) + message.payload
 
 
-class FuzzWire(Command):
-    """Try to break the decoder.
-
-    Example: python -m benchmarks.fuzz_wire --seconds 120
-    """
-
-    seconds: int = Field(default=120, ge=1, description="how long to try")
-    seed: int = Field(default=1, ge=1, description="seed of the mutations")
-
-    def execute(self) -> None:
-        """Start with real features and mutate them until the time is up."""
-        with tempfile.TemporaryDirectory() as corpus:
-            for number, data in enumerate(_seeds()):
-                (Path(corpus) / f"seed-{number}").write_bytes(data)
-            limits = [
-                "-timeout=1",
-                "-rss_limit_mb=1024",
-                "-malloc_limit_mb=64",
-                "-max_len=4096",
-                "-print_final_stats=1",
-            ]
-            length = [f"-max_total_time={self.seconds}", f"-seed={self.seed}"]
-            atheris.Setup([sys.argv[0], corpus, *length, *limits], _decode)
-            atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    run_command(FuzzWire, sys.argv[1:], program="python -m benchmarks.fuzz_wire")
+@asynccontextmanager
+async def ready() -> AsyncIterator[Try]:
+    """Nothing has to be set up."""
+    yield _decode

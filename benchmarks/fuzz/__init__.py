@@ -1,0 +1,1 @@
+"""Fuzzing by coverage: `python -m benchmarks.fuzz`. `tests/test_corpus.py` replays what once failed."""

@@ -1,0 +1,1 @@
+"""A long run under load, junk and restarts: `python -m benchmarks.soak`."""

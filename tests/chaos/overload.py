@@ -1,0 +1,102 @@
+"""More requests than a node can answer, from clients that ask again at once (row 16): wrk asks, a prober measures."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tests.chaos import files
+from tests.chaos.load import Seen, Tally, ask, client_of
+from tests.chaos.nodes import Memory
+from tests.chaos.stage import MEMORY_MB, Check, Outcome, Scenario, Stage
+
+_GOODPUT, _REFUSAL_MS = 0.9, 5.0
+_SCRIPT = """
+local file = io.open("%s", "rb"); local photo = file:read("*a"); file:close()
+wrk.method = "POST"; wrk.body = photo; wrk.headers["content-type"] = "image/jpeg"
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+function init() good = 0 end
+function response(status) if status == 200 then good = good + 1 end end
+function done(summary)
+  local good = 0
+  for _, thread in ipairs(threads) do good = good + thread:get("good") end
+  print(string.format("GOOD %%d %%d %%d", good, summary.requests, summary.duration))
+end
+"""
+
+
+async def overload(stage: Stage, clients: int, *edge: str) -> Outcome:
+    if shutil.which("wrk") is None:
+        return Outcome([Check("wrk is installed", holds=False, found="it is not; apt-get install wrk")])
+    node = stage.edge("--workers", "1", *edge)
+    script = stage.folder / "ask.lua"
+    photo = stage.folder / "photo.jpg"
+    photo.write_bytes(files.photos()[0])
+    script.write_text(_SCRIPT % photo, encoding="utf-8")
+    best = 0.0
+    for few in (4, 8):
+        rate, _ = await asyncio.to_thread(_wrk, node.url, script, few, stage.seconds(8, 3))
+        best = max(best, rate)
+    memory = Memory([node])
+    asking = asyncio.create_task(asyncio.to_thread(_wrk, node.url, script, clients, stage.seconds(60, 6)))
+    await asyncio.sleep(1)
+    seen = await _probe(node.url, asking)
+    good, asked = await asking
+    refusals = [each.ms for each in seen if each.kind == "refused"] or [float("nan")]
+    refused_ms, tally, peak = float(np.median(refusals)), Tally.of(seen), memory.stop()
+    return Outcome(
+        [
+            Check(f"goodput at least {_GOODPUT:.0%} of the best", good >= _GOODPUT * best,
+                  f"{good:.0f} of {best:.0f} a second, beside {asked - good:.0f} refusals"),
+            Check(f"a refusal takes at most {_REFUSAL_MS:g} ms (median)",
+                  not refused_ms > _REFUSAL_MS, f"{refused_ms:.1f} ms of {tally.refused}"),
+            Check("no request is lost", tally.lost == 0, f"{tally.lost} of {tally.sent}; {tally.details}"),
+            Check(f"at most {MEMORY_MB} MiB", peak <= MEMORY_MB, f"{peak:.0f} MiB"),
+        ],
+        during=tally, attacked=round(asked * stage.seconds(60, 6)), memory_mb=peak,
+    )  # fmt: skip
+
+
+def _wrk(url: str, script: Path, clients: int, seconds: float) -> tuple[float, float]:
+    """Answers of status 200 and requests in all, a second."""
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{clients}",
+        f"-d{seconds:g}s",
+        "--timeout=30s",
+        "-s",
+        str(script),
+        f"{url}/v1/predict",
+    ]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"^GOOD (\d+) (\d+) (\d+)$", said, re.MULTILINE)
+    assert found, said
+    good, asked, microseconds = map(int, found.groups())
+    return good / microseconds * 1e6, asked / microseconds * 1e6
+
+
+async def _probe(url: str, while_running: asyncio.Task[tuple[float, float]]) -> list[Seen]:
+    """Ask ten times a second, over a connection that stays."""
+    seen = []
+    async with client_of(url) as client:
+        while not while_running.done():
+            begun = time.monotonic()
+            seen.append(await ask(client, files.photos()[0]))
+            await asyncio.sleep(max(0.0, 0.1 - (time.monotonic() - begun)))
+    return seen
+
+
+SCENARIOS = [
+    Scenario(16, "overload", "10 times what a node takes: 200 clients, room for 8 requests, Retry-After ignored",
+      lambda stage: overload(stage, 200, "--max-pending", "8")),
+    Scenario(16, "many-connections", "2,000 connections that ask without pause", partial(overload, clients=2000)),
+]  # fmt: skip
