@@ -36,7 +36,7 @@ class Door:
         self._refused = refused
         self._silent_until = 0.0
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+    def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
         """Nothing: generated code adds the same handlers by their names, too."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ class Door:
         return grpc.stream_unary_rpc_method_handler(answer, None, serialize)
 
     async def _requests(self, parse: Callable[[bytes], Any], context: Any) -> AsyncIterator[Any]:
-        while (data := await context.read()) is not grpc.aio.EOF:
+        while isinstance(data := await context.read(), bytes):  # until grpc.aio's mark of the end
             yield _parsed(parse, data)
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 _Status = health_pb2.HealthCheckResponse
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # untyped
     """Tells of every service whether it is SERVING; until the first `tell`, none is."""
 
     def __init__(self, services: tuple[str, ...]) -> None:

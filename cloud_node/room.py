@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-
 from offramp.errors import OverloadError, RequestError
 
 
@@ -96,7 +94,7 @@ class Room:
         try:
             async with asyncio.timeout_at(deadline):
                 found = await context.read()
-            if found is grpc.aio.EOF:
+            if not isinstance(found, bytes):  # grpc.aio's mark of the end
                 raise RequestError("the call ended without a message; send one")
             data = found
         except TimeoutError:

@@ -95,7 +95,9 @@ class CloudServer:
         door: Any = Door(limits, refused=self._node.metrics.refused)
         add_TierServiceServicer_to_server(tier, door)  # type: ignore[no-untyped-call] # generated
         health_pb2_grpc.add_HealthServicer_to_server(self._health, door)
-        shown = reflection.aio.ReflectionServicer((SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME))
+        shown = reflection.aio.ReflectionServicer(  # type: ignore[attr-defined] # its stubs lack it
+            (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+        )
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(shown, door)
         for service, handlers in door.handlers.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))

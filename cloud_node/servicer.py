@@ -32,6 +32,7 @@ from offramp.serving.answers import Answers
 from offramp.serving.call import Call, Sample
 from offramp.serving.metrics import NodeMetrics
 from offramp.serving.node import Node
+from offramp.serving.offload import UpstreamState
 from offramp.serving.tracing import TRACEPARENT
 from offramp.wire.codec import SUPPORTED_CODECS, decode_feature
 from offramp.wire.messages import probabilities_to_bytes
@@ -96,6 +97,7 @@ class TierServicer(TierServiceServicer):
             max_samples=self._max_samples,
             takes_pixels=True,
             max_bytes=self._max_bytes,
+            behind=_behind(self._node.behind),
         )
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
@@ -106,7 +108,7 @@ class TierServicer(TierServiceServicer):
             _check_finite(answers)
         # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
-        return _response(request, answers)
+        return _response(request, answers, self._node.behind)
 
     def _check(self, request: pb.InferRequest) -> None:
         tier = self._node.tier
@@ -123,6 +125,8 @@ class TierServicer(TierServiceServicer):
         longest = max(map(len, request.request_ids))
         if longest > _LONGEST_ID:
             raise RequestError(f"request id of {longest} characters, expected at most {_LONGEST_ID}")
+        if not all(each.isascii() and each.isprintable() for each in request.request_ids):
+            raise RequestError("request id with characters that cannot be printed; use ASCII")
         if not tier.start <= request.next_block <= tier.stop:
             raise RequestError(
                 f"next_block is {request.next_block}, but {self._node.name} runs blocks {tier.start} to {tier.stop}"
@@ -203,7 +207,13 @@ async def _translated(context: Context, metrics: NodeMetrics) -> AsyncIterator[N
         await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says why")
 
 
-def _response(request: pb.InferRequest, answers: Answers) -> pb.InferResponse:
+def _behind(state: UpstreamState | None) -> pb.Behind | None:
+    if state is None:
+        return None
+    return pb.Behind(target=state.target, up=state.up, reason=state.reason or "")
+
+
+def _response(request: pb.InferRequest, answers: Answers, behind: UpstreamState | None) -> pb.InferResponse:
     messages = [
         pb.Answer(
             request_id=request_id,
@@ -218,7 +228,8 @@ def _response(request: pb.InferRequest, answers: Answers) -> pb.InferResponse:
         for request_id, sample in zip(request.request_ids, answers.samples, strict=True)
     ]
     times = [pb.TierTime(tier=t.tier, queue_ms=t.queue_ms, compute_ms=t.compute_ms) for t in answers.times]
-    return pb.InferResponse(answers=messages, times=times)
+    lost = _behind(behind) if behind and not behind.up else None
+    return pb.InferResponse(answers=messages, times=times, behind=lost)
 
 
 def _log_answers(request_ids: Sequence[str], answers: Answers) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from offramp.serving.settings import NodeSettings
+from offramp.wire.messages import TIER_NAME
 
 
 class CloudSettings(NodeSettings):
@@ -18,7 +19,7 @@ class CloudSettings(NodeSettings):
     port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     tier: str = Field(
         default="cloud",
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$",
+        pattern=TIER_NAME,
         description="name of this tier in answers and logs",
     )
     metrics_port: int | None = Field(
@@ -32,7 +33,7 @@ class CloudSettings(NodeSettings):
     max_samples: int = Field(default=1024, ge=1, description="most samples in one call")
     max_message_bytes: int = Field(
         default=4 * 1024 * 1024,
-        ge=65_536,
+        ge=1,
         description="largest message; a caller splits what is larger. One sample always fits, whatever its size",
     )
     max_buffered_bytes: int = Field(

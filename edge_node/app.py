@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -192,7 +193,7 @@ def _readiness(node: Node) -> Readiness:
         ready=trouble is None,
         reason=trouble,
         bundle=manifest.bundle_id,
-        upstream=Upstream(target=state.target, up=state.up, reason=state.reason) if state else None,
+        upstream=Upstream.model_validate(asdict(state)) if state else None,
     )
 
 

@@ -158,12 +158,23 @@ class PolicyOut(BaseModel):
     )
 
 
+class Behind(BaseModel):
+    """The tier behind the upstream, or the nearest that does not answer, as the upstream reports it."""
+
+    target: str
+    up: bool
+    reason: str | None
+
+
 class Upstream(BaseModel):
     """The next tier, as this node sees it."""
 
     target: str
     up: bool
     reason: str | None
+    behind: Behind | None = Field(
+        default=None, description="null if there is none, or while the upstream itself is down"
+    )
 
 
 class Readiness(BaseModel):

@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from offramp.errors import ConfigError
 from offramp.serving.http.limits import HttpLimits, check_open_files, usual_connections
 from offramp.serving.settings import NodeSettings
+from offramp.wire.messages import TIER_NAME
 
 
 def _replaceable(file: Path) -> Path:
@@ -35,7 +36,7 @@ class EdgeSettings(NodeSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     tier: str = Field(
         default="edge",
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$",
+        pattern=TIER_NAME,
         description="name of this tier in answers and logs",
     )
     processes: int = Field(

@@ -158,6 +158,9 @@ def test_a_quantity_belongs_to_a_regression_and_only_to_it(parts: dict[str, obje
     [
         (Task(), ("a", "b"), (0.25, 0.75), True),
         (Task(), ("a", "b"), (0.25, 1.75), False),
+        (Task(), ("a", "b"), (0.0, 0.0), False),
+        (Task(), ("a", "b"), (0.75, 0.75), False),
+        (Task(), ("a", "b"), (1e30, 0.0), False),
         (LABELS, ("a", "b"), (0.9, 0.9), True),
         (LABELS, ("a", "b"), (-0.1, 0.9), False),
         (LABELS, ("a", "b"), (0.1, 0.9, 0.5), False),

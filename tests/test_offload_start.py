@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 import grpc
@@ -12,7 +11,8 @@ import pytest
 from offramp.bundle import Bundle
 from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
 from offramp.serving.offload import Accepts
-from offramp.wire.messages import SERVICE_NAME
+from offramp.serving.offload.offloader import MOST_SAMPLES
+from offramp.wire.messages import MAX_MESSAGE_BYTES, SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
 from tests.nodes import closed_port_address, running_cloud
 from tests.upstreams import (
@@ -51,24 +51,26 @@ async def test_an_upstream_that_does_not_know_the_codec_is_refused_at_start(tiny
                 pass
 
 
+# Of a message, without what a call needs besides its samples; a feature takes 512 bytes and 256 besides.
+_ALL = MAX_MESSAGE_BYTES - 4096
+
+
 @pytest.mark.parametrize(
     ("described", "expected"),
     [
-        ({}, Accepts(besides_features=frozenset(), max_pixels=25_000_000, max_samples=sys.maxsize)),
+        ({}, Accepts(frozenset(), 25_000_000, MOST_SAMPLES, _ALL // 768, _ALL)),
         (
             {"first_block": 1, "max_pixels": 9_000, "max_samples": 7},
-            Accepts(besides_features=frozenset({"image"}), max_pixels=9_000, max_samples=7),
+            Accepts(frozenset({"image"}), 9_000, 7, _ALL // 768, _ALL),
         ),
         (
-            {"first_block": 1, "takes_pixels": True},
-            Accepts(
-                besides_features=frozenset({"image", "pixels"}),
-                max_pixels=25_000_000,
-                max_samples=sys.maxsize,
-            ),
+            {"first_block": 1, "takes_pixels": True, "max_samples": 10**6},
+            Accepts(frozenset({"image", "pixels"}), 25_000_000, MOST_SAMPLES, _ALL // 768, _ALL),
         ),
+        ({"max_bytes": 14_096}, Accepts(frozenset(), 25_000_000, MOST_SAMPLES, 13, 10_000)),
+        ({"max_bytes": 1}, Accepts(frozenset(), 25_000_000, MOST_SAMPLES, 1, 1)),
     ],
-    ids=["an older one says nothing", "a newer one does", "the newest"],
+    ids=["an older one says nothing", "a newer one does", "more than is asked", "bytes", "next to none"],
 )
 async def test_what_an_upstream_accepts_is_what_it_says_or_the_default(
     tiny_bundle: Bundle, described: dict[str, int], expected: Accepts

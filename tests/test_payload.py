@@ -11,6 +11,7 @@ import pytest
 from offramp.bundle import Preprocessing
 from offramp.engine.payload import ANY_SENT, PayloadRule, Sent, decode_pixels, encode_pixels
 from offramp.engine.tier import Answer, Handover
+from offramp.errors import OffloadError, OffloadReason
 from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
 from offramp.serving.offload import Accepts, UpstreamState
@@ -117,6 +118,38 @@ async def test_no_call_holds_more_pixels_or_samples_than_the_upstream_takes() ->
     assert await sent(Upstream(), [(1, 600)] * 3) == [("image", [number]) for number in "012"]
     found = await sent(Upstream(max_samples=2), [(0, 0)] * 3)
     assert found == [("feature", ["0", "1"]), ("feature", ["2"])]
+
+
+async def test_no_call_holds_more_bytes_than_the_upstream_takes() -> None:
+    found = await sent(Upstream(max_features=2), [(0, 0)] * 3)
+    assert found == [("feature", ["0", "1"]), ("feature", ["2"])]
+    found = await sent(Upstream(max_bytes=1000), [(90, 10)] * 3 + [(900, 10)], feature_bytes=2000)
+    assert found == [("image", ["0", "1"]), ("image", ["2"]), ("feature", ["3"])]
+
+
+async def test_a_part_that_fails_fails_for_its_own_samples_only() -> None:
+    upstream = Upstream(max_features=2)
+    answer = upstream.resume
+
+    async def resume(call: Call) -> Answers:
+        if call.samples[0].request_id in failing:
+            raise OffloadError("on purpose", OffloadReason.LATE, uplink_bytes=7)
+        return await answer(call)
+
+    upstream.resume = resume  # type: ignore[method-assign] # the same upstream, but for one call
+    call = Call(
+        samples=[Sample(str(number), None, 0, Handover(2, np.zeros(25, np.float32))) for number in range(5)],
+        thetas=(0.5, 0.7),
+        first_block=2,
+    )
+    chosen = ChosenPayloads(upstream, PayloadRule("exact", 100, PIXELS.nbytes), passed_exits=1)
+    failing = {"2"}
+    found = await chosen.resume(call)
+    assert [round(100 * sample.answer.confidence) for sample in found.samples] == [0, 1, 4]
+    assert {at: str(error) for at, error in found.failed.items()} == {2: "on purpose", 3: "on purpose"}
+    failing = {"0", "2", "4"}
+    with pytest.raises(OffloadError, match="on purpose"):
+        await chosen.resume(call)
 
 
 @pytest.mark.parametrize("payload", ["exact", "jpeg-90", "webp-30"])

@@ -142,6 +142,11 @@ async def test_no_call_holds_more_than_the_upstream_accepts() -> None:
     await asyncio.gather(*(ask(shared, number, num_pixels=100_000) for number in (1, 2, 3)))
     await asyncio.gather(*(ask(shared, number) for number in (4, 5, 6, 7)))
     assert upstream.calls == [["1", "2"], ["3"], ["4", "5", "6"], ["7"]]
+    upstream = Upstream(accepts=Accepts(ANY_SENT, 10**6, 1024, max_features=2, max_bytes=12))
+    shared = SharedCalls(upstream, window_s=0.0)
+    await asyncio.gather(*(ask(shared, number) for number in (1, 2, 3)))
+    await asyncio.gather(*(ask(shared, number, num_pixels=9) for number in (4, 5, 6)))
+    assert upstream.calls == [["1", "2"], ["3"], ["4", "5"], ["6"]]
 
 
 async def test_while_a_call_is_under_way_others_wait_for_it_but_no_longer_than_the_window() -> None:

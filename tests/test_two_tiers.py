@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import numpy as np
@@ -162,6 +163,49 @@ async def test_a_gateway_answers_for_a_cloud_that_is_gone(tiny_bundle: Bundle, t
         answer = await predict(client, png(tiny_pixels[0]))
     assert answer["degraded"] and "cannot be reached" in answer["degraded_reason"]
     assert answer["exit"] == {"number": 2, "name": "exit-2", "tier": "gateway"}
+
+
+async def test_readiness_tells_what_is_behind_the_upstream(tiny_bundle: Bundle, tiny_pixels: Pixels) -> None:
+    address = closed_port_address()
+    cloud = f"127.0.0.1:{address.rpartition(':')[2]}"
+    async with (
+        running_cloud(tiny_bundle, blocks="2-2", upstream=cloud, tier="gateway") as gateway,
+        running_edge(tiny_bundle, upstream=gateway) as client,
+    ):
+
+        async def behind() -> Any:
+            await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
+            await predict(client, png(tiny_pixels[0]))
+            upstream = (await client.get("/readyz")).json()["upstream"]
+            assert upstream["up"]
+            return upstream["behind"]
+
+        lost = await behind()
+        assert lost["target"] == cloud and not lost["up"] and "cannot be reached" in lost["reason"]
+        async with running_cloud(tiny_bundle, port=int(cloud.rpartition(":")[2]), blocks="3-3"):
+            async with asyncio.timeout(5):
+                while not (found := await behind())["up"]:
+                    await asyncio.sleep(0.05)
+        assert found == {"target": cloud, "up": True, "reason": None}
+
+
+async def test_features_that_are_too_much_for_one_message_go_in_several(
+    tiny_bundle: Bundle, tiny_pixels: Pixels
+) -> None:
+    files = [("image", (f"{number}.png", png(pixels))) for number, pixels in enumerate(tiny_pixels[:21])]
+    said = {}
+    for most in (10**7, 8192):
+        async with (
+            running_cloud(tiny_bundle, max_message_bytes=most) as cloud,
+            running_edge(tiny_bundle, upstream=cloud) as client,
+        ):
+            await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
+            answer = await client.post("/v1/predict", files=files)
+            assert answer.status_code == 200, answer.text
+            found = answer.json()["predictions"]
+            assert {each["degraded_reason"] for each in found} == {None}
+            said[most] = [(each["label"], each["confidence"]) for each in found]
+    assert said[8192] == said[10**7]
 
 
 async def test_a_client_that_leaves_early_disturbs_nobody(tiny_bundle: Bundle, tiny_pixels: Pixels) -> None:

@@ -97,7 +97,13 @@ async def resume(client: GrpcOffloader, timeout_s: float = 2.0) -> Answers:
 def answer(**changes: Any) -> pb.Answer:
     """An answer of the last exit, as the tiny bundle gives it, but for `changes`."""
     probabilities = np.full(4, 0.25, dtype="<f4").tobytes()
-    fields = {"request_id": "r", "probabilities": probabilities, "confidence": 0.25, "exit_number": 3}
+    fields = {
+        "request_id": "r",
+        "probabilities": probabilities,
+        "confidence": 0.25,
+        "exit_number": 3,
+        "tier": "cloud",
+    }
     return pb.Answer(**{**fields, **changes})
 
 

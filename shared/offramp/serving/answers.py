@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from offramp.engine.payload import Sent
 from offramp.engine.tier import Answer
-from offramp.errors import OffloadReason
+from offramp.errors import OffloadError, OffloadReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,15 @@ class Classified:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Answers:
-    """Answers for all samples of one call, in order, and where the time went.
+    """Answers for the samples of one call, in order, and where the time went.
 
-    times: first this tier's, then those of the tiers behind it. load_ms: decoding. offload_ms: waiting for the next
-    tier; 0 if no sample was handed over.
+    failed: why a sample has no answer, by its place in the call; `samples` are the answers of the others. times: first
+    this tier's, then those of the tiers behind it. load_ms: decoding. offload_ms: waiting for the next tier; 0 if no
+    sample was handed over.
     """
 
     samples: Sequence[Classified]
     times: Sequence[TierTime]
+    failed: Mapping[int, OffloadError] = field(default_factory=dict)
     load_ms: float = 0.0
     offload_ms: float = 0.0

@@ -38,6 +38,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Blocks of small networks take tens of microseconds, a slow uplink seconds.
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _CONFIDENCES = tuple(step / 20 for step in range(1, 21))
+_MOST_TIERS = 16
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 # A reason besides those of `OffloadReason`: the upstream answered, but a tier behind it did not.
 _DEEPER = "deeper_tier"
@@ -62,6 +63,7 @@ class NodeMetrics:
         self.registry = _of_all_processes() if self._is_shared else _with_process_figures(self._own)
         names = manifest.exit_names
         self._names = names
+        self._tiers: set[str] = set()
         self._samples = self._counter("samples", "Answers given.", "exit", "tier", "outcome")
         seconds = self._histogram(
             "sample_seconds", "Time from a sample's arrival to its answer.", _SECONDS, "exit"
@@ -149,13 +151,19 @@ class NodeMetrics:
             if sample.answer.unfamiliar:
                 self._unfamiliar[at].inc()
             outcome = "ok" if sample.degraded_reason is None else "degraded"
-            self._samples.labels(self._names[at], sample.tier, outcome).inc()
+            self._samples.labels(self._names[at], self._tier_label(sample.tier), outcome).inc()
             if sample.uplink_bytes:
                 uplink_bytes, uplink_samples = self._uplink[sample.sent or _UNANSWERED]
                 uplink_bytes.inc(sample.uplink_bytes)
                 uplink_samples.inc()
             if sample.degraded_reason is not None:
                 self._degraded.labels(sample.degraded_by or _DEEPER).inc()
+
+    def _tier_label(self, tier: str) -> str:
+        """The tier's name; for one too many, "other": an upstream names them, and each is a series for good."""
+        if tier not in self._tiers and len(self._tiers) < _MOST_TIERS:
+            self._tiers.add(tier)
+        return tier if tier in self._tiers else "other"
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""

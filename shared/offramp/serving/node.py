@@ -20,7 +20,7 @@ from offramp.serving.batching import Batcher, Ran
 from offramp.serving.call import Call
 from offramp.serving.decoding.decoders import Decoders
 from offramp.serving.metrics import NodeMetrics
-from offramp.serving.offload import Offloader
+from offramp.serving.offload import Offloader, UpstreamState
 from offramp.serving.tracing import OFF, request_span, span_below, traceparent_of
 
 # How much of a call's deadline is kept for sending the answer back, when this node asks its own upstream.
@@ -73,6 +73,11 @@ class Node:
                 "1 while the upstream is in use, 0 after it was lost.",
                 lambda: float(upstream.state.up),
             )
+
+    @property
+    def behind(self) -> UpstreamState | None:
+        """The nearest tier behind this one that does not answer, or its upstream; None for the last tier."""
+        return self.upstream.state.weakest if self.upstream else None
 
     @property
     def trouble(self) -> str | None:
@@ -147,7 +152,7 @@ class Node:
             Classified(outcome, self.name) if isinstance(outcome, Answer) else next(finished)
             for outcome in ran.outcomes
         ]
-        return Answers(samples, times, ran.load_ms, offload_ms)
+        return Answers(samples, times, load_ms=ran.load_ms, offload_ms=offload_ms)
 
     async def _run(self, call: Call) -> Ran:
         if call.is_light or call.load is None:
@@ -174,7 +179,12 @@ class Node:
         self, resumed: Answers, handovers: Sequence[Handover], first_block: int
     ) -> Iterator[Classified]:
         """The upstream's answers, combined with what the exits passed here say."""
-        for found, handover in zip(resumed.samples, handovers, strict=True):
+        answered = iter(resumed.samples)
+        for at, handover in enumerate(handovers):
+            if at in resumed.failed:
+                yield self._degraded(handover, resumed.failed[at])
+                continue
+            found = next(answered)
             answer, own, deeper = found.answer, handover.confidences, found.answer.passed
             if found.sent == "feature":
                 answer = aggregated(

@@ -18,6 +18,7 @@ from offramp.serving.access.certificates import CertificateFiles
 from offramp.serving.access.settings import AccessSettings
 from offramp.serving.decoding.decoders import DecodingLimits
 from offramp.serving.listening import Host
+from offramp.wire.messages import TIER_NAME
 
 
 def _block_range(text: str) -> str:
@@ -51,9 +52,7 @@ class NodeSettings(AccessSettings):
         default="127.0.0.1", description="address to listen on; :: is every one, of both IP versions"
     )
     port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    tier: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$", description="name of this tier in answers and logs"
-    )
+    tier: str = Field(pattern=TIER_NAME, description="name of this tier in answers and logs")
     blocks: Annotated[str, AfterValidator(_block_range)] | None = Field(
         default=None,
         description="blocks to run, FIRST-LAST, both included (default: all; at an edge with an upstream, those before "

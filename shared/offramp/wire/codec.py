@@ -52,6 +52,14 @@ def expected_bytes(block: Block, codec: Codec) -> float:
     return values * float(-(share * np.log2(share)).sum()) / 8 + _WORD.itemsize
 
 
+def most_bytes(block: Block, codec: Codec) -> int:
+    """Most payload bytes that one sample of a block's feature can take."""
+    assert block.feature is not None, "the last block has no feature"
+    if block.levels is not None and codec == "ans":
+        return _longest(math.prod(block.feature.shape), block.levels.frequencies)
+    return math.ceil(expected_bytes(block, codec))
+
+
 def codec_for_levels(block: Block) -> Codec:
     """The codec that takes fewer bytes for the levels of a block; where they are about equally frequent, `packed`."""
     return "packed" if expected_bytes(block, "packed") <= expected_bytes(block, "ans") else "ans"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,6 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TierService"].full_name
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MESSAGE_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # gRPC pings to size flow-control windows that our small messages never fill: 17 bytes on almost every call.
     ("grpc.http2.bdp_probe", 0),
 )
@@ -29,8 +30,13 @@ SERVER_KEEPALIVE_OPTIONS = (
 # Bytes on the socket for a call beyond its message: HTTP/2 and gRPC frames and compressed headers.
 # `python -m benchmarks.wire` counts them.
 BYTES_OF_CALL = 58
+BYTES_OF_SAMPLE = 256  # most that a message has for a sample besides its feature or file: id and framing
 _ID_LENGTH = 16
 _ROUNDING = 1e-6
+_ROUNDING_OF_SUM = 1e-3
+TIER_NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
+_TIER_NAME = re.compile(TIER_NAME)
+_LONGEST_TEXT = 300
 
 
 def request_bytes(
@@ -68,7 +74,8 @@ def probabilities_to_bytes(probabilities_K: NDArray[np.float32]) -> bytes:
 def probabilities_from_bytes(payload: bytes, manifest: Manifest) -> NDArray[np.float32] | None:
     """The numbers of an answer, or None if the bytes are not what the bundle's task allows.
 
-    They are probabilities (K,) from 0 to 1; or, for a regression, a finite value and a standard deviation above 0.
+    They are probabilities (K,) from 0 to 1, which sum to 1 if the classes exclude each other; or, for a regression, a
+    finite value and a standard deviation above 0.
     """
     if len(payload) != 4 * manifest.task.num_outputs(len(manifest.labels)):
         return None
@@ -78,4 +85,19 @@ def probabilities_from_bytes(payload: bytes, manifest: Manifest) -> NDArray[np.f
     if manifest.task.kind == "regression":
         return numbers if numbers[1] > 0 else None
     # A softmax in float32 may be above 1 by a rounding.
-    return numbers if numbers.min() >= 0 and numbers.max() <= 1 + _ROUNDING else None
+    if numbers.min() < 0 or numbers.max() > 1 + _ROUNDING:
+        return None
+    if manifest.task.kind == "single_label" and abs(float(numbers.sum()) - 1) > _ROUNDING_OF_SUM:
+        return None
+    return numbers
+
+
+def is_tier_name(name: str) -> bool:
+    """Whether a tier may be called this."""
+    return bool(_TIER_NAME.fullmatch(name))
+
+
+def told(text: str, longest: int = _LONGEST_TEXT) -> str:
+    """What a peer says in words, fit to be shown: without control characters, and cut."""
+    cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in cut)

@@ -17,7 +17,7 @@ from offramp.serving.access.certificates import CertificateFiles, Certificates, 
 from offramp.serving.access.following import Followed
 from offramp.serving.access.tls import channel_credentials
 from offramp.serving.tracing import TRACEPARENT
-from offramp.wire.messages import KEEPALIVE_S, MESSAGE_OPTIONS, SERVICE_NAME
+from offramp.wire.messages import KEEPALIVE_S, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE_NAME, told
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 
@@ -75,10 +75,16 @@ _CHANNEL_OPTIONS = [
 _GRACE_S = 5.0  # for calls under way when certificates change
 
 
-def channel_options(*, health_check: bool = True) -> list[tuple[str, str | int]]:
+def channel_options(
+    *, health_check: bool = True, max_answer_bytes: int = MAX_MESSAGE_BYTES
+) -> list[tuple[str, str | int]]:
     """Options of a channel to an upstream: round-robin over its addresses, safe retries, limits."""
     config = {**_SERVICE_CONFIG, **(_HEALTH_CHECK if health_check else {})}
-    return [*_CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
+    return [
+        *_CHANNEL_OPTIONS,
+        ("grpc.max_receive_message_length", max_answer_bytes),
+        ("grpc.service_config", json.dumps(config)),
+    ]
 
 
 class UpstreamSettings(Record):
@@ -109,11 +115,16 @@ class UpstreamSettings(Record):
     probe_interval_s: float = Field(default=0.5, gt=0)
     probe_interval_max_s: float = Field(default=4.0, gt=0)
     probe_timeout_s: float = Field(default=2.0, gt=0)
+    refresh_s: float = Field(
+        default=10.0, gt=0, description="how often an upstream with a tier behind it is asked how that is"
+    )
 
 
-def _opened(settings: UpstreamSettings, certificates: Certificates | None) -> grpc.aio.Channel:
+def _opened(
+    settings: UpstreamSettings, certificates: Certificates | None, max_answer_bytes: int
+) -> grpc.aio.Channel:
     options = [
-        *channel_options(health_check=settings.health_check),
+        *channel_options(health_check=settings.health_check, max_answer_bytes=max_answer_bytes),
         ("grpc.keepalive_time_ms", round(1000 * settings.keepalive_s)),
         ("grpc.keepalive_timeout_ms", round(1000 * settings.keepalive_timeout_s)),
         ("grpc.http2.ping_timeout_ms", round(1000 * settings.keepalive_timeout_s)),
@@ -128,13 +139,14 @@ def _opened(settings: UpstreamSettings, certificates: Certificates | None) -> gr
 class TierClient:
     """A client of one upstream. Use it as an async context manager, on the event loop that serves."""
 
-    def __init__(self, settings: UpstreamSettings) -> None:
-        """Prepare; nothing is connected yet.
+    def __init__(self, settings: UpstreamSettings, *, max_answer_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        """Prepare; nothing is connected yet. Larger answers are refused.
 
         Raises:
             ConfigError: a certificate or the key is not fit to be used.
         """
         self.settings = settings
+        self._max_answer_bytes = max_answer_bytes
         self._certificates = followed(settings.certificates) if settings.certificates.given else None
         file = settings.api_key
         self._closing: set[asyncio.Task[None]] = set()
@@ -150,7 +162,7 @@ class TierClient:
 
     def _open(self) -> None:
         self._shown = self._certificates.current if self._certificates else None
-        self._channel = _opened(self.settings, self._shown)
+        self._channel = _opened(self.settings, self._shown, self._max_answer_bytes)
         self._stub: Any = TierServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     def _follow(self) -> None:
@@ -214,5 +226,5 @@ class TierClient:
             case OffloadReason.UNREACHABLE:
                 text = f"{target} cannot be reached"
             case _:
-                text = f"{target} refused: {code.name}: {error.details()}"
+                text = f"{target} refused: {code.name}: {told(error.details() or '')}"
         return OffloadError(text, reason, blames_request=code is grpc.StatusCode.INVALID_ARGUMENT)

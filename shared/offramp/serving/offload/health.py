@@ -5,28 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
 from offramp.bundle.manifest import Codec, Payload
 from offramp.engine.payload import Sent, is_lossy
-from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason
+from offramp.errors import BundleMismatchError, ConfigError, OffloadError, OffloadReason, OfframpError
 from offramp.logs import line
 from offramp.serving.offload.breaker import Breaker
 from offramp.serving.offload.client import TierClient
-from offramp.serving.offload.offloader import Accepts, UpstreamState
+from offramp.serving.offload.offloader import MOST_SAMPLES, Accepts, UpstreamState
 from offramp.wire.codec import codec_number
+from offramp.wire.messages import BYTES_OF_SAMPLE, MAX_MESSAGE_BYTES, told
 from offramp.wire.v1 import wire_pb2 as pb
 
 _log = logging.getLogger("offramp.serving.offload")
 
 # The limit of nodes of a version that does not tell it yet.
 _UNTOLD_MAX_PIXELS = 25_000_000
-_NOT_HEARD_YET = Accepts(besides_features=frozenset(), max_pixels=0, max_samples=sys.maxsize)
+_NOT_HEARD_YET = Accepts(besides_features=frozenset(), max_pixels=0, max_samples=MOST_SAMPLES)
+_BYTES_OF_CALL = 4096  # bundle id, thetas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Wanted:
     """What a node needs its upstream to serve.
 
     tier: name of this node's tier, for messages. split_point: first block that the upstream has to run. codec: how
-    features are encoded. payload: what samples travel as.
+    features are encoded. payload: what samples travel as. feature_bytes: most that one feature takes.
     """
 
     bundle_id: str
@@ -42,6 +43,7 @@ class Wanted:
     split_point: int
     codec: Codec
     payload: Payload = "exact"
+    feature_bytes: int = 1
 
     def check(self, found: pb.DescribeResponse, target: str) -> None:
         """Check an upstream's description of itself.
@@ -50,11 +52,11 @@ class Wanted:
             BundleMismatchError: it runs a different bundle.
             ConfigError: it does not run the block this node splits at, or cannot decode the codec or the payload.
         """
-        where = f"{found.tier} at {target}"
+        where = f"{told(found.tier, 80)} at {target}"
         if found.bundle_id != self.bundle_id:
             raise BundleMismatchError(
-                f"{self.tier} runs bundle '{self.bundle_id}', {where} runs '{found.bundle_id}'; deploy the same "
-                "bundle to both tiers"
+                f"{self.tier} runs bundle '{self.bundle_id}', {where} runs '{told(found.bundle_id, 200)}'; deploy "
+                "the same bundle to both tiers"
             )
         if not found.first_block <= self.split_point <= found.last_block:
             raise ConfigError(
@@ -86,7 +88,9 @@ class UpstreamHealth:
         self._wanted = wanted
         self._settings = client.settings
         self._breaker = Breaker(failures=self._settings.failures_to_open)
+        self._behind: UpstreamState | None = None
         self._answered_at = -math.inf
+        self._refreshing: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._probe_delay_s = self._settings.probe_interval_s
 
@@ -101,19 +105,34 @@ class UpstreamHealth:
             await self._probe()
         except OffloadError as error:
             self._open(error)
+        self._refreshing = asyncio.create_task(self._refresh())
 
     async def stop(self) -> None:
         """Stop probing."""
-        if self._probing:
-            self._probing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._probing
+        for task in (self._refreshing, self._probing):
+            if task:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def _refresh(self) -> None:
+        """Ask now and then how the tier behind the upstream is, if there is one; answers tell sooner."""
+        while True:
+            await asyncio.sleep(self._settings.refresh_s)
+            if self._behind and not self._breaker.cause:
+                with suppress(OfframpError):
+                    self._hear(await self._client.describe())
 
     @property
     def state(self) -> UpstreamState:
         """Whether the upstream is currently in use."""
         cause = self._breaker.cause
-        return UpstreamState(self._settings.target, cause is None, str(cause) if cause else None)
+        return UpstreamState(
+            self._settings.target,
+            cause is None,
+            str(cause) if cause else None,
+            None if cause else self._behind,
+        )
 
     def check(self) -> None:
         """Check that the upstream may be asked.
@@ -128,6 +147,13 @@ class UpstreamHealth:
         """A call was answered."""
         self._answered_at = time.monotonic()
         self._breaker.succeeded()
+
+    def heard(self, response: pb.InferResponse) -> None:
+        """An answer came; it says whether the tier behind the upstream is lost."""
+        if response.HasField("behind"):
+            self._behind = _state(response.behind)
+        elif self._behind:
+            self._behind = replace(self._behind, up=True, reason=None)
 
     def failed(self, error: OffloadError, begun: float) -> None:
         """A call was not answered; after a few of these the upstream is left alone until it answers a probe.
@@ -165,14 +191,20 @@ class UpstreamHealth:
                 return
 
     async def _probe(self) -> None:
-        found = await self._client.describe()
+        self._hear(await self._client.describe())
+        self._breaker.probed()
+
+    def _hear(self, found: pb.DescribeResponse) -> None:
         self._wanted.check(found, self._settings.target)
+        max_bytes = max(1, (found.max_bytes or MAX_MESSAGE_BYTES) - _BYTES_OF_CALL)
         self.accepts = Accepts(
             besides_features=_besides_features(found),
             max_pixels=found.max_pixels or _UNTOLD_MAX_PIXELS,
-            max_samples=found.max_samples or sys.maxsize,
+            max_samples=min(found.max_samples or MOST_SAMPLES, MOST_SAMPLES),
+            max_features=max(1, max_bytes // (self._wanted.feature_bytes + BYTES_OF_SAMPLE)),
+            max_bytes=max_bytes,
         )
-        self._breaker.probed()
+        self._behind = _state(found.behind) if found.HasField("behind") else None
 
 
 def _besides_features(found: pb.DescribeResponse) -> frozenset[Sent]:
@@ -181,6 +213,13 @@ def _besides_features(found: pb.DescribeResponse) -> frozenset[Sent]:
     return frozenset({"image", "pixels"} if found.takes_pixels else {"image"})
 
 
+def _state(behind: pb.Behind) -> UpstreamState:
+    reason = None if behind.up else told(behind.reason) or "no reason given"
+    return UpstreamState(told(behind.target, 200), behind.up, reason)
+
+
 def _detail(error: OffloadError) -> str:
     cause = error.__cause__
-    return f"{error}: {cause.details()}" if isinstance(cause, grpc.aio.AioRpcError) else str(error)
+    return (
+        f"{error}: {told(cause.details() or '')}" if isinstance(cause, grpc.aio.AioRpcError) else str(error)
+    )

@@ -11,10 +11,12 @@ from dataclasses import replace
 from functools import partial
 
 from offramp.engine.payload import PayloadRule, Sent
-from offramp.serving.answers import Answers
+from offramp.errors import OffloadError
+from offramp.serving.answers import Answers, Classified
 from offramp.serving.call import Call, Sample
 from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState
 from offramp.serving.offload.portions import portions
+from offramp.wire.messages import BYTES_OF_SAMPLE
 
 # Encoding a picture of more raw bytes takes a millisecond or more.
 _AT_ONCE_BYTES = 64 * 64 * 3
@@ -44,19 +46,13 @@ class ChosenPayloads:
         accepts = self._upstream.accepts
         choose = partial(self._chosen, call, accepts)
         chosen = choose() if self._is_quick(call, accepts) else await asyncio.to_thread(choose)
-        if not chosen and len(call.samples) <= accepts.max_samples:
-            return await self._upstream.resume(call)
         parts = list(self._parts(call, chosen, accepts))
         if len(parts) == 1:
             return await self._upstream.resume(parts[0][1])
-        found = await asyncio.gather(*(self._upstream.resume(part) for _, part in parts))
-        by_place = {
-            at: sample
-            for (places, _), answers in zip(parts, found, strict=True)
-            for at, sample in zip(places, answers.samples, strict=True)
-        }
-        slowest = max(found, key=_total_ms)
-        return Answers([by_place[at] for at in range(len(call.samples))], slowest.times)
+        found = await asyncio.gather(
+            *(self._upstream.resume(part) for _, part in parts), return_exceptions=True
+        )
+        return _joined([(places, each) for (places, _), each in zip(parts, found, strict=True)])
 
     def _is_quick(self, call: Call, accepts: Accepts) -> bool:
         takes_pixels = "pixels" in accepts.besides_features
@@ -66,8 +62,9 @@ class ChosenPayloads:
         """What each sample that is not sent as its feature is sent as, by its place in the call."""
         chosen = {}
         for at, sample in enumerate(call.samples):
-            fits = sample.image is not None and sample.num_pixels <= accepts.max_pixels
-            image_bytes = len(sample.image or b"") if fits else 0
+            image_bytes = len(sample.image or b"")
+            if sample.num_pixels > accepts.max_pixels or image_bytes + BYTES_OF_SAMPLE > accepts.max_bytes:
+                image_bytes = 0
             pixels = sample.handover.pixels if sample.handover else None
             sent, encoded = self._rule.choose(image_bytes, pixels, accepts.besides_features)
             if sent == "pixels":
@@ -86,13 +83,32 @@ class ChosenPayloads:
         thetas = (1.0,) * self._passed_exits + call.thetas[self._passed_exits :]
         for kind in ("image", "pixels"):
             samples = {at: sample for at, (sent, sample) in chosen.items() if sent == kind}
-            sized = [(at, (1, sample.num_pixels)) for at, sample in samples.items()]
-            for places in portions(sized, (accepts.max_samples, accepts.max_pixels)):
+            sized = [
+                (at, (1, sample.num_pixels, len(sample.image or b"") + BYTES_OF_SAMPLE))
+                for at, sample in samples.items()
+            ]
+            for places in portions(sized, (accepts.max_samples, accepts.max_pixels, accepts.max_bytes)):
                 together = [samples[at] for at in places]
                 yield places, replace(call, samples=together, first_block=1, thetas=thetas, sent=kind)
         features = [(at, (1,)) for at in range(len(call.samples)) if at not in chosen]
-        for places in portions(features, (accepts.max_samples,)):
+        for places in portions(features, (min(accepts.max_samples, accepts.max_features),)):
             yield places, replace(call, samples=[call.samples[at] for at in places])
+
+
+def _joined(parts: Sequence[tuple[Sequence[int], Answers | BaseException]]) -> Answers:
+    """The answers of all parts, by the places of their samples; a part that failed fails for its own samples only."""
+    answered: dict[int, Classified] = {}
+    failed: dict[int, OffloadError] = {}
+    whole = [found for _, found in parts if isinstance(found, Answers)]
+    for places, found in parts:
+        if isinstance(found, Answers):
+            answered |= zip(places, found.samples, strict=True)
+        elif isinstance(found, OffloadError) and whole:
+            failed |= dict.fromkeys(places, found)
+        else:
+            raise found
+    slowest = max(whole, key=_total_ms)
+    return Answers([answered[at] for at in sorted(answered)], slowest.times, failed)
 
 
 def _total_ms(answers: Answers) -> float:

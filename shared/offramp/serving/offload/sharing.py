@@ -98,8 +98,8 @@ class SharedCalls:
             if not each.answer.done():
                 by_key.setdefault(each.key, []).append(each)
         accepts = self._upstream.accepts
-        limit = min(_MAX_SAMPLES, accepts.max_samples), _MAX_BYTES, min(_MAX_PIXELS, accepts.max_pixels)
         for alike in by_key.values():
+            limit = _limit(accepts, is_feature=alike[0].call.sent == "feature")
             # The samples of one request stay together.
             for together in portions([(each, each.sizes) for each in alike], limit):
                 task = asyncio.create_task(self._ask(together))
@@ -134,6 +134,14 @@ class SharedCalls:
                 own = [replace(one, uplink_bytes=one.uplink_bytes + wasted_bytes) for one in own]
             if not each.answer.done():
                 each.answer.set_result(Answers(own, answers.times))
+
+
+def _limit(accepts: Accepts, *, is_feature: bool) -> tuple[int, int, int]:
+    """Most samples, bytes and pixels of a shared call."""
+    most = min(_MAX_SAMPLES, accepts.max_samples)
+    if is_feature:
+        return min(most, accepts.max_features), _MAX_BYTES, 0
+    return most, min(_MAX_BYTES, accepts.max_bytes), min(_MAX_PIXELS, accepts.max_pixels)
 
 
 def _cancel_once_all_left(task: asyncio.Task[None], together: Sequence[_Asked]) -> None:
