@@ -23,14 +23,23 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # untyped
         """Know these services; "" stands for the server as a whole."""
         self._services = services
         self._is_serving = False
+        self._is_closed = False
         self._changed = asyncio.Event()
 
     def tell(self, *, is_serving: bool) -> None:
         """Say from now on that all services are SERVING, or that none is."""
         if is_serving != self._is_serving:
             self._is_serving = is_serving
-            told, self._changed = self._changed, asyncio.Event()
-            told.set()
+            self._tell()
+
+    def close(self) -> None:
+        """End all watches, which would keep a server from stopping."""
+        self._is_closed = True
+        self._tell()
+
+    def _tell(self) -> None:
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
@@ -50,9 +59,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # untyped
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """How one service is, now and after each change."""
+        """How one service is, now and after each change, until `close`."""
         told = None
-        while True:
+        while not self._is_closed:
             changed, status = self._changed, self._status(request.service)
             if status != told:
                 yield _Status(status=status)

@@ -66,6 +66,16 @@ class Room:
         self._arriving: Counter[str] = Counter()  # bytes, by host
         self._waiting: dict[asyncio.Future[None], str] = {}  # host of each, in order
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are counted now."""
+        return self._held
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for room."""
+        return len(self._waiting)
+
     @asynccontextmanager
     async def message(self, context: Any) -> AsyncIterator[bytes]:
         """Read a call's message; it is counted until the block ends.
@@ -86,10 +96,11 @@ class Room:
     async def _arrived(self, context: Any, host: str) -> bytes:
         arrival_s = self._limits.arrival_s
         deadline = asyncio.get_running_loop().time() + arrival_s
-        if self._waiting or not self._fits(host):
-            await self._turn(host, deadline)
-        else:
+        # Nobody who waits would fit now: all are counted alike, and those that fit again are let in at once.
+        if self._fits(host):
             self._book(host)
+        else:
+            await self._turn(host, deadline)
         data = b""
         try:
             async with asyncio.timeout_at(deadline):
@@ -110,7 +121,7 @@ class Room:
             async with asyncio.timeout_at(deadline):
                 await turn
         except BaseException as error:
-            if self._waiting.pop(turn, None) is None:  # its turn came at the same moment
+            if self._waiting.pop(turn, None) is None:  # it was let in at the same moment
                 self._unbook(host, 0)
             if isinstance(error, TimeoutError):
                 raise OverloadError(
@@ -135,7 +146,7 @@ class Room:
     def _wake(self) -> None:
         """Let in those that fit now, in order."""
         for turn, host in list(self._waiting.items()):
-            if self._fits(host):
+            if not turn.done() and self._fits(host):
                 del self._waiting[turn]
                 self._book(host)
                 turn.set_result(None)

@@ -136,6 +136,7 @@ class CloudServer:
         self._watching.cancel()
         self._health.tell(is_serving=False)
         await asyncio.sleep(self._settings.drain_s)
+        self._health.close()
         await self._server.stop(self._settings.grace_s)
         if self._metrics:
             await self._metrics.stop()
