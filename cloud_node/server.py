@@ -22,6 +22,7 @@ from offramp.serving.access.access import Access
 from offramp.serving.access.calls import CallGate
 from offramp.serving.access.keys import Right
 from offramp.serving.access.tls import server_credentials
+from offramp.serving.http.limits import open_files
 from offramp.serving.listening import cannot_listen, in_address, listening_socket
 from offramp.serving.node import Node
 from offramp.wire.messages import SERVER_KEEPALIVE_OPTIONS, SERVICE_NAME
@@ -69,6 +70,7 @@ class CloudServer:
         self._node = node
         self._metrics: MetricsServer | None = None
         self.metrics_port: int | None = None
+        open_files()  # every caller takes one
         largest = largest_message(node, settings)
         self._server = grpc.aio.server(
             interceptors=_gates(node, settings),

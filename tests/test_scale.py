@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -119,6 +120,29 @@ async def test_one_of_two_clouds_that_ends_under_load_costs_no_answer(
                 await load.until_seen(whole=load.seen["whole"] + 400)
     assert load.failed == []
     assert set(load.seen) == {"whole"}
+
+
+@ways
+async def test_one_of_two_clouds_that_hangs_under_load_costs_hardly_an_answer(
+    tiny_bundle: Bundle,
+    tiny_pixels: NDArray[np.uint8],
+    way: str,
+    health_check: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGE_UPSTREAM_HEALTH_CHECK", str(health_check))
+    with two_clouds(tiny_bundle) as clouds, one_address(way, clouds) as upstream:
+        arguments = [str(tiny_bundle.directory), "--port", "0", "--upstream", upstream]
+        with node_process("edge_node", arguments, name="edge") as edge:
+            async with asyncio.timeout(60), Load(edge.address, png(tiny_pixels[0])) as load:
+                await load.until_seen(whole=200)
+                os.kill(clouds["cloud-1"].pid, signal.SIGSTOP)
+                try:
+                    await load.until_seen(whole=load.seen["whole"] + 600)
+                finally:
+                    os.kill(clouds["cloud-1"].pid, signal.SIGCONT)
+    assert load.failed == []
+    assert load.seen["degraded"] <= 0.05 * 600
 
 
 @pytest.fixture(scope="module")
