@@ -63,7 +63,8 @@ class TierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Says what this node serves; asked when a node connects, and again after its upstream was lost.
+        """Says what this node serves; asked when a node connects, after its upstream was lost, and now and then if there is a
+        tier behind it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
