@@ -69,7 +69,7 @@ class Watches(Command):
         print(f"at rest: {100 * share:.1f} % of one core, {_memory_mb(pid):.0f} MB")
         for watch in watching:
             watch.cancel()
-        await asyncio.gather(*(channel.close() for channel in channels))
+        await asyncio.gather(*(channel.close(None) for channel in channels))
 
 
 def _channel(address: str) -> grpc.aio.Channel:
@@ -92,7 +92,9 @@ async def _ask(channels: Sequence[grpc.aio.Channel], calls: Sequence[Call]) -> l
             3
         ):  # more calls than CLOUD_MAX_PENDING at the same time are refused; an edge asks again later
             try:
-                await channel.unary_unary(f"/{SERVICE_NAME}/Infer")(call.request, timeout=_DEADLINE_S)
+                await channel.unary_unary(f"/{SERVICE_NAME}/Infer", bytes, bytes)(
+                    call.request, timeout=_DEADLINE_S
+                )
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     print(error.code().name, error.details(), file=sys.stderr)

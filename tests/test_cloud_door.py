@@ -37,10 +37,12 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument_and_no_tracebac
 ) -> None:
     async with running_cloud(tiny_bundle) as address, grpc.aio.insecure_channel(address) as channel:
         for _ in range(20):
-            code, says = await refusal(channel.unary_unary(method)(b"\xff\xff\xff rubbish", timeout=5))
+            code, says = await refusal(
+                channel.unary_unary(method, bytes, bytes)(b"\xff\xff\xff rubbish", timeout=5)
+            )
             assert code is grpc.StatusCode.INVALID_ARGUMENT and "not a message" in says
         for unknown in ("/a/b", f"/{SERVICE_NAME}/Nothing", "nothing"):
-            code, _ = await refusal(channel.unary_unary(unknown)(b"\xff", timeout=5))
+            code, _ = await refusal(channel.unary_unary(unknown, bytes, bytes)(b"\xff", timeout=5))
             assert code is grpc.StatusCode.UNIMPLEMENTED
     said = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(said) <= 2 and not any(record.exc_info for record in said)
@@ -55,7 +57,8 @@ async def test_a_message_has_to_arrive_in_time_and_others_are_answered_meanwhile
         grpc.aio.insecure_channel(address) as channel,
     ):
         begun = time.monotonic()
-        silent = [strange.stream_unary(INFER)(timeout=5) for _ in range(8)]
+        infer: Any = strange.stream_unary(INFER, bytes, bytes)
+        silent = [infer(timeout=5) for _ in range(8)]
         found = [await refusal(each) for each in silent]
         assert {says for _, says in found} == {
             "the message did not arrive within 0.3 s; send it faster",
