@@ -9,7 +9,6 @@ import sys
 import uvloop
 
 from cloud_node.settings import CloudSettings
-from offramp.bundle import load_bundle
 from offramp.command import run_command
 from offramp.logs import line, start_logging
 from offramp.serving.access.settings import warn_if_open
@@ -36,7 +35,7 @@ class Cloud(CloudSettings):
 async def _serve(settings: CloudSettings) -> None:
     from cloud_node.server import CloudServer, until_told_to_stop
 
-    bundle = load_bundle(settings.bundle)
+    bundle = settings.load_bundle()
     manifest = bundle.manifest
     # By default all blocks, so that edges can split anywhere, and can send images that are smaller than their features.
     blocks = block_range(settings, manifest, default=(1, len(manifest.blocks)))

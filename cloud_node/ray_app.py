@@ -16,7 +16,6 @@ from ray.serve.grpc_util import RayServegRPCContext
 
 from cloud_node.servicer import TierServicer
 from cloud_node.settings import CloudSettings
-from offramp.bundle import load_bundle
 from offramp.errors import ConfigError
 from offramp.logs import start_logging
 from offramp.serving.running import block_range, running_node
@@ -45,7 +44,7 @@ class Tier:
         """Load the bundle; Ray sends calls once this is done."""
         settings = _settings(arguments)
         start_logging(settings.log_level)
-        bundle = load_bundle(settings.bundle)
+        bundle = settings.load_bundle()
         blocks = block_range(settings, bundle.manifest, default=(1, len(bundle.manifest.blocks)))
         self._stack = AsyncExitStack()
         node = await self._stack.enter_async_context(running_node(settings, bundle, blocks))

@@ -9,7 +9,7 @@ import sys
 import uvloop
 
 from edge_node.settings import EdgeSettings
-from offramp.bundle import Bundle, Manifest, load_bundle
+from offramp.bundle import Bundle, Manifest
 from offramp.command import run_command
 from offramp.errors import ConfigError
 from offramp.logs import start_logging
@@ -32,7 +32,7 @@ class Edge(EdgeSettings):
         from edge_node.server import bound_socket
 
         self.check_limits()
-        loaded = load_bundle(self.bundle)
+        loaded = self.load_bundle()
         chosen = _blocks(self, loaded.manifest)
         with bound_socket(self) as listening:
             if self.processes > 1:

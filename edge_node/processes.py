@@ -23,7 +23,7 @@ from edge_node.policy import Policy
 from edge_node.server import LISTENERS, http_config, log_ready
 from edge_node.settings import EdgeSettings
 from edge_node.workers import Workers
-from offramp.bundle import Manifest, load_bundle
+from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError
 from offramp.logs import start_logging
 from offramp.serving.child import end_with_parent
@@ -125,7 +125,7 @@ class EdgeProcess:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
-        bundle = load_bundle(self._settings.bundle)
+        bundle = self._settings.load_bundle()
         node = await self._stack.enter_async_context(running_node(self._settings, bundle, self._blocks))
         self._app = edge_app(node, self._settings, self._policy)
         refreshing = asyncio.create_task(_refresh(node.metrics))

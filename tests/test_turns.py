@@ -68,7 +68,9 @@ async def test_more_than_may_wait_are_refused_large_ones_first() -> None:
     async with turns.turn(LARGE):
         waiting = [asyncio.create_task(held(turns, LARGE)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadError, match=r"60000000 pixels wait .* is 80000000 \(S\)"):
+        with pytest.raises(
+            OverloadError, match=r"60000000 pixels wait .* limit of 60000000 \(three quarters of S"
+        ):
             await held(turns, LARGE)
         small = asyncio.create_task(held(turns, 1000))
     assert all(await asyncio.gather(small, *waiting))

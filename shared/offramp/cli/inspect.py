@@ -9,7 +9,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from offramp.bundle import Manifest, load_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.bundle.in_words import photo_in_words, preprocessing_in_words
 from offramp.bundle.preprocessing import Preprocessing
 from offramp.cli.options import BundleArgument
@@ -42,9 +42,10 @@ class Inspect(Command):
             raise ConfigError(
                 f"--out is '{self.out}', but only a PNG keeps every pixel; give it the suffix .png"
             )
-        manifest = load_bundle(self.bundle).manifest
+        bundle = load_bundle(self.bundle)
+        manifest = bundle.manifest
         console = Console()
-        for line in _summary(manifest):
+        for line in [*_summary(manifest), _signed(bundle)]:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         console.print(_blocks(manifest))
         console.print(points_table(manifest))
@@ -60,6 +61,14 @@ def _summary(manifest: Manifest) -> list[str]:
         f"then, of pixels in [0, 1]: mean {_numbers(manifest.preprocessing.mean)} subtracted, "
         f"divided by {_numbers(manifest.preprocessing.std)}",
     ]
+
+
+def _signed(bundle: Bundle) -> str:
+    if bundle.signature is None:
+        return "not signed"
+    if bundle.signature.fits(bundle.manifest_bytes):
+        return f"signed by {bundle.signature.fingerprint}"
+    return f"altered after {bundle.signature.fingerprint} signed it; sign it again"
 
 
 def _task(manifest: Manifest) -> str:

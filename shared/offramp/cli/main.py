@@ -21,6 +21,7 @@ _OWN = {
     "profile": "profile:ProfileBlocks",
     "plan": "plan:PlanSplit",
     "inspect": "inspect:Inspect",
+    "sign": "sign:Sign",
     "predict": "predict:Predict",
     "data": "data:FetchData",
     "up": "up:Up",

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
+from offramp.bundle import Bundle, load_bundle
 from offramp.bundle.manifest import Payload
+from offramp.bundle.signature import read_trusted
 from offramp.command import variable_of
 from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
@@ -47,6 +49,10 @@ class NodeSettings(AccessSettings):
     """Settings that both kinds of node share. Durations are in seconds, unless the name ends in another unit."""
 
     bundle: CliPositionalArg[Path] = Field(description="directory of the bundle to serve")
+    trusted_keys: Path | None = Field(
+        default=None,
+        description="public keys, in PEM, one of which has to have signed the bundle; see `offramp sign`",
+    )
     config: Path | None = Field(default=None, description="TOML file with settings, such as port = 8000")
     host: Host = Field(
         default="127.0.0.1", description="address to listen on; :: is every one, of both IP versions"
@@ -186,6 +192,16 @@ class NodeSettings(AccessSettings):
     def image_limits(self) -> ImageLimits:
         """The limits on the images of one request."""
         return ImageLimits(max_pixels=self.max_pixels, setting=self.variable("max_pixels"))
+
+    def load_bundle(self) -> Bundle:
+        """Read and verify the bundle to serve, and who signed it if that matters.
+
+        Raises:
+            ConfigError: the file of trusted keys cannot be read.
+            BundleError: as `offramp.bundle.load_bundle` raises it.
+        """
+        trusted = () if self.trusted_keys is None else read_trusted(self.trusted_keys)
+        return load_bundle(self.bundle, trusted=trusted)
 
     @property
     def decoding_limits(self) -> DecodingLimits:

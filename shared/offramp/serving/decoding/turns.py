@@ -80,11 +80,13 @@ class Turns:
             self._admit()
 
     def _check_room(self, pixels: int) -> None:
-        share = 1.0 if pixels < SMALL_PIXELS else 1 - _LEFT_FREE
-        if self._pixels and self._pixels + pixels > share * self._max_pixels:
+        is_small = pixels < SMALL_PIXELS
+        most = self._max_pixels if is_small else int((1 - _LEFT_FREE) * self._max_pixels)
+        if self._pixels and self._pixels + pixels > most:
+            whose = self._setting if is_small else f"three quarters of {self._setting}, for large images"
             raise OverloadError(
-                f"images of {self._pixels} pixels wait to be decoded, the most this node takes is {self._max_pixels} "
-                f"({self._setting}); try again later, or send smaller images"
+                f"images of {self._pixels} pixels wait to be decoded, and {pixels} more are over the limit of {most} "
+                f"({whose}); try again later, or send smaller images"
             )
 
     def _admit(self) -> None:
