@@ -7,6 +7,7 @@ that took one over could not run code in the node.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
@@ -88,6 +89,9 @@ def _limit_memory(most_bytes: int) -> None:
         limit = pages * resource.getpagesize() + most_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # If memory runs out nevertheless, such as in a small container, the system ends this process and not the node.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 if __name__ == "__main__":
