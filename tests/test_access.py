@@ -102,7 +102,7 @@ async def test_what_a_key_may_do_is_told_and_a_stranger_learns_only_whether_a_no
             await client.get("/readyz"),
             await client.get("/readyz", headers=bearer(key_of[Right.WATCH])),
         )
-        assert stranger.json() == {"ready": True, "bundle": None, "upstream": None}
+        assert stranger.json() == {"ready": True, "reason": None, "bundle": None, "upstream": None}
         assert watcher.json()["bundle"] == tiny_bundle.manifest.bundle_id
     async with running_edge(tiny_bundle, blocks="1-3") as client:
         assert (await client.get("/v1/access")).json() == {"name": None, "rights": ["ask", "watch", "change"]}
