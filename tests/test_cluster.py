@@ -165,7 +165,12 @@ def test_a_photo_posted_to_each_edge_is_answered(cluster: None) -> None:
 def test_nobody_gets_in_without_a_key_or_without_encryption(cluster: None) -> None:
     for edge in _EDGES:
         with client(None) as stranger:
-            assert stranger.get(f"{edge}/readyz").json() == {"ready": True, "reason": None, "bundle": None, "upstream": None}
+            assert stranger.get(f"{edge}/readyz").json() == {
+                "ready": True,
+                "reason": None,
+                "bundle": None,
+                "upstream": None,
+            }
             for path in ("/metrics", "/v1/bundle", "/v1/policy", "/"):
                 assert stranger.get(f"{edge}{path}").status_code == 401
             assert stranger.post(f"{edge}/v1/predict", content=b"x").status_code == 401

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
+import math
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr
 
 from offramp.serving.asgi import ASGIApp, Receive, Scope, Send
 from offramp.serving.http.clients import client_at, put_connection
 from offramp.serving.http.counting import RequestCounts
 from offramp.serving.http.door import Door, Stage
-from offramp.serving.http.limits import LINGER_BYTES, SKIPPED_BYTES
-from offramp.serving.http.one_write import OneWrite
+from offramp.serving.http.limits import AT_ONCE_S, LINGER_BYTES, SKIPPED_BYTES
+from offramp.serving.http.one_write import OneWrite, is_reset
 from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TELL_S = 1.0  # for a client to see that its connection is one too many
-_JUST_S = 0.5  # so long after it was made, a connection still gets an answer from a server that stops
 _LOOK_S = 0.02  # until it is looked for the first time whether a client that sends no more is still there
-_TCP_CLOSE = 7  # from <netinet/tcp.h>: the other side has reset the connection
 
 
 class Connection(HttpToolsProtocol):
@@ -36,20 +34,28 @@ class Connection(HttpToolsProtocol):
         self.peer = ""
         self.stage = Stage.HEAD
         self.since = self.loop.time()
-        self.is_lost = False
+        self.is_lost = self._is_admitted = False
         self._counts: RequestCounts | None = None  # of the request that is arriving
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_deaf = False  # whatever still comes is thrown away
         self._is_half = False  # the client will send no more, but wants its answers
         self._ignored_bytes = 0
+        self._asked_at, self._refused_at = 0.0, -math.inf  # the last request began, the last refusal was sent
+
+    def admitted(self, transport: asyncio.Transport) -> bool:
+        """Count a connection, if there is room for it; its handshake may follow."""
+        self.transport = transport
+        self.peer = client_at(get_remote_addr(transport))
+        self._is_admitted = self.door.admit(self, self.loop)
+        return self._is_admitted
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin a connection, or refuse it."""
+        is_admitted = self._is_admitted or self.admitted(transport)
         wrapped = OneWrite(transport, self.loop, self._lingers)
         super().connection_made(wrapped)  # type: ignore[arg-type] # it passes everything on
-        self.peer = client_at(self.client)
-        if self.door.admit(self, self.loop):
+        if is_admitted:
             return
         if self.door.may_tell(self):
             self.loop.call_later(_TELL_S, self.abandon)
@@ -61,6 +67,7 @@ class Connection(HttpToolsProtocol):
         """The client has gone, so nobody waits for what it asked."""
         self.is_lost = True
         self.door.remove(self)
+        self.door.pace.ends(self)
         self.pipeline.clear()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -97,23 +104,21 @@ class Connection(HttpToolsProtocol):
 
         Half a connection and none look the same until something is sent: an interim answer, which every client ignores.
         """
-        if self.is_lost or not self._is_working or sys.platform != "linux":
+        if self.is_lost or not self._is_working:
             return
         running = self._running
         assert running is not None
-        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        if info[0] == _TCP_CLOSE:
+        if is_reset(self.transport):
             self.transport.abort()
             return
         if not running.response_started and running.scope["http_version"] != "1.0":
             self.transport.write(_CONTINUE)
         self.loop.call_later(again_s, self._look_for_client, min(1.0, 2 * again_s))
 
-    # What the parser calls. An exception ends it, and uvicorn then sends a 400, or the refusal.
-
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._asked_at = self.loop.time()
         put_connection(cast("Scope", self.scope), self)
         self._counts = RequestCounts()
         self._counts.queued(len(self.pipeline))
@@ -157,8 +162,6 @@ class Connection(HttpToolsProtocol):
         self._counts = None
         super().on_message_complete()
 
-    # What uvicorn calls.
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         self._task = task = self.loop.create_task(cycle.run_asgi(partial(_until_left, app, self)))
@@ -183,27 +186,37 @@ class Connection(HttpToolsProtocol):
         self.since = self.loop.time()
 
     def shutdown(self) -> None:
-        """The server stops: close what is idle, and the rest once it is answered."""
-        if self._is_working:
-            self.cycle.keep_alive = False
-        elif self.stage is Stage.HEAD and self.loop.time() - self.since < _JUST_S:
-            self.loop.call_later(_JUST_S, self.shutdown)
-        else:
+        """The server stops: the next answer is the last, and nobody waits for a next request for long."""
+        self.start_draining()
+        if not self._is_working:
+            self.loop.call_later(self.door.limits.last_s, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._is_working:
             self.transport.close()
 
     def start_draining(self) -> None:
-        """The answer to what is in progress is the last on this connection."""
+        """What is in progress gets the last answer on this connection."""
         if self._is_working:
             self.cycle.keep_alive = False
 
-    # What the door and the application call.
-
     def rest(self) -> None:
-        """Leave the connection unread for a while if refusals come too fast; call this after a refusal."""
-        if self.is_lost or not (rest_s := self.door.pace.refused()):
+        """Leave the connection unread for a while if its client asks again at once; call this after a refusal."""
+        if self.is_lost:
             return
-        self.flow.pause_reading()
-        self.loop.call_later(rest_s, self.flow.resume_reading)
+        pace = self.door.pace
+        if self._asked_at - self._refused_at < AT_ONCE_S and (rest_s := pace.refused()):
+            self.flow.pause_reading()
+            pace.rests(self)
+            self.loop.call_later(rest_s, self.wake)
+        self._refused_at = self.loop.time()
+
+    def wake(self) -> None:
+        """Read the connection again."""
+        self.door.pace.ends(self)
+        if not self.is_lost and self.flow.read_paused:
+            self._refused_at = self.loop.time()
+            self.flow.resume_reading()
 
     @property
     def has_much_to_come(self) -> bool:
@@ -226,8 +239,6 @@ class Connection(HttpToolsProtocol):
         """Close the connection; work for it ends."""
         self._is_deaf = True
         self.transport.abort()
-
-    # What is left.
 
     @property
     def _is_working(self) -> bool:

@@ -19,10 +19,12 @@ SHARE = 3  # a client may hold this many times what is left for the others: alon
 TOLD = (
     32  # connections beyond the limit that are answered with 503 at a time; others are closed without a word
 )
+ALONE_S = 10.0  # after so long without another client, one may have all places for requests in progress
 LEAST_CONNECTIONS = 8  # of one client, whatever the others hold
-REFUSED_PER_ANSWER = 10  # as many refusals go out at once; further ones wait, at most REST_S
-REFUSED_PER_S = (200, 2_500)  # but at least and at most so many
-REST_S = 1.0  # as Retry-After says
+AT_ONCE_S = 0.05  # a client that asks again so soon after a refusal does not wait as Retry-After says
+REFUSED_PER_S = 100  # of such clients together; beyond: their connections are left unread for up to REST_S
+REST_S = 10.0
+WOKEN_PER_ANSWER = 2  # of those that are left unread
 
 _USUAL_CONNECTIONS = 4_096
 _OTHER_FILES = (
@@ -43,6 +45,11 @@ class HttpLimits:
     idle_s: float = 30.0
     drain_s: float = 0.0
     grace_s: float = 5.0
+
+    @property
+    def last_s(self) -> float:
+        """How long an idle connection is still read once the server has stopped listening: its client may be asking."""
+        return min(2 * self.drain_s, self.grace_s / 2)
 
 
 def open_files() -> int:
