@@ -122,6 +122,8 @@ SCENARIOS = [
              partial(_held, attack=strangers.dripping_heads, number=1100, files=1024)),
     Scenario(4, "idle-connections", "2,000 idle connections, 1,024 descriptors",
              partial(_held, attack=strangers.idle, number=2000, files=1024)),
+    Scenario(4, "reconnecting", "the same, each opened again half a second after the node ends it",
+             partial(_held, attack=strangers.reconnecting, number=2000, files=1024)),
     Scenario(4, "endless-head", "heads of 100 MB",
              partial(_held, attack=strangers.endless_head, number=100, files=None)),
     Scenario(4, "out-of-descriptors", "120 idle connections, 128 descriptors", descriptors_in_words),

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tests.chaos import files
 
+_AGAIN_S = 2.0  # until a connection that the node ended is opened again
 _SOURCES = itertools.cycle(f"127.0.0.{number}" for number in (66, 67, 68, 69))
 
 
@@ -42,7 +43,9 @@ def head(length: int, kind: str = "image/jpeg", *more: str) -> bytes:
     return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
-async def _hold(address: str, count: Counting, pieces: Iterable[bytes], pause_s: float) -> None:
+async def _hold(
+    address: str, count: Counting, pieces: Iterable[bytes], pause_s: float, again_s: float = _AGAIN_S
+) -> None:
     """Connect, send pieces with pauses between them, and wait; whenever the node hangs up, begin again."""
     while True:
         with suppress(OSError):
@@ -54,7 +57,7 @@ async def _hold(address: str, count: Counting, pieces: Iterable[bytes], pause_s:
                     await asyncio.sleep(pause_s)
                 while await reader.read(65_536):
                     pass
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(again_s)
 
 
 async def announce(address: str, count: Counting, connections: int, sent: int) -> None:
@@ -80,9 +83,14 @@ async def dripping_heads(address: str, count: Counting, connections: int) -> Non
     await asyncio.gather(*(_hold(address, count, drops, 1) for _ in range(connections)))
 
 
-async def idle(address: str, count: Counting, connections: int) -> None:
-    """Hold connections without a request."""
-    await asyncio.gather(*(_hold(address, count, [b""], 0) for _ in range(connections)))
+async def idle(address: str, count: Counting, connections: int, again_s: float = _AGAIN_S) -> None:
+    """Hold connections without a request; open one again `again_s` seconds after the node ended it."""
+    await asyncio.gather(*(_hold(address, count, [b""], 0, again_s) for _ in range(connections)))
+
+
+async def reconnecting(address: str, count: Counting, connections: int) -> None:
+    """The same, but be back in half a second: thousands of connections a second, for a node that refuses them."""
+    await idle(address, count, connections, 0.5)
 
 
 async def endless_head(address: str, count: Counting, megabytes: int) -> None:

@@ -66,6 +66,12 @@ async def malformed_requests(stage: Stage) -> Outcome:
     for name, head in heads.items():
         status = await _raw_http(edge, head)
         checks.append(Check(f"{name}: 400", status == 400, f"{status}"))
+    for name, lines in {
+        "a header of 1 MB": b"X: " + b"a" * 1_000_000,
+        "10,000 headers": b"\r\n".join([b"a: b"] * 10_000),
+    }.items():
+        status = await _raw_http(edge, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n\r\n")
+        checks.append(Check(f"{name}: refused", status in {400, 431, "hung up"}, f"{status}"))
     for method in ("Infer", "Describe"):
         code, text = await raw(cloud.address, method, b"\xff\xff\xff no message")
         checks.append(
@@ -102,6 +108,8 @@ async def _raw_http(edge: Node, request: bytes) -> int | str:
         line = await asyncio.wait_for(reader.readline(), 10)
     except TimeoutError:
         return "no answer"
+    except ConnectionError:
+        return "hung up"
     finally:
         writer.close()
     return int(line.split()[1]) if line else "hung up"
