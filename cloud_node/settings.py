@@ -25,7 +25,7 @@ class CloudSettings(NodeSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="HTTP port that serves /metrics (default: no metrics)"
     )
-    client_names: Annotated[tuple[str, ...], NoDecode] = Field(
+    client_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = Field(
         default=(),
         description="names in the certificates of the edges that may ask, separated by commas; empty: all certificates "
         "that tls_client_ca signed",

@@ -17,7 +17,7 @@ from offramp.command import variable_of
 from offramp.engine.images import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.runtime import Runtime
 from offramp.serving.access.certificates import CertificateFiles
-from offramp.serving.access.settings import AccessSettings
+from offramp.serving.access.settings import AccessSettings, File
 from offramp.serving.decoding.decoders import DecodingLimits
 from offramp.serving.listening import Host
 from offramp.wire.messages import TIER_NAME
@@ -49,7 +49,7 @@ class NodeSettings(AccessSettings):
     """Settings that both kinds of node share. Durations are in seconds, unless the name ends in another unit."""
 
     bundle: CliPositionalArg[Path] = Field(description="directory of the bundle to serve")
-    trusted_keys: Path | None = Field(
+    trusted_keys: File | None = Field(
         default=None,
         description="public keys, in PEM, one of which has to have signed the bundle; see `offramp sign`",
     )
@@ -72,19 +72,21 @@ class NodeSettings(AccessSettings):
         description="stop using an address of the upstream while it reports that it is draining; "
         "turn this off behind a proxy",
     )
-    upstream_tls_ca: Path | None = Field(
+    upstream_tls_ca: File | None = Field(
         default=None,
         description="authority, in PEM, that has to have signed the upstream's certificate; with it, the connection is "
         "encrypted",
     )
-    upstream_tls_cert: Path | None = Field(
+    upstream_tls_cert: File | None = Field(
         default=None, description="certificate to show to the upstream, in PEM; read again when it changes"
     )
-    upstream_tls_key: Path | None = Field(default=None, description="private key of that certificate, in PEM")
+    upstream_tls_key: File | None = Field(default=None, description="private key of that certificate, in PEM")
     upstream_tls_name: str | None = Field(
-        default=None, description="name in the upstream's certificate, if it is not that of its address"
+        default=None,
+        min_length=1,
+        description="name in the upstream's certificate, if it is not that of its address",
     )
-    upstream_api_key: Path | None = Field(
+    upstream_api_key: File | None = Field(
         default=None, description="file with the API key to show to an upstream that asks for one"
     )
     offload_timeout_s: float = Field(

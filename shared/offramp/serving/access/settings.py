@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode
 
 from offramp.command import Command, variable_of
@@ -19,16 +19,26 @@ from offramp.serving.access.hosts import AllowedHosts
 _log = logging.getLogger("offramp.serving.access")
 
 
+def _named(file: Path) -> Path:
+    if file == Path():
+        raise ValueError("not a file; name one, or leave the setting out")
+    return file
+
+
+File = Annotated[Path, AfterValidator(_named)]
+_Name = Annotated[str, Field(min_length=1)]
+
+
 class DoorSettings(Command):
     """Settings of whatever answers over HTTP."""
 
-    tls_cert: Path | None = Field(
+    tls_cert: File | None = Field(
         default=None,
         description="certificate to show, in PEM; with it, only encrypted connections are taken. It is read again when "
         "it changes",
     )
-    tls_key: Path | None = Field(default=None, description="private key of that certificate, in PEM")
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    tls_key: File | None = Field(default=None, description="private key of that certificate, in PEM")
+    allowed_hosts: Annotated[tuple[_Name, ...], NoDecode] = Field(
         default=(),
         description="names by which this is addressed, besides IP addresses and local names, separated by commas; web "
         "pages of these hosts may use it too, and `*` allows all. Other names could be those of foreign pages",
@@ -54,21 +64,21 @@ class DoorSettings(Command):
 class AccessSettings(DoorSettings):
     """Settings of nodes: who may do what."""
 
-    keys: Path | None = Field(
+    keys: File | None = Field(
         default=None,
         description="file of API keys, made by `offramp keys`; with it, nobody gets in without one. It is read again "
         "when it changes",
     )
-    token_keys: Path | None = Field(
+    token_keys: File | None = Field(
         default=None,
         description="public keys that sign tokens (JWT), as a JWK Set or one in PEM; a token's claim `scope` has its "
         "rights: ask, watch, change",
     )
-    token_issuer: str | None = Field(default=None, description="what a token's claim `iss` has to be")
-    token_audience: str | None = Field(
+    token_issuer: _Name | None = Field(default=None, description="what a token's claim `iss` has to be")
+    token_audience: _Name | None = Field(
         default=None, description="what a token's claim `aud` has to be, or contain"
     )
-    tls_client_ca: Path | None = Field(
+    tls_client_ca: File | None = Field(
         default=None,
         description="authority, in PEM, that has to have signed the certificate that each client shows; needs tls_cert",
     )
