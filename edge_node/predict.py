@@ -25,6 +25,7 @@ from offramp.logs import line
 from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
 from offramp.serving.http.clients import client_of, closing, connection_of, has_left
+from offramp.serving.http.limits import ALONE_S
 from offramp.serving.http.share import FairShare
 from offramp.serving.node import Node
 
@@ -40,7 +41,7 @@ class Predict:
         self._settings = settings
         self._reader = ImageReader(settings)
         self._memory = FairShare(settings.max_buffered_bytes, least=settings.max_body_bytes)
-        self._places = FairShare(settings.max_pending)
+        self._places = FairShare(settings.max_pending, alone_s=ALONE_S)
         self._limits = settings.image_limits
         self._exit_names = node.tier.manifest.exit_names
         self._is_guarded = node.tier.manifest.is_guarded

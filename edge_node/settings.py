@@ -72,8 +72,12 @@ class EdgeSettings(NodeSettings):
         """Check that the limits leave room for each other.
 
         Raises:
-            ConfigError: the largest body would never be accepted.
+            ConfigError: the largest body would never be accepted, or a process may not open as many files as it is to
+                have connections.
         """
+        check_open_files(
+            max(1, self.max_connections // self.processes), setting=self.variable("max_connections")
+        )
         if self.max_body_bytes > self.max_buffered_bytes:
             body, all_bodies = (self.variable(name) for name in ("max_body_bytes", "max_buffered_bytes"))
             raise ConfigError(
@@ -94,12 +98,7 @@ class EdgeSettings(NodeSettings):
 
     @property
     def http_limits(self) -> HttpLimits:
-        """The limits of this process's front door.
-
-        Raises:
-            ConfigError: it may not open as many files as it is to have connections.
-        """
-        check_open_files(self.max_connections, setting=self.variable("max_connections"))
+        """The limits of this process's front door."""
         return HttpLimits(
             connections=self.max_connections,
             head_s=self.head_timeout_s,

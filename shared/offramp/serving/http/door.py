@@ -14,6 +14,7 @@ from offramp.serving.http.seldom import SeldomLog
 from offramp.serving.http.share import FairShare
 
 _SWEEP_S = 0.5
+_USUAL_HEAD_S = 1.0  # in which the head of an honest client has come
 _log = logging.getLogger("offramp.http")
 
 
@@ -65,8 +66,12 @@ class _Client:
             return None
         return self.idle if stage is Stage.IDLE else self.unfinished
 
-    def first(self) -> Held | None:
-        return next(iter(self.unfinished or self.idle), None)
+    def least_missed(self, now: float) -> Held | None:
+        """The connection to close first: half a head, an idle one, a body that has not come further for longest."""
+        oldest = next(iter(self.unfinished), None)
+        if oldest is not None and oldest.stage is Stage.HEAD and now - oldest.since > _USUAL_HEAD_S:
+            return oldest
+        return next(iter(self.idle), oldest)
 
 
 class Door:
@@ -94,7 +99,7 @@ class Door:
     def admit(self, connection: Held, loop: asyncio.AbstractEventLoop) -> bool:
         """Count a new connection; makes room for it if need be. False: there is none."""
         while not self._share.take(connection.peer, 1):
-            victim = self._victim(connection.peer)
+            victim = self._victim(connection.peer, loop.time())
             if victim is None:
                 self._full.count(connection.peer)
                 return False
@@ -117,10 +122,10 @@ class Door:
         self._told.add(connection)
         return True
 
-    def _victim(self, peer: str) -> Held | None:
+    def _victim(self, peer: str, now: float) -> Held | None:
         if self._share.used < self._share.total:  # this client has its share
-            return self._clients[peer].first() if peer in self._clients else None
-        return max(self._clients.values(), key=lambda client: client.num_waiting).first()
+            return self._clients[peer].least_missed(now) if peer in self._clients else None
+        return max(self._clients.values(), key=lambda client: client.num_waiting).least_missed(now)
 
     def move(self, connection: Held, stage: Stage, now: float) -> None:
         """A connection has come to another stage, or further in the same one."""

@@ -19,9 +19,10 @@ SHARE = 3  # a client may hold this many times what is left for the others: alon
 TOLD = (
     32  # connections beyond the limit that are answered with 503 at a time; others are closed without a word
 )
+ALONE_S = 10.0  # after so long without another client, one may have all places for requests in progress
 LEAST_CONNECTIONS = 8  # of one client, whatever the others hold
 REFUSED_PER_ANSWER = 10  # as many refusals go out at once; further ones wait, at most REST_S
-REFUSED_PER_S = (200, 2_500)  # but at least and at most so many
+REFUSED_PER_S = (100, 1_000)  # but at least and at most so many
 REST_S = 1.0  # as Retry-After says
 
 _USUAL_CONNECTIONS = 4_096

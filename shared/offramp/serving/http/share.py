@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from offramp.serving.http.limits import SHARE
 
@@ -15,12 +17,21 @@ class FairShare:
     two, and so on. So there is always some left for one that comes later, and nobody has to be asked to give any back.
     """
 
-    def __init__(self, total: int, *, least: int = 1) -> None:
-        """Share `total`; a client may hold up to `least` of it as long as so much is free."""
+    def __init__(self, total: int, *, least: int = 1, alone_s: float = math.inf) -> None:
+        """Share `total`.
+
+        Args:
+            total: of it.
+            least: a client may hold so much as long as so much is free.
+            alone_s: if nobody else has asked for so long, a client may hold all; for what is soon given back.
+        """
         self.total = total
         self.used = 0
         self._least = least
+        self._alone_s = alone_s
         self._held: dict[str, int] = {}
+        self._last = ""  # who asked last
+        self._turned = -math.inf  # when somebody else did before
 
     def take(self, client: str, amount: int) -> bool:
         """Take more of it, if the client may."""
@@ -32,9 +43,14 @@ class FairShare:
 
     def has_room(self, client: str, amount: int = 1) -> bool:
         """Whether a client may take so much more."""
+        now = monotonic()
+        if client != self._last:
+            self._last, self._turned = client, now if self._last else -math.inf
         left = self.total - self.used - amount
         wanted = self._held.get(client, 0) + amount
-        return left >= 0 and (wanted <= SHARE * left or wanted <= self._least)
+        if left < 0:
+            return False
+        return wanted <= SHARE * left or wanted <= self._least or now - self._turned > self._alone_s
 
     def held(self, client: str) -> int:
         """How much a client holds."""
