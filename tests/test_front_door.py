@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -16,9 +17,11 @@ import pytest_asyncio
 from edge_node.errors import refusal_for
 from offramp.bundle import Bundle
 from offramp.errors import RequestError
-from offramp.serving.http.limits import HEAD_BYTES, HEADERS
+from offramp.serving.http import limits
+from offramp.serving.http.limits import HEAD_BYTES, HEADERS, REST_S
 from offramp.serving.http.pace import RefusalPace
 from offramp.serving.http.share import FairShare
+from tests.conftest import ROOT
 from tests.nodes import check_refused, png, predict, running_edge
 from tests.raw_http import answered, connected, exchange, request
 from tests.test_processes import check_one_clear_line, run_node
@@ -144,9 +147,10 @@ class TestBodies:
             assert await predict(node, PHOTO)
 
     async def test_one_client_that_stalls_leaves_memory_for_the_others(self, tiny_bundle: Bundle) -> None:
-        limits = {"max_buffered_bytes": 400_000, "max_body_bytes": 100_000}
         async with (
-            running_edge(tiny_bundle, blocks="1-3", **limits) as node,
+            running_edge(
+                tiny_bundle, blocks="1-3", max_buffered_bytes=400_000, max_body_bytes=100_000
+            ) as node,
             AsyncExitStack() as stack,
         ):
             for _ in range(8):
@@ -201,7 +205,7 @@ class TestDeadlines:
     @pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "600001", "9" * 400, "soon", "\u0664"])
     async def test_one_that_is_no_time_is_refused(self, client: httpx.AsyncClient, value: str) -> None:
         response = await client.post(
-            "/v1/predict", content=PHOTO, headers={"x-request-timeout-ms": value.encode()}
+            "/v1/predict", content=PHOTO, headers=[(b"x-request-timeout-ms", value.encode())]
         )
         check_refused(response, 400, "x-request-timeout-ms", "1 to 600000")
 
@@ -240,7 +244,16 @@ class TestFairShares:
     def test_refusals_that_come_too_fast_make_a_connection_rest(self) -> None:
         pace = RefusalPace()
         rests = [pace.refused() for _ in range(5_000)]
-        assert rests[0] == 0 and 0 < rests[-1] <= 1
+        assert rests[0] == 0 and 0 < rests[-1] <= REST_S
+
+
+def test_the_page_of_limits_has_every_constant_with_its_value() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    for name, value in vars(limits).items():
+        if name.isupper() and not name.startswith("_"):
+            row = next(line for line in page.splitlines() if f"`{name}`" in line)
+            shown = {f"{value:,}", f"{value:g}", f"{value * 1000:g}", f"{value / 1e6:g} MB"}
+            assert any(re.search(rf"(?<![0-9,]){re.escape(each)}(?!,?[0-9])", row) for each in shown), row
 
 
 def test_a_machine_that_is_out_of_files_is_not_the_photos_fault(caplog: pytest.LogCaptureFixture) -> None:

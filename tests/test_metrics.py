@@ -121,6 +121,11 @@ async def test_a_cloud_tells_its_figures_over_http(tiny_bundle: Bundle) -> None:
                 await predict(client, image)
             async with httpx.AsyncClient(timeout=5, trust_env=False) as anyone:
                 found = parsed((await anyone.get(address)).text)
+                assert (await anyone.head(address)).status_code == 200
+                assert (await anyone.post(address)).headers["allow"] == "GET, HEAD"
+                assert (await anyone.get(address.replace("/metrics", "/healthz"))).status_code == 200
+                assert (await anyone.get(address + "x")).status_code == 404
+                assert (await anyone.get(address, headers={"host": "evil.example"})).status_code == 421
             taken = settings.model_copy(update={"metrics_port": server.metrics_port})
             second = CloudServer(node, taken)
             with pytest.raises(ConfigError, match="another --metrics-port"):

@@ -71,7 +71,7 @@ async def test_an_id_of_a_gateway_is_taken_and_told(client: httpx.AsyncClient, g
 @pytest.mark.parametrize("given", ["", "a b", "é"])
 async def test_an_id_that_is_empty_or_not_visible_is_refused(client: httpx.AsyncClient, given: str) -> None:
     response = await client.post(
-        "/v1/predict", content=PHOTO, headers={"x-request-id": given.encode("latin-1")}
+        "/v1/predict", content=PHOTO, headers=[(b"x-request-id", given.encode("latin-1"))]
     )
     check_refused(response, 400, "x-request-id")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 from functools import partial
@@ -14,7 +15,7 @@ from offramp.serving.asgi import ASGIApp, Receive, Scope, Send
 from offramp.serving.http.clients import client_at, put_connection
 from offramp.serving.http.counting import RequestCounts
 from offramp.serving.http.door import Door, Stage
-from offramp.serving.http.limits import LINGER_BYTES, SKIPPED_BYTES
+from offramp.serving.http.limits import AT_ONCE_S, LINGER_BYTES, SKIPPED_BYTES
 from offramp.serving.http.one_write import OneWrite
 from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestError
 
@@ -43,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._is_deaf = False  # whatever still comes is thrown away
         self._is_half = False  # the client will send no more, but wants its answers
         self._ignored_bytes = 0
+        self._asked_at, self._refused_at = 0.0, -math.inf  # the last request began, the last refusal was sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin a connection, or refuse it."""
@@ -61,6 +63,7 @@ class Connection(HttpToolsProtocol):
         """The client has gone, so nobody waits for what it asked."""
         self.is_lost = True
         self.door.remove(self)
+        self.door.pace.ends(self)
         self.pipeline.clear()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -114,6 +117,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._asked_at = self.loop.time()
         put_connection(cast("Scope", self.scope), self)
         self._counts = RequestCounts()
         self._counts.queued(len(self.pipeline))
@@ -157,8 +161,6 @@ class Connection(HttpToolsProtocol):
         self._counts = None
         super().on_message_complete()
 
-    # What uvicorn calls.
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         self._task = task = self.loop.create_task(cycle.run_asgi(partial(_until_left, app, self)))
@@ -196,14 +198,23 @@ class Connection(HttpToolsProtocol):
         if self._is_working:
             self.cycle.keep_alive = False
 
-    # What the door and the application call.
-
     def rest(self) -> None:
-        """Leave the connection unread for a while if refusals come too fast; call this after a refusal."""
-        if self.is_lost or not (rest_s := self.door.pace.refused()):
+        """Leave the connection unread for a while if its client asks again at once; call this after a refusal."""
+        if self.is_lost:
             return
-        self.flow.pause_reading()
-        self.loop.call_later(rest_s, self.flow.resume_reading)
+        pace = self.door.pace
+        if self._asked_at - self._refused_at < AT_ONCE_S and (rest_s := pace.refused()):
+            self.flow.pause_reading()
+            pace.rests(self)
+            self.loop.call_later(rest_s, self.wake)
+        self._refused_at = self.loop.time()
+
+    def wake(self) -> None:
+        """Read the connection again."""
+        self.door.pace.ends(self)
+        if not self.is_lost and self.flow.read_paused:
+            self._refused_at = self.loop.time()
+            self.flow.resume_reading()
 
     @property
     def has_much_to_come(self) -> bool:
@@ -226,8 +237,6 @@ class Connection(HttpToolsProtocol):
         """Close the connection; work for it ends."""
         self._is_deaf = True
         self.transport.abort()
-
-    # What is left.
 
     @property
     def _is_working(self) -> bool:

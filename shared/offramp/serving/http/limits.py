@@ -21,9 +21,10 @@ TOLD = (
 )
 ALONE_S = 10.0  # after so long without another client, one may have all places for requests in progress
 LEAST_CONNECTIONS = 8  # of one client, whatever the others hold
-REFUSED_PER_ANSWER = 10  # as many refusals go out at once; further ones wait, at most REST_S
-REFUSED_PER_S = (100, 1_000)  # but at least and at most so many
-REST_S = 1.0  # as Retry-After says
+AT_ONCE_S = 0.05  # a client that asks again so soon after a refusal does not wait as Retry-After says
+REFUSED_PER_S = 100  # of such clients together; beyond: their connections are left unread for up to REST_S
+REST_S = 10.0
+WOKEN_PER_ANSWER = 2  # of those that are left unread
 
 _USUAL_CONNECTIONS = 4_096
 _OTHER_FILES = (

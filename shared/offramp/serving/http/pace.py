@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from time import monotonic
+from typing import Protocol
 
-from offramp.serving.http.limits import REFUSED_PER_ANSWER, REFUSED_PER_S, REST_S
+from offramp.serving.http.limits import REFUSED_PER_S, REST_S, WOKEN_PER_ANSWER
 
-_WINDOW_S = 0.5
+
+class Resting(Protocol):
+    """A connection that is left unread."""
+
+    def wake(self) -> None:
+        """Read it again."""
+        ...
 
 
 class RefusalPace:
-    """How long a connection that was refused has to wait before it is read again: usually not at all.
+    """How long a connection that was refused, and asks again at once, is left unread.
 
     Clients that do not wait as Retry-After says ask as fast as they are refused. Then parsing and refusing them takes
-    the time that the answers need. So refusals have a rate, ten for each answer; connections beyond it are left unread
-    for a moment, in which TCP holds their clients back.
+    the time that the answers need. So their refusals have a rate. Beyond it their connections rest, while TCP holds the
+    clients back; each answer wakes those that have rested for longest, so that a place that is free is soon taken.
     """
 
     def __init__(self) -> None:
-        self._rate = float(REFUSED_PER_S[1])
-        self._credit = float(REFUSED_PER_S[0])
-        self._answers = 0
-        self._since = self._last = monotonic()
-
-    def answered(self) -> None:
-        """Count an answer."""
-        self._answers += 1
+        self._credit = float(REFUSED_PER_S)
+        self._last = monotonic()
+        self._resting: OrderedDict[Resting, None] = OrderedDict()
 
     def refused(self) -> float:
-        """Count a refusal; returns the seconds for which its connection is to be left unread."""
+        """Count a refusal of a client that asked again at once; returns for how many seconds it is to rest."""
         now = monotonic()
-        if (passed := now - self._since) >= _WINDOW_S:
-            low, high = REFUSED_PER_S
-            self._rate = min(high, max(low, REFUSED_PER_ANSWER * self._answers / passed))
-            self._answers, self._since = 0, now
-        refilled = self._credit + (now - self._last) * self._rate
-        self._credit = max(min(refilled, REFUSED_PER_S[0]) - 1, -self._rate * REST_S)
+        refilled = self._credit + (now - self._last) * REFUSED_PER_S
+        self._credit = max(min(refilled, REFUSED_PER_S) - 1, -REFUSED_PER_S * REST_S)
         self._last = now
-        return max(0.0, -self._credit / self._rate)
+        return max(0.0, -self._credit / REFUSED_PER_S)
+
+    def rests(self, connection: Resting) -> None:
+        """A connection rests from now on, until it is woken or its time is over."""
+        self._resting[connection] = None
+
+    def ends(self, connection: Resting) -> None:
+        """A connection rests no more."""
+        self._resting.pop(connection, None)
+
+    def answered(self) -> None:
+        """Wake some, for there is a place."""
+        for _ in range(min(WOKEN_PER_ANSWER, len(self._resting))):
+            self._resting.popitem(last=False)[0].wake()
