@@ -37,7 +37,7 @@ class Connection(HttpToolsProtocol):
         self.peer = ""
         self.stage = Stage.HEAD
         self.since = self.loop.time()
-        self.is_lost = False
+        self.is_lost = self._is_admitted = False
         self._counts: RequestCounts | None = None  # of the request that is arriving
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -46,12 +46,20 @@ class Connection(HttpToolsProtocol):
         self._ignored_bytes = 0
         self._asked_at, self._refused_at = 0.0, -math.inf  # the last request began, the last refusal was sent
 
+    def admitted(self, transport: asyncio.Transport) -> bool:
+        """Count a connection, if there is room for it; its handshake may follow."""
+        self.transport = transport
+        address = transport.get_extra_info("peername")
+        self.peer = client_at(address if isinstance(address, tuple) else None)
+        self._is_admitted = self.door.admit(self, self.loop)
+        return self._is_admitted
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin a connection, or refuse it."""
+        is_admitted = self._is_admitted or self.admitted(transport)
         wrapped = OneWrite(transport, self.loop, self._lingers)
         super().connection_made(wrapped)  # type: ignore[arg-type] # it passes everything on
-        self.peer = client_at(self.client)
-        if self.door.admit(self, self.loop):
+        if is_admitted:
             return
         if self.door.may_tell(self):
             self.loop.call_later(_TELL_S, self.abandon)

@@ -20,6 +20,7 @@ from offramp.serving.access.tls import FollowingContext
 from offramp.serving.asgi import ASGIApp
 from offramp.serving.http.connection import Connection
 from offramp.serving.http.door import Door
+from offramp.serving.http.handshake import Handshake
 from offramp.serving.http.limits import HttpLimits
 
 # What uvicorn itself needs to notice that it is told to stop, and that nothing is left.
@@ -63,6 +64,13 @@ class HttpConfig(uvicorn.Config):
         )
         self.limits = limits
         self._door: Door | None = None
+
+    def load(self) -> None:
+        """Load the app; encrypt connections ourselves, so that they are counted before they are."""
+        super().load()
+        if self.ssl is not None:
+            make: Any = partial(Handshake, encryption=self.ssl)
+            self.http_protocol_class, self.ssl = make, None
 
     @property
     def stops_within_s(self) -> float:
@@ -120,14 +128,14 @@ class HttpServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         for each in waiting:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._connection, each, ssl=self._settings.ssl
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, each)
 
-    def _connection(self) -> Connection:
-        return Connection(
+    def _connection(self) -> asyncio.Protocol:
+        make: Any = self._settings.http_protocol_class
+        made: asyncio.Protocol = make(
             config=self._settings, server_state=self.server_state, app_state=self.lifespan.state, _loop=None
         )
+        return made
 
 
 def _accepted(listening: socket.socket) -> socket.socket | None:
