@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import sys
 from functools import partial
 from typing import Any, cast
 
@@ -16,14 +14,13 @@ from offramp.serving.http.clients import client_at, put_connection
 from offramp.serving.http.counting import RequestCounts
 from offramp.serving.http.door import Door, Stage
 from offramp.serving.http.limits import AT_ONCE_S, LINGER_BYTES, SKIPPED_BYTES
-from offramp.serving.http.one_write import OneWrite
+from offramp.serving.http.one_write import OneWrite, is_reset
 from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TELL_S = 1.0  # for a client to see that its connection is one too many
 _JUST_S = 0.5  # so long after it was made, a connection still gets an answer from a server that stops
 _LOOK_S = 0.02  # until it is looked for the first time whether a client that sends no more is still there
-_TCP_CLOSE = 7  # from <netinet/tcp.h>: the other side has reset the connection
 
 
 class Connection(HttpToolsProtocol):
@@ -108,12 +105,11 @@ class Connection(HttpToolsProtocol):
 
         Half a connection and none look the same until something is sent: an interim answer, which every client ignores.
         """
-        if self.is_lost or not self._is_working or sys.platform != "linux":
+        if self.is_lost or not self._is_working:
             return
         running = self._running
         assert running is not None
-        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        if info[0] == _TCP_CLOSE:
+        if is_reset(self.transport):
             self.transport.abort()
             return
         if not running.response_started and running.scope["http_version"] != "1.0":

@@ -7,8 +7,13 @@ as it has it. Here the head waits for the body, at most until the event loop's n
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from collections.abc import Callable
 from typing import Any
+
+
+_TCP_CLOSE = 7  # from <netinet/tcp.h>
 
 
 class OneWrite:
@@ -51,3 +56,11 @@ class OneWrite:
     def _flush(self) -> None:
         if self._head:
             self.write(b"")
+
+
+def is_reset(transport: asyncio.Transport) -> bool:
+    """Whether the other side has reset a connection; the event loop sees it only when it reads or writes."""
+    if sys.platform != "linux":
+        return False
+    info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return bool(info[0] == _TCP_CLOSE)
