@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr
 
 from offramp.serving.asgi import ASGIApp, Receive, Scope, Send
 from offramp.serving.http.clients import client_at, put_connection
@@ -19,7 +20,6 @@ from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestEr
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TELL_S = 1.0  # for a client to see that its connection is one too many
-_JUST_S = 0.5  # so long after it was made, a connection still gets an answer from a server that stops
 _LOOK_S = 0.02  # until it is looked for the first time whether a client that sends no more is still there
 
 
@@ -46,8 +46,7 @@ class Connection(HttpToolsProtocol):
     def admitted(self, transport: asyncio.Transport) -> bool:
         """Count a connection, if there is room for it; its handshake may follow."""
         self.transport = transport
-        address = transport.get_extra_info("peername")
-        self.peer = client_at(address if isinstance(address, tuple) else None)
+        self.peer = client_at(get_remote_addr(transport))
         self._is_admitted = self.door.admit(self, self.loop)
         return self._is_admitted
 
@@ -115,8 +114,6 @@ class Connection(HttpToolsProtocol):
         if not running.response_started and running.scope["http_version"] != "1.0":
             self.transport.write(_CONTINUE)
         self.loop.call_later(again_s, self._look_for_client, min(1.0, 2 * again_s))
-
-    # What the parser calls. An exception ends it, and uvicorn then sends a 400, or the refusal.
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -189,16 +186,17 @@ class Connection(HttpToolsProtocol):
         self.since = self.loop.time()
 
     def shutdown(self) -> None:
-        """The server stops: close what is idle, and the rest once it is answered."""
-        if self._is_working:
-            self.cycle.keep_alive = False
-        elif self.stage is Stage.HEAD and self.loop.time() - self.since < _JUST_S:
-            self.loop.call_later(_JUST_S, self.shutdown)
-        else:
+        """The server stops: the next answer is the last, and nobody waits for a next request for long."""
+        self.start_draining()
+        if not self._is_working:
+            self.loop.call_later(self.door.limits.last_s, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._is_working:
             self.transport.close()
 
     def start_draining(self) -> None:
-        """The answer to what is in progress is the last on this connection."""
+        """What is in progress gets the last answer on this connection."""
         if self._is_working:
             self.cycle.keep_alive = False
 

@@ -46,6 +46,11 @@ class HttpLimits:
     drain_s: float = 0.0
     grace_s: float = 5.0
 
+    @property
+    def last_s(self) -> float:
+        """How long an idle connection is still read once the server has stopped listening: its client may be asking."""
+        return min(2 * self.drain_s, self.grace_s / 2)
+
 
 def open_files() -> int:
     """How many files this process may open; raises its own limit as far as it may."""

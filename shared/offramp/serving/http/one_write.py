@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-
 _TCP_CLOSE = 7  # from <netinet/tcp.h>
 
 
