@@ -100,6 +100,7 @@ class HttpServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: stop; if work is stuck, end the process with a traceback of where."""
         faulthandler.dump_traceback_later(self._settings.stops_within_s, exit=True)
+        self._settings.door.is_draining = True  # uvicorn looks only ten times a second whether it is to stop
         super().handle_exit(sig, frame)
 
     @contextmanager
