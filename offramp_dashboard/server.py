@@ -10,10 +10,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 from nicegui import app as nicegui
-from nicegui import ui
+from nicegui import core, ui
+from starlette.responses import PlainTextResponse, Response
 
+from offramp.command import variable_of
 from offramp.logs import line
+from offramp.serving.access.hosts import CheckedHosts
 from offramp.serving.listening import in_address, listening_socket
+from offramp_dashboard.door import Door
 from offramp_dashboard.node_client import NodeClient
 from offramp_dashboard.pages.frame import Frame
 from offramp_dashboard.settings import DashboardSettings
@@ -39,11 +43,17 @@ def serve(settings: DashboardSettings) -> None:
             lifespan=_watching([*watches, *clouds]), docs_url=None, redoc_url=None, openapi_url=None
         )
 
-        async def page() -> None:
+        async def page() -> Response | None:
+            # nicegui shows this page in place of every path that is none of its own.
+            if ui.context.client.request.url.path != "/":
+                return PlainTextResponse("The dashboard has no such page.", 404)
             frame = Frame(watches, clouds, settings.samples)
             await ui.context.client.connected()
             await frame.connected()
+            return None
 
+        # `CheckedHosts` knows which pages may use this one. Without a list, no page is told that it may.
+        core.sio.eio.cors_allowed_origins = []
         # Quasar's loading bar at the top of the page has no name for screen readers, so it is off.
         nicegui.config.quasar_config["loadingBar"]["skipHijack"] = True
         ui.run_with(
@@ -59,7 +69,7 @@ def serve(settings: DashboardSettings) -> None:
         address = in_address(settings.host, listening.getsockname()[1])
         logging.getLogger("dashboard").info(line("ready", address=address, edges=",".join(settings.edge)))
         config = uvicorn.Config(
-            app,
+            CheckedHosts(Door(app), settings.hosts, setting=variable_of(type(settings), "allowed_hosts")),
             ws="wsproto",
             log_config=None,
             access_log=False,

@@ -9,7 +9,7 @@ import httpx
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from offramp.command import Command
+from offramp.serving.access.settings import DoorSettings
 from offramp.serving.listening import Host
 
 
@@ -26,7 +26,7 @@ def _address(text: str) -> str:
 _Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], NoDecode]
 
 
-class DashboardSettings(Command):
+class DashboardSettings(DoorSettings):
     """Settings of one dashboard."""
 
     model_config = SettingsConfigDict(env_prefix="DASHBOARD_")
@@ -54,7 +54,7 @@ class DashboardSettings(Command):
 
     @field_validator("edge", "cloud", mode="before")
     @classmethod
-    def _listed(cls, given: Any) -> Any:
+    def _addresses(cls, given: Any) -> Any:
         texts = [given] if isinstance(given, str) else given
         addresses = [part.strip() for text in texts for part in str(text).split(",")]
         return tuple(dict.fromkeys(addresses))

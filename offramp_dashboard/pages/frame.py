@@ -50,9 +50,7 @@ class Frame:
             with ui.tab_panels(self._tabs, value="Live", animated=False, on_change=self._tab_changed).classes(
                 "panels"
             ):
-                for name, page in _TABS.items():
-                    with ui.tab_panel(name).classes("panel"):
-                        self._pages[name] = page(self._view)
+                self._panels = {name: ui.tab_panel(name).classes("panel") for name in _TABS}
         ui.on("scheme", self._scheme_changed)
         self.refresh()
         ui.timer(_EVERY_S, self.refresh)
@@ -74,7 +72,14 @@ class Frame:
         self._note.text = (
             f"This tab shows one edge, the first: {self._view.one.name}. Choose another one above."
         )
-        self._pages[name].refresh()
+        self._page(name).refresh()
+
+    def _page(self, name: str) -> Page:
+        # Made when it is first opened: most people open one or two.
+        if name not in self._pages:
+            with self._panels[name]:
+                self._pages[name] = _TABS[name](self._view)
+        return self._pages[name]
 
     def _header(self) -> None:
         with ui.header().classes("header"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from weakref import WeakMethod
 
 from nicegui import background_tasks, events, ui
 
@@ -81,8 +82,14 @@ class TrialPage:
             ).props("id=sketch-note")
 
     def _draw_upload(self) -> None:
+        # FastAPI remembers the routes of the last thousands of uploads, and with them what they lead to.
+        uploaded = WeakMethod(self._uploaded)
         upload = (
-            ui.upload(auto_upload=True, max_file_size=_MAX_BYTES, on_upload=self._uploaded)
+            ui.upload(
+                auto_upload=True,
+                max_file_size=_MAX_BYTES,
+                on_upload=lambda event: (here := uploaded()) and here(event),
+            )
             # Not every browser knows that a HEIC file is an image.
             .props('flat bordered accept="image/*,.heic,.heif"')
             .classes("upload")
