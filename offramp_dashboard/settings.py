@@ -47,6 +47,18 @@ class DashboardSettings(DoorSettings):
         default="127.0.0.1", description="address to listen on; :: is every one, of both IP versions"
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    key_file: Path | None = Field(
+        default=None,
+        description="file with the API key to watch nodes with; whoever looks at the page signs in with their own key, "
+        "and asks and changes with that one",
+    )
+    ca: Path | None = Field(
+        default=None,
+        description="authority, in PEM, that has to have signed the certificates of the nodes (default: the system's)",
+    )
+    session_hours: float = Field(
+        default=8.0, gt=0, le=720, description="how long somebody who has signed in stays signed in"
+    )
     samples: Path = Field(
         default=Path("samples/fashion-mnist"),
         description="sample photos to try, one folder per class; need not exist",
