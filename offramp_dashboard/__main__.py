@@ -14,7 +14,7 @@ from offramp_dashboard.settings import DashboardSettings
 class Dashboard(DashboardSettings):
     """Watch nodes in a browser, try photos, adjust the trade-off.
 
-    Anyone who can open the page can change θ of the nodes, as anyone who can reach the nodes can.
+    If the edge nodes ask for keys, whoever opens the page signs in with their own key, and can do what it may.
     Every option is also a variable, DASHBOARD_PORT=8080, and a key of the file that --config names, port = 8080.
 
     Example: offramp dashboard --edge http://127.0.0.1:8000 --port 8080

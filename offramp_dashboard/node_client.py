@@ -6,7 +6,9 @@ An edge node has all of it, a cloud node only /metrics.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, TypeVar
 
 import httpx
@@ -15,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from offramp.bundle import Manifest
 from offramp.errors import OfframpError
 from offramp_dashboard.reading import Reading, parsed
-from offramp_dashboard.schemas import Policy, Prediction, Readiness
+from offramp_dashboard.schemas import Access, Policy, Prediction, Readiness
 
 _ASK_S = 2.0
 _PREDICT_S = 30.0
@@ -25,15 +27,43 @@ T = TypeVar("T")
 
 
 class NodeError(OfframpError):
-    """A node could not be reached, refused, or gave an unexpected answer."""
+    """A node could not be reached, refused, or gave an unexpected answer; `status`: of its HTTP answer, if any."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NodeClient:
-    """Asks one node."""
+    """Asks one node, with a key if it has one."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        key: Callable[[], str | None] = lambda: None,
+        trusted: ssl.SSLContext | None = None,
+    ) -> None:
+        """Connect with the first request; `trusted`: whose certificates a node may show, the system's if None."""
         self.address = address
-        self._http = httpx.AsyncClient(base_url=address, timeout=_ASK_S, trust_env=False)
+        self._key = key
+        self._http = httpx.AsyncClient(
+            base_url=address, timeout=_ASK_S, trust_env=False, verify=trusted or address.startswith("https:")
+        )
+
+    def using(self, key: str | None) -> NodeClient:
+        """Ask the same node over the same connections, but with this key, or with none."""
+        other = copy(self)
+        other._key = lambda: key  # noqa: SLF001 - its own class
+        return other
+
+    async def access(self) -> Access:
+        """What the key may do.
+
+        Raises:
+            NodeError: it is not valid, or there is none and the node asks for one; its status is 401.
+        """
+        return _checked(Access, await self._asked("GET", "/v1/access"), "GET /v1/access")
 
     async def metrics(self) -> Reading:
         """Read the node's metrics.
@@ -89,6 +119,8 @@ class NodeClient:
         return _checked(Policy, await self._asked("PUT", "/v1/policy", json=change), "PUT /v1/policy")
 
     async def _asked(self, method: str, path: str, *, fine: tuple[int, ...] = (200,), **how: Any) -> bytes:
+        if key := self._key():
+            how["headers"] = {**how.get("headers", {}), "authorization": f"Bearer {key}"}
         try:
             async with self._http.stream(method, path, **how) as response:
                 body = await _read(response)
@@ -97,7 +129,7 @@ class NodeClient:
         except httpx.HTTPError as error:
             raise NodeError(f"{self.address} cannot be reached: {error or type(error).__name__}") from error
         if response.status_code not in fine:
-            raise NodeError(_said(response.status_code, body, f"{method} {path}"))
+            raise NodeError(_said(response.status_code, body, f"{method} {path}"), response.status_code)
         return body
 
 

@@ -10,6 +10,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class Access(BaseModel):
+    """Whose key it is, None where nobody needs one, and what it may do."""
+
+    name: str | None
+    rights: frozenset[str]
+
+
 class Policy(BaseModel):
     """The policy in force, as the node reports it."""
 
@@ -30,7 +37,7 @@ class Readiness(BaseModel):
     """Whether the node can answer."""
 
     ready: bool
-    upstream: Upstream | None
+    upstream: Upstream | None = None
 
 
 class ExitTaken(BaseModel):

@@ -9,7 +9,7 @@ import httpx
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from offramp.command import Command
+from offramp.serving.access.settings import DoorSettings
 from offramp.serving.listening import Host
 
 
@@ -26,7 +26,7 @@ def _address(text: str) -> str:
 _Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], NoDecode]
 
 
-class DashboardSettings(Command):
+class DashboardSettings(DoorSettings):
     """Settings of one dashboard."""
 
     model_config = SettingsConfigDict(env_prefix="DASHBOARD_")
@@ -47,6 +47,18 @@ class DashboardSettings(Command):
         default="127.0.0.1", description="address to listen on; :: is every one, of both IP versions"
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    key_file: Path | None = Field(
+        default=None,
+        description="file with the API key to watch nodes with; whoever looks at the page signs in with their own key, "
+        "and asks and changes with that one",
+    )
+    ca: Path | None = Field(
+        default=None,
+        description="authority, in PEM, that has to have signed the certificates of the nodes (default: the system's)",
+    )
+    session_hours: float = Field(
+        default=8.0, gt=0, le=720, description="how long somebody who has signed in stays signed in"
+    )
     samples: Path = Field(
         default=Path("samples/fashion-mnist"),
         description="sample photos to try, one folder per class; need not exist",
@@ -54,7 +66,7 @@ class DashboardSettings(Command):
 
     @field_validator("edge", "cloud", mode="before")
     @classmethod
-    def _listed(cls, given: Any) -> Any:
+    def _addresses(cls, given: Any) -> Any:
         texts = [given] if isinstance(given, str) else given
         addresses = [part.strip() for text in texts for part in str(text).split(",")]
         return tuple(dict.fromkeys(addresses))

@@ -78,6 +78,7 @@ class Watch(MetricsWatch):
         self.policy: Policy | None = None
         self.policy_since = 0  # the second up to which the policy before may have decided
         self.readiness: Readiness | None = None
+        self.needs_key: bool | None = None  # None: it was never reached
         self._changes = 0
 
     @property
@@ -102,8 +103,12 @@ class Watch(MetricsWatch):
                 reading.bundle_id or self.manifest.bundle_id
             ):
                 self.manifest = await self._client.bundle()
-            policy, self.readiness = await asyncio.gather(self._client.policy(), self._client.readiness())
+            policy, self.readiness, self.needs_key = await asyncio.gather(
+                self._client.policy(), self._client.readiness(), self._asks_for_keys()
+            )
         except (NodeError, ReadingError) as error:
+            if isinstance(error, NodeError) and error.status == 401:
+                self.needs_key = True
             self.fault = str(error)
             return
         self.fault = None
@@ -111,24 +116,34 @@ class Watch(MetricsWatch):
         if changes == self._changes:
             self._keep(policy)
 
-    async def choose(self, operating_point: str) -> None:
-        """Choose an operating point and keep the policy that the node then reports."""
-        self._keep(await self._client.choose(operating_point))
+    async def choose(self, operating_point: str, key: str | None = None) -> None:
+        """Choose an operating point and keep the policy that the node then reports; `key`: of who chooses."""
+        self._keep(await self._client.using(key).choose(operating_point))
         self._changes += 1
 
-    async def set_theta(self, exit_number: int, theta: float) -> None:
-        """Change θ at one exit; the others stay as they are on the node."""
-        thetas = list((await self._client.policy()).thetas)
+    async def set_theta(self, exit_number: int, theta: float, key: str | None = None) -> None:
+        """Change θ at one exit; the others stay as they are on the node. `key`: of who changes it."""
+        client = self._client.using(key)
+        thetas = list((await client.policy()).thetas)
         if exit_number > len(thetas):
             raise NodeError(f"the node's bundle no longer has a θ for exit {exit_number}")
         thetas[exit_number - 1] = theta
-        self._keep(await self._client.set_thetas(thetas))
+        self._keep(await client.set_thetas(thetas))
         self._changes += 1
 
-    async def ask(self, image: bytes) -> tuple[Prediction, Policy]:
-        """Classify a photo; return the answer, and the policy that most likely decided it."""
-        policy = await self._client.policy()
-        return await self._client.predict(image), policy
+    async def ask(self, image: bytes, key: str | None = None) -> tuple[Prediction, Policy]:
+        """Classify a photo; return the answer, and the policy that most likely decided it. `key`: of who asks."""
+        client = self._client.using(key)
+        policy = await client.policy()
+        return await client.predict(image), policy
+
+    async def _asks_for_keys(self) -> bool:
+        try:
+            return (await self._client.access()).name is not None
+        except NodeError as error:
+            if error.status == 404:  # a node from before there were keys
+                return False
+            raise
 
     def _keep(self, policy: Policy) -> None:
         if self.policy not in (None, policy):

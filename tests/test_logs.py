@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import logging
 import os
 import re
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ import httpx
 import pytest
 
 from offramp.bundle import Bundle
-from offramp.logs import UnwaitedHandler, flush_logging, lost_lines, start_logging
+from offramp.logs import UnwaitedHandler, lost_lines
 from offramp.serving.metrics import NodeMetrics
 from tests.conftest import ROOT, SAMPLES
 from tests.nodes import first_photo
@@ -146,13 +144,15 @@ def test_a_fork_writes_its_lines_too(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_last_lines_before_a_crash_are_written() -> None:
     program = (
-        "import logging; from offramp.logs import start_logging; start_logging()\n"
+        "import logging, warnings; from offramp.logs import start_logging; start_logging()\n"
+        "warnings.warn('odd')\n"
         "for n in range(500): logging.info('line %d', n)\n"
         "raise RuntimeError('crash')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "RuntimeError: crash" in done.stderr
+    assert " WARNING py.warnings " in done.stderr  # a warning does not go around the log
     assert sum(" line " in line for line in done.stderr.splitlines() if "INFO" in line) == 500
 
 
@@ -166,23 +166,6 @@ def test_the_error_of_a_command_comes_after_its_log_lines(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
-
-
-def test_warnings_do_not_go_around_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    kept = logging.getLogger().handlers[:]
-    try:
-        start_logging()
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            logging.captureWarnings(capture=True)
-            warnings.warn("odd", stacklevel=1)
-        flush_logging()
-    finally:
-        logging.captureWarnings(capture=False)
-        logging.basicConfig(handlers=kept, force=True)
-    assert " WARNING py.warnings " in stream.getvalue()
 
 
 def test_each_lost_line_is_counted_in_the_metrics(tiny_bundle: Bundle) -> None:

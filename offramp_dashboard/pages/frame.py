@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nicegui import events, ui
+from nicegui import Client, events, ui
 
+from offramp.serving.access.keys import Right
 from offramp_dashboard.charts.palette import DARK, LIGHT
 from offramp_dashboard.pages.live import LivePage
 from offramp_dashboard.pages.network import NetworkPage
 from offramp_dashboard.pages.tradeoff import TradeoffPage
 from offramp_dashboard.pages.trial import TrialPage
 from offramp_dashboard.pages.view import ALL, Page, View
+from offramp_dashboard.people import People, Person
+from offramp_dashboard.sign_in import PATH
 from offramp_dashboard.watch import MetricsWatch, Watch
 
 _TABS: dict[str, Callable[[View], Page]] = {
@@ -23,6 +27,7 @@ _TABS: dict[str, Callable[[View], Page]] = {
     "Network": NetworkPage,
 }
 _EVERY_S = 1.0
+_LEAVING_S = 3.0
 _STATIC = Path(__file__).parent.parent / "static"
 # For each scheme: the next one, its own icon, and whether it is dark. None follows the system.
 _SCHEMES: dict[str, tuple[str, str, bool | None]] = {
@@ -35,10 +40,22 @@ _SCHEMES: dict[str, tuple[str, str, bool | None]] = {
 class Frame:
     """One open page."""
 
-    def __init__(self, watches: Sequence[Watch], clouds: Sequence[MetricsWatch], samples: Path) -> None:
+    def __init__(
+        self,
+        people: People,
+        person: Person,
+        watches: Sequence[Watch],
+        clouds: Sequence[MetricsWatch],
+        samples: Path,
+    ) -> None:
+        """Show `person` the nodes that they may watch."""
+        self._people = people
         ui.add_css((_STATIC / "dashboard.css").read_text())
         ui.add_head_html(f"<script>{(_STATIC / 'sketch.js').read_text()}</script>")
-        self._view = View(watches, clouds, samples, selected=ALL if len(watches) > 1 else watches[0].address)
+        watches = [watch for watch in watches if person.may(Right.WATCH, watch.address)]
+        self._view = View(
+            person, watches, clouds, samples, selected=ALL if len(watches) > 1 else watches[0].address
+        )
         self._dark = ui.dark_mode(None)
         self._scheme = "system"
         self._pages: dict[str, Page] = {}
@@ -50,15 +67,15 @@ class Frame:
             with ui.tab_panels(self._tabs, value="Live", animated=False, on_change=self._tab_changed).classes(
                 "panels"
             ):
-                for name, page in _TABS.items():
-                    with ui.tab_panel(name).classes("panel"):
-                        self._pages[name] = page(self._view)
+                self._panels = {name: ui.tab_panel(name).classes("panel") for name in _TABS}
         ui.on("scheme", self._scheme_changed)
         self.refresh()
-        ui.timer(_EVERY_S, self.refresh)
+        self._timer = ui.timer(_EVERY_S, self.refresh)
 
     async def connected(self) -> None:
-        """Once the browser is connected, ask which colours it shows."""
+        """Once the browser is connected, make the other tabs, and ask which colours it shows."""
+        for name in _TABS:
+            self._page(name)
         told = await ui.run_javascript("offrampScheme.watch()", timeout=10)
         if isinstance(told, dict):
             self._paint(dark=bool(told.get("dark")))
@@ -66,7 +83,10 @@ class Frame:
                 self._use(str(told["kept"]))
 
     def refresh(self) -> None:
-        """Show what is known now on the open tab."""
+        """Show what is known now on the open tab, as long as the person may see it."""
+        if self._people.is_over(self._view.person):
+            self._end()
+            return
         self._show_faults()
         name = str(self._tabs.value or "Live")
         several = len(self._view.watches) > 1 and self._view.selected == ALL
@@ -74,7 +94,24 @@ class Frame:
         self._note.text = (
             f"This tab shows one edge, the first: {self._view.one.name}. Choose another one above."
         )
-        self._pages[name].refresh()
+        self._page(name).refresh()
+
+    def _end(self) -> None:
+        self._timer.deactivate()
+        ui.navigate.to(PATH)
+        # A browser that does not follow gets nothing more either.
+        asyncio.get_running_loop().call_later(_LEAVING_S, _close, ui.context.client)
+
+    def _sign_out(self) -> None:
+        self._people.leave(self._view.person)
+        self._end()
+
+    def _page(self, name: str) -> Page:
+        # Made when it is first opened, or once the browser is connected: many a page is fetched by no browser.
+        if name not in self._pages:
+            with self._panels[name]:
+                self._pages[name] = _TABS[name](self._view)
+        return self._pages[name]
 
     def _header(self) -> None:
         with ui.header().classes("header"):
@@ -95,6 +132,9 @@ class Frame:
                 ).classes("selector")
             else:
                 ui.label(watches[0].name).classes("muted small address")
+            if self._view.person.name is not None:
+                ui.label(self._view.person.name).classes("muted small address")
+                ui.button("Sign out", on_click=self._sign_out).props("flat dense no-caps").classes("switch")
             self._switch = (
                 ui.button(icon="brightness_auto", on_click=self._switched)
                 .props('flat round dense aria-label="colours: follow the system"')
@@ -138,6 +178,11 @@ class Frame:
     def _paint(self, *, dark: bool) -> None:
         self._view.palette = DARK if dark else LIGHT
         self.refresh()
+
+
+def _close(client: Client) -> None:
+    if not client.is_deleted:
+        client.delete()
 
 
 def _fault_of(watch: MetricsWatch) -> str:

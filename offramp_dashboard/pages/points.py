@@ -51,6 +51,13 @@ class PointsTable:
             row.classes(add="chosen" if chosen else "", remove="" if chosen else "chosen")
             row.props(f"aria-pressed={'true' if chosen else 'false'}")
 
+    def enable(self, enabled: bool) -> None:
+        """Let rows be chosen, or not."""
+        for row in self._rows.values():
+            if row.props.get("disabled", False) == enabled:
+                row.props["disabled"] = not enabled
+                row.update()
+
     def by_hand(self, thetas: Sequence[float], **measured: str) -> None:
         """Fill the row of θ set by hand, with what was measured at the node; its accuracy is not known."""
         texts = {"name": "θ by hand, here", "θ": _listed(thetas), **measured}

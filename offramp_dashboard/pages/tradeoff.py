@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from nicegui import events, ui
 
 from offramp.bundle import Manifest, OperatingPoint
+from offramp.serving.access.keys import Right
 from offramp_dashboard.charts.tradeoff import Cost, cost_here, costs_known, frontier
 from offramp_dashboard.figures import exit_shares, payloads, share_on, uplink_bytes
 from offramp_dashboard.node_client import NodeError
@@ -61,6 +62,7 @@ class TradeoffPage:
                     )
                     self._chart = ui.echart({}, on_point_click=self._point_clicked).classes("chart tall")
                 with card("θ in force"):
+                    self._barred = ui.label().classes("muted")
                     self._state = ui.label().classes("strong").props("aria-live=polite")
                     self._expected = ui.label().classes("muted")
                     self._draw_sliders(manifest)
@@ -96,6 +98,12 @@ class TradeoffPage:
         if not current:
             self._show_by_hand(manifest, policy, gained)
         self._show_shares(manifest.exit_names, points.get(current or ""), gained)
+        barred = self._view.barred(Right.CHANGE)
+        self._barred.text = barred
+        self._barred.visible = bool(barred)
+        self._table.enable(not barred)
+        for slider in self._sliders:
+            slider.enabled = not barred
         if policy == self._shown:
             return
         self._shown = policy
@@ -147,14 +155,17 @@ class TradeoffPage:
         await self._choose(str(event.name))
 
     async def _choose(self, name: str) -> None:
-        await self._change(self._view.one.choose(name))
+        await self._change(lambda key: self._view.one.choose(name, key))
 
     async def _theta_moved(self, number: int, event: events.GenericEventArguments) -> None:
-        await self._change(self._view.one.set_theta(number, float(event.args)))
+        theta = float(event.args)
+        await self._change(lambda key: self._view.one.set_theta(number, theta, key))
 
-    async def _change(self, change: Awaitable[None]) -> None:
+    async def _change(self, change: Callable[[str | None], Awaitable[None]]) -> None:
         try:
-            await change
+            if barred := self._view.barred(Right.CHANGE):
+                raise NodeError(barred)
+            await change(self._view.person.key)
         except NodeError as error:
             self._view.tell(str(error))
         # Sliders go back to what is in force, even after a refusal.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from weakref import WeakMethod
 
 from nicegui import background_tasks, events, ui
 
 from offramp.bundle import Preprocessing
+from offramp.serving.access.keys import Right
 from offramp_dashboard.node_client import NodeError
 from offramp_dashboard.pages.answer import AnswerBox
 from offramp_dashboard.pages.view import View, card, data_url
@@ -38,8 +40,10 @@ class TrialPage:
         self._view = view
         self._last: tuple[Prediction, Policy] | None = None
         self._labels: tuple[str, ...] = ()
+        self._controls: list[ui.button | ui.upload] = []
         with ui.element("div").classes("split"):
             with ui.element("div").classes("stack"):
+                self._barred = ui.label().classes("box muted")
                 with card("Your own photo"):
                     self._draw_upload()
                 self._shipped = card("A shipped sample")
@@ -56,6 +60,7 @@ class TrialPage:
             with ui.element("div").classes("stack"):
                 self._answer = AnswerBox()
         self._shipped.visible = False
+        self._barred.visible = False
         self.refresh()
 
     def refresh(self) -> None:
@@ -63,8 +68,13 @@ class TrialPage:
         manifest = self._view.one.manifest
         self._drawing.visible = manifest is not None and _takes_drawings(manifest.preprocessing)
         labels = manifest.labels if manifest else ()
-        if labels != self._labels:
+        barred = self._view.barred(Right.ASK)
+        for control in self._controls:
+            control.enabled = not barred
+        if labels != self._labels or barred != self._barred.text:
             self._labels = labels
+            self._barred.text = barred
+            self._barred.visible = bool(barred)
             background_tasks.create(self._fill_strip(), name="samples")
         if self._last:
             self._answer.paint(*self._last, self._view.palette)
@@ -72,7 +82,9 @@ class TrialPage:
     def _draw_pad(self) -> None:
         ui.html(_SKETCH, sanitize=False)
         with ui.column():
-            ui.button("Classify", on_click=self._sketched).props("unelevated no-caps text-color=surface")
+            classify = ui.button("Classify", on_click=self._sketched)
+            classify.props("unelevated no-caps text-color=surface")
+            self._controls.append(classify)
             ui.button("Clear", on_click=lambda: ui.run_javascript("offrampSketch.clear()")).props(
                 "flat no-caps"
             )
@@ -81,12 +93,19 @@ class TrialPage:
             ).props("id=sketch-note")
 
     def _draw_upload(self) -> None:
+        # FastAPI remembers the routes of the last thousands of uploads, and with them what they lead to.
+        uploaded = WeakMethod(self._uploaded)
         upload = (
-            ui.upload(auto_upload=True, max_file_size=_MAX_BYTES, on_upload=self._uploaded)
+            ui.upload(
+                auto_upload=True,
+                max_file_size=_MAX_BYTES,
+                on_upload=lambda event: (here := uploaded()) and here(event),
+            )
             # Not every browser knows that a HEIC file is an image.
             .props('flat bordered accept="image/*,.heic,.heif"')
             .classes("upload")
         )
+        self._controls.append(upload)
         upload.on("rejected", self._rejected, js_handler=_REJECTED)
         # Quasar's own button contains the file field, which screen readers cannot make sense of. Here the field is in
         # a label, and a separate button is for the keyboard.
@@ -94,9 +113,9 @@ class TrialPage:
             with ui.element("label").classes("drop-label"):
                 ui.label("Drop a photo here")
                 ui.element("q-uploader-add-trigger")
-            ui.button("Choose a photo").props("flat dense no-caps").on(
-                "click", js_handler=f"() => runMethod({upload.id}, 'pickFiles', [])"
-            )
+            choose = ui.button("Choose a photo").props("flat dense no-caps")
+            choose.on("click", js_handler=f"() => runMethod({upload.id}, 'pickFiles', [])")
+            self._controls.append(choose)
 
     async def _fill_strip(self) -> None:
         # Photos may be large, so their thumbnails are made beside the event loop.
@@ -115,6 +134,7 @@ class TrialPage:
         button = ui.element("button").classes("sample").on("click", lambda: self._ask_sample(sample))
         # Set one by one: a label comes from a node and could end a quoted attribute.
         button.props["type"] = "button"
+        button.props["disabled"] = bool(self._barred.text)
         button.props["title"] = sample.label
         button.props["aria-label"] = f"Classify this {sample.label}"
         with button:
@@ -158,8 +178,11 @@ class TrialPage:
             self._view.tell(f"{told} is not a photo. Choose a JPEG, PNG, WebP or HEIC file.")
 
     async def _ask(self, image: bytes, truth: str | None = None) -> None:
+        if barred := self._view.barred(Right.ASK):
+            self._view.tell(barred)
+            return
         try:
-            prediction, policy = await self._view.one.ask(image)
+            prediction, policy = await self._view.one.ask(image, self._view.person.key)
         except NodeError as error:
             self._last = None
             self._answer.refused(str(error))

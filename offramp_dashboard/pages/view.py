@@ -10,7 +10,9 @@ from typing import Protocol
 
 from nicegui import ui
 
+from offramp.serving.access.keys import Right
 from offramp_dashboard.charts.palette import DARK, LIGHT, Options, Palette
+from offramp_dashboard.people import Person
 from offramp_dashboard.watch import MetricsWatch, Watch
 
 ALL = ""
@@ -27,6 +29,7 @@ class Page(Protocol):
 class View:
     """The state of one open page."""
 
+    person: Person
     watches: Sequence[Watch]
     clouds: Sequence[MetricsWatch]
     samples: Path
@@ -48,6 +51,10 @@ class View:
     def one(self) -> Watch:
         """The node to ask; the first one if all are chosen."""
         return self.chosen[0]
+
+    def barred(self, right: Right) -> str:
+        """Why the person at the page may not do this at the node to ask; empty if they may."""
+        return self.person.why_not(right, self.one.address) or ""
 
     def tell(self, text: str) -> None:
         """Tell the person at the page that something did not work."""

@@ -101,17 +101,20 @@ class AccessSettings(DoorSettings):
 
 def warn_if_open(settings: AccessSettings, host: str) -> None:
     """Say in the log what anybody who reaches this address can do, and which setting would stop them."""
-    if _is_local(host):
-        return
-    if settings.tls_cert is None:
-        detail = "what is sent can be read and changed on its way; a certificate encrypts it"
-        _log.warning(
-            line("not_encrypted", host=host, setting=variable_of(type(settings), "tls_cert"), detail=detail)
-        )
-    if not (settings.keys or settings.token_keys or settings.tls_client_ca):
+    warn_if_not_encrypted(settings, host)
+    if not _is_local(host) and not (settings.keys or settings.token_keys or settings.tls_client_ca):
         detail = "whoever reaches this address may ask, watch and change; a file of keys says who may"
         _log.warning(
             line("open_to_everybody", host=host, setting=variable_of(type(settings), "keys"), detail=detail)
+        )
+
+
+def warn_if_not_encrypted(settings: DoorSettings, host: str) -> None:
+    """Say in the log that what is sent to this address can be read on its way, and which setting encrypts it."""
+    if settings.tls_cert is None and not _is_local(host):
+        detail = "what is sent can be read and changed on its way; a certificate encrypts it"
+        _log.warning(
+            line("not_encrypted", host=host, setting=variable_of(type(settings), "tls_cert"), detail=detail)
         )
 
 
