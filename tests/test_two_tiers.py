@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -216,3 +217,14 @@ async def test_a_client_that_leaves_early_disturbs_nobody(tiny_bundle: Bundle, t
                     "/v1/predict", content=png(tiny_pixels[0]), timeout=httpx.Timeout(5, read=1e-9)
                 )
         assert await predict(client, png(tiny_pixels[0]))
+
+
+async def test_an_edge_without_traffic_notices_that_its_upstream_has_gone(tiny_bundle: Bundle) -> None:
+    async with AsyncExitStack() as cloud:
+        address = await cloud.enter_async_context(running_cloud(tiny_bundle))
+        async with running_edge(tiny_bundle, upstream=address) as edge:
+            assert (await edge.get("/readyz")).json()["upstream"]["up"] is True
+            await cloud.aclose()
+            async with asyncio.timeout(10):
+                while (await edge.get("/readyz")).json()["upstream"]["up"]:
+                    await asyncio.sleep(0.05)

@@ -116,7 +116,7 @@ class UpstreamSettings(Record):
     probe_interval_max_s: float = Field(default=4.0, gt=0)
     probe_timeout_s: float = Field(default=2.0, gt=0)
     refresh_s: float = Field(
-        default=10.0, gt=0, description="how often an upstream with a tier behind it is asked how that is"
+        default=5.0, gt=0, description="how often an upstream with a tier behind it is asked how that is"
     )
 
 
@@ -159,6 +159,11 @@ class TierClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close(None)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the channel reaches no address of the upstream; it notices without any call."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     def _open(self) -> None:
         self._shown = self._certificates.current if self._certificates else None

@@ -26,6 +26,8 @@ _log = logging.getLogger("offramp.serving.offload")
 
 # The limit of nodes of a version that does not tell it yet.
 _UNTOLD_MAX_PIXELS = 25_000_000
+_LOOK_EVERY_S = 1.0  # at the state of the channel, which costs nothing
+
 _NOT_HEARD_YET = Accepts(besides_features=frozenset(), max_pixels=0, max_samples=MOST_SAMPLES)
 _BYTES_OF_CALL = 4096  # bundle id, thetas
 
@@ -116,12 +118,22 @@ class UpstreamHealth:
                     await task
 
     async def _refresh(self) -> None:
-        """Ask now and then how the tier behind the upstream is, if there is one; answers tell sooner."""
+        """See without traffic, too, that the upstream is lost, and ask now and then how the tier behind it is."""
+        asked_at = time.monotonic()
         while True:
-            await asyncio.sleep(self._settings.refresh_s)
-            if self._behind and not self._breaker.cause:
-                with suppress(OfframpError):
-                    self._hear(await self._client.describe())
+            await asyncio.sleep(min(_LOOK_EVERY_S, self._settings.refresh_s))
+            is_cut_off = self._client.is_cut_off
+            is_due = self._behind and time.monotonic() >= asked_at + self._settings.refresh_s
+            if self._breaker.cause or not (is_due or is_cut_off):
+                continue
+            asked_at = time.monotonic()
+            try:
+                self._hear(await self._client.describe())
+            except OffloadError as error:
+                if is_cut_off:
+                    self._open(error)
+            except OfframpError:
+                pass  # calls will say so, too
 
     @property
     def state(self) -> UpstreamState:
