@@ -9,8 +9,11 @@ EXTRAS := edge cloud dashboard evaluate train report otel openvino torch heif tr
 PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build --no-config \
 	--excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
 
+# The images of others in docker-compose.yml, under the names of its variables.
+IMAGES = $(shell sed -n 's/.*$${\([A-Z]*_IMAGE\):-\([^}]*\)}.*/\1=\2/p' docker-compose.yml | sort -u)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports docs protos format wheel lock clean
+.PHONY: help demo test check lint types imports docs protos format wheel sbom digests lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -48,6 +51,15 @@ format: $(VENV)/everything ## format the code and sort its imports
 
 wheel: ## build the package into dist/
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+sbom: $(VENV)/everything ## list what is in each image and in the wheel, with licences, in dist/sbom-*.json
+	$(BIN)/python deploy/sbom.py dist
+
+digests: ## pin the images of others by digest, in .env, where docker-compose finds it; needs a registry
+	@set -e; for pair in $(IMAGES); do \
+		docker pull --quiet "$${pair#*=}" >/dev/null; \
+		echo "$${pair%%=*}=$$(docker image inspect --format '{{index .RepoDigests 0}}' "$${pair#*=}")"; \
+	done >.env.new; mv .env.new .env; cat .env
 
 lock: $(VENV)/everything ## pin every dependency in requirements/; newer versions with UPGRADE=--upgrade
 	$(PIN) pyproject.toml $(EXTRAS:%=--extra %) --group dev -o $(LOCKED)/dev.txt

@@ -1,4 +1,4 @@
-"""`python3 /probe.py edge`, or `cloud`: whether the node in this container answers. It runs often, so it is light."""
+"""`python3 /probe.py edge`, `cloud` or `dashboard`: whether this container answers. It runs often, so it is light."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TIMEOUT_S = 2
 
 def edge() -> None:
     """Ask whether an edge node is ready."""
-    port, certificate = os.environ["EDGE_PORT"], os.environ.get("EDGE_TLS_CERT")
-    trusted = ssl._create_unverified_context()  # noqa: SLF001 - it asks its own container
-    if certificate and os.environ.get("EDGE_TLS_CLIENT_CA"):
-        trusted.load_cert_chain(certificate, os.environ["EDGE_TLS_KEY"])
-    url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}/readyz"
-    urllib.request.urlopen(url, timeout=_TIMEOUT_S, context=trusted)
+    _ask("EDGE", "/readyz")
+
+
+def dashboard() -> None:
+    """Ask whether the dashboard lives."""
+    _ask("DASHBOARD", "/healthz")
 
 
 def cloud() -> None:
@@ -39,5 +39,14 @@ def cloud() -> None:
         sys.exit("not serving")
 
 
+def _ask(prefix: str, path: str) -> None:
+    port, certificate = os.environ[f"{prefix}_PORT"], os.environ.get(f"{prefix}_TLS_CERT")
+    trusted = ssl._create_unverified_context()  # noqa: SLF001 - it asks its own container
+    if certificate and os.environ.get(f"{prefix}_TLS_CLIENT_CA"):
+        trusted.load_cert_chain(certificate, os.environ[f"{prefix}_TLS_KEY"])
+    url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}{path}"
+    urllib.request.urlopen(url, timeout=_TIMEOUT_S, context=trusted)
+
+
 if __name__ == "__main__":
-    {"edge": edge, "cloud": cloud}[sys.argv[1]]()
+    {"edge": edge, "cloud": cloud, "dashboard": dashboard}[sys.argv[1]]()

@@ -5,7 +5,7 @@ set -eu
 umask 077
 cd /authority
 
-offramp certs . --node edge-1 --node edge-2 --node cloud --node dashboard
+offramp certs . --node edge-1 --node edge-2 --node cloud --node dashboard --node grafana
 
 api_key() { # NAME RIGHT…
   name=$1
@@ -30,9 +30,9 @@ for edge in edge-1 edge-2; do
   give "$edge" ca.pem=ca.pem "$edge.pem=node.pem" "$edge.key=node.key" keys.json=keys.json
 done
 give cloud ca.pem=ca.pem cloud.pem=node.pem cloud.key=node.key keys.json=keys.json
-give dashboard ca.pem=ca.pem dashboard.api=dashboard.api
+give dashboard ca.pem=ca.pem dashboard.pem=node.pem dashboard.key=node.key dashboard.api=dashboard.api
 give load ca.pem=ca.pem load.api=load.api
 # These two run as users of their own.
 give prometheus ca.pem=ca.pem prometheus.api=prometheus.api
-give grafana grafana.password=password
+give grafana grafana.pem=node.pem grafana.key=node.key grafana.password=password
 chmod 644 /for/prometheus/* /for/grafana/*

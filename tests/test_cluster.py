@@ -1,7 +1,7 @@
 """The cluster of docker-compose.yml, built and run by a real engine, and broken.
 
-It takes minutes and the ports 8001, 8002 and 9090, so it runs only when asked for: OFFRAMP_CLUSTER=1. Grafana is left
-out: its dashboards are put to the cluster's own Prometheus, query by query.
+It takes minutes and the ports 8001, 8002, 8080 and 9090, so it runs only when asked for: OFFRAMP_CLUSTER=1. Grafana is
+left out: its dashboards are put to the cluster's own Prometheus, query by query.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.conftest import ROOT, SAMPLES
 
 _PROJECT = "offramp-check"
 _EDGES = ("https://127.0.0.1:8001", "https://127.0.0.1:8002")
+_DASHBOARD = "https://127.0.0.1:8080"
 _PROMETHEUS = "http://127.0.0.1:9090"
 _SERVICES = ("edge-1", "edge-2", "cloud", "dashboard", "prometheus")
 
@@ -187,6 +188,15 @@ def test_prometheus_watches_every_node_with_a_key_that_may_do_nothing_else(clust
         assert watching.post(f"{_EDGES[0]}/v1/predict", content=b"x").status_code == 403
         change = {"operating_point": "default"}
         assert watching.put(f"{_EDGES[0]}/v1/policy", json=change).status_code == 403
+
+
+def test_the_dashboard_lets_in_who_has_a_key_that_may_watch(cluster: None) -> None:
+    with client(None) as stranger:
+        assert stranger.get(f"{_DASHBOARD}/").headers["location"] == "/sign-in"
+        for name, status in (("load", 401), ("you", 303)):
+            tried = stranger.post(f"{_DASHBOARD}/sign-in", data={"key": secret(f"{name}.api")})
+            assert tried.status_code == status
+        assert stranger.get(f"{_DASHBOARD}/").status_code == 200
 
 
 def test_no_secret_is_in_any_log(cluster: None) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 
 from offramp.bundle import Bundle
 from offramp.logs import UnwaitedHandler, lost_lines
+from offramp.serving.access.authority import Authority, write
 from offramp.serving.metrics import NodeMetrics
 from tests.conftest import ROOT, SAMPLES
 from tests.nodes import first_photo
@@ -36,11 +38,13 @@ def logging_to(handler: UnwaitedHandler) -> Iterator[logging.Logger]:
 
 
 @contextmanager
-def edge_with_unread_log(*more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """An edge node whose log is read up to `event=ready`, and its address."""
+def node_with_unread_log(
+    *more: str, module: str = "edge_node"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A node whose log is read up to `event=ready`, and its address."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
-    command = [sys.executable, "-m", "edge_node", "models/b-lenet-fashion", "--port", "0", *more]
+    command = [sys.executable, "-m", module, "models/b-lenet-fashion", "--port", "0", *more]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stderr=writing, stdout=subprocess.PIPE, text=True
     ) as edge:
@@ -49,7 +53,7 @@ def edge_with_unread_log(*more: str) -> Iterator[tuple[subprocess.Popen[str], st
         try:
             for line in edge.stderr:
                 if found := re.search(r"event=ready .*\baddress=(\S+)", line):
-                    yield edge, f"http://{found[1]}"
+                    yield edge, found[1]
                     break
         finally:
             edge.kill()
@@ -57,13 +61,13 @@ def edge_with_unread_log(*more: str) -> Iterator[tuple[subprocess.Popen[str], st
 
 def ask(address: str, times: int) -> None:
     photo = first_photo(SAMPLES, "bag")
-    with httpx.Client(base_url=address, timeout=5, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://{address}", timeout=5, trust_env=False) as client:
         for _ in range(times):
             assert client.post("/v1/predict", content=photo).status_code == 200
 
 
 def test_a_node_answers_while_nobody_reads_its_log() -> None:
-    with edge_with_unread_log() as (edge, address):
+    with node_with_unread_log() as (edge, address):
         ask(address, 100)
         edge.terminate()
         assert edge.stderr is not None
@@ -73,11 +77,11 @@ def test_a_node_answers_while_nobody_reads_its_log() -> None:
 
 
 def test_a_node_outlives_who_read_its_log() -> None:
-    with edge_with_unread_log() as (edge, address):
+    with node_with_unread_log() as (edge, address):
         assert edge.stderr is not None
         edge.stderr.close()
         ask(address, 20)
-        counted = httpx.get(f"{address}/metrics", trust_env=False).text
+        counted = httpx.get(f"http://{address}/metrics", trust_env=False).text
         lost = re.search(r"^offramp_log_lines_lost_total (\S+)", counted, re.MULTILINE)
         assert lost and float(lost[1]) >= 10
         edge.terminate()
@@ -85,10 +89,26 @@ def test_a_node_outlives_who_read_its_log() -> None:
 
 
 def test_a_node_ends_in_time_although_nobody_reads_its_last_lines() -> None:
-    with edge_with_unread_log() as (edge, address):
+    with node_with_unread_log() as (edge, address):
         ask(address, 100)
         edge.terminate()
         assert edge.wait(5) == 0
+
+
+def test_handshakes_that_fail_do_not_stop_a_cloud_node_whose_log_nobody_reads(tmp_path: Path) -> None:
+    authority = Authority.made(1)
+    certificate, key = authority.issue("cloud", ("127.0.0.1",), days=1)
+    write(tmp_path / "cloud.pem", certificate)
+    write(tmp_path / "cloud.key", key, secret=True)
+    files = ["--tls-cert", str(tmp_path / "cloud.pem"), "--tls-key", str(tmp_path / "cloud.key")]
+    with node_with_unread_log(*files, module="cloud_node") as (cloud, address):
+        host, _, port = address.rpartition(":")
+        for _ in range(60):
+            with socket.create_connection((host, int(port)), timeout=5) as plain:
+                plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                plain.recv(100)
+        cloud.terminate()
+        assert cloud.wait(10) == 0
 
 
 def test_lost_lines_are_counted_and_told_where_they_are_missing() -> None:
