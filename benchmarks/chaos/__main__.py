@@ -36,18 +36,8 @@ class Chaos(Command):
     def execute(self) -> None:
         """Run the scenarios one after the other, show each as it ends, then the page."""
         console = Console()
-        found = []
-        chosen = _chosen(self.only)
-        with progress("scenarios", len(chosen)) as advance:
-            for scenario in chosen:
-                begun = time.monotonic()
-                outcome = asyncio.run(_tried(scenario, short=self.short))
-                found.append(Found(scenario, outcome, time.monotonic() - begun))
-                for check in outcome.failed:
-                    console.print(
-                        f"{scenario.name}: {check.what}: {check.found}", markup=False, highlight=False
-                    )
-                advance(1)
+        # One event loop for all of them: gRPC takes no second one.
+        found = asyncio.run(_all(_chosen(self.only), console, short=self.short))
         text = page_of(found, short=self.short)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         if self.page:
@@ -61,6 +51,19 @@ def _chosen(only: str | None) -> Sequence[Scenario]:
     if not chosen:
         raise ConfigError(f"--only is '{only}'; choose from {', '.join(each.name for each in SCENARIOS)}")
     return chosen
+
+
+async def _all(chosen: Sequence[Scenario], console: Console, *, short: bool) -> list[Found]:
+    found = []
+    with progress("scenarios", len(chosen)) as advance:
+        for scenario in chosen:
+            begun = time.monotonic()
+            outcome = await _tried(scenario, short=short)
+            found.append(Found(scenario, outcome, time.monotonic() - begun))
+            for check in outcome.failed:
+                console.print(f"{scenario.name}: {check.what}: {check.found}", markup=False, highlight=False)
+            advance(1)
+    return found
 
 
 async def _tried(scenario: Scenario, *, short: bool) -> Outcome:

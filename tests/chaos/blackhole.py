@@ -1,8 +1,7 @@
-"""A TCP proxy that can lose everything for a while, as a link does that drops packets: nothing is closed.
+"""A TCP proxy that can hold everything for a while, and closes nothing.
 
-After an outage TCP itself goes on late: each side waits for its retransmission timer, which doubles with each loss. So
-a connection that was open while packets were lost stays silent for as long again as the outage took. New ones work at
-once.
+Unlike a link that drops packets (`packets.py`), it confirms what it takes, so only those who talk through it notice.
+A connection stays silent for as long again as it was held up, as one does after lost packets. New ones work at once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class BlackHole:
         self._target = host, int(port)
         self._lost_since: float | None = None
         self._silent_until: dict[int, float] = {}
-        self._open: set[int] = set()
+        self._open: dict[int, float] = {}  # since when, by number
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self.address = ""
@@ -44,10 +43,11 @@ class BlackHole:
         self._lost_since = time.monotonic()
 
     def heal(self) -> None:
-        """New connections get through again; old ones after as long as the outage took."""
+        """New connections get through again; old ones after as long as they were held up."""
         assert self._lost_since is not None
         now = time.monotonic()
-        self._silent_until |= dict.fromkeys(self._open, now + (now - self._lost_since))
+        begun = self._lost_since
+        self._silent_until |= {each: now + (now - max(begun, since)) for each, since in self._open.items()}
         self._lost_since = None
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,12 +56,12 @@ class BlackHole:
         self._tasks.add(task)
         self._number += 1
         number = self._number
-        self._open.add(number)
+        self._open[number] = time.monotonic()
         try:
             with suppress(OSError, asyncio.CancelledError):
                 await self._carry(number, reader, writer)
         finally:
-            self._open.discard(number)
+            del self._open[number]
             self._tasks.discard(task)
             writer.close()
 

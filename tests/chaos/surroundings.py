@@ -134,20 +134,20 @@ async def ipv6(stage: Stage) -> Outcome:
             started = stage.run(module, str(BUNDLE), "--host", host, "--port", "0")
             await started.settled()
             log = started.log.strip()
-            good = started.is_ready and await asyncio.to_thread(_listens_on_v6, module, started)
+            good = started.is_ready and await _listens_on_v6(module, started)
             checks.append(Check(f"{module} --host {host}", good, log.splitlines()[-1][-100:] if log else ""))
             await asyncio.to_thread(started.end)
     return Outcome(checks)
 
 
-def _listens_on_v6(module: str, node: Node) -> bool:
+async def _listens_on_v6(module: str, node: Node) -> bool:
     port = int(node.address.rpartition(":")[2])
     if module == "edge_node":
-        return _answers(f"http://[::1]:{port}/healthz")
+        return await asyncio.to_thread(_answers, f"http://[::1]:{port}/healthz")
     from offramp.wire.v1 import wire_pb2 as pb
     from tests.chaos.calls import raw
 
-    status, _ = asyncio.run(raw(f"[::1]:{port}", "Describe", pb.DescribeRequest().SerializeToString()))
+    status, _ = await raw(f"[::1]:{port}", "Describe", pb.DescribeRequest().SerializeToString())
     return status.name == "OK"
 
 
