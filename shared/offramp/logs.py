@@ -119,9 +119,9 @@ class UnwaitedHandler(logging.Handler):
                 self._lines.append(text)
                 self._held += len(text)
                 self._none.clear()
-        if not fits:
-            lost_lines.add(1)
-        elif not self._some.is_set():
+            else:
+                lost_lines.add(1)  # before the writer looks, so that it tells where they are missing
+        if fits and not self._some.is_set():
             self._some.set()
         if record.levelno >= logging.ERROR:
             self._hurry.set()
