@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Bundle
+from offramp.cli.processes import node_process
 from tests.commands import offramp
+from tests.conftest import FASHION_BUNDLE
 from tests.nodes import png, predict, running_edge
 from tests.raw_http import answered, connected, request
 
@@ -69,3 +72,19 @@ async def test_work_ends_when_an_encrypted_client_leaves(
         writer.close()
         await asyncio.sleep(0.1)
         assert "offramp_pending 0.0" in (await client.get("/metrics")).text
+
+
+def test_every_handshake_of_many_comes_to_its_end(tmp_path: Path) -> None:
+    offramp("certs", str(tmp_path), "--node", "edge")
+    files = ["--tls-cert", str(tmp_path / "edge.pem"), "--tls-key", str(tmp_path / "edge.key")]
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    arguments = [str(FASHION_BUNDLE), "--port", "0", "--blocks", "1-2", *files]
+    with node_process("edge_node", arguments, name="edge") as edge:
+        host, _, port = edge.address.rpartition(":")
+        for _ in range(60):
+            with (
+                socket.create_connection((host, int(port)), timeout=5) as plain,
+                trusted.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
+            ):
+                encrypted.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert encrypted.recv(12) == b"HTTP/1.1 200"

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ import httpx
 import pytest
 
 from offramp.bundle import Bundle
+from offramp.cli.processes import node_process
 from offramp.logs import UnwaitedHandler, lost_lines
 from offramp.serving.access.authority import Authority, write
 from offramp.serving.metrics import NodeMetrics
-from tests.conftest import ROOT, SAMPLES
+from tests.commands import offramp
+from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
 from tests.nodes import first_photo
 
 SMALLEST_PIPE = 4096
@@ -208,3 +211,26 @@ def test_logging_a_line_does_not_wait_for_its_reader() -> None:
         for _ in range(5000):
             log.info("x" * 200)
         assert time.monotonic() - began < 2
+
+
+def test_a_cloud_node_logs_a_handshake_that_fails_and_why(tmp_path: Path) -> None:
+    offramp("certs", str(tmp_path), "--node", "cloud")
+    files = ["--tls-cert", str(tmp_path / "cloud.pem"), "--tls-key", str(tmp_path / "cloud.key")]
+    said: list[str] = []
+    refused = threading.Event()
+
+    def hear(text: str) -> None:
+        said.append(text)
+        if "tls_refused" in text:
+            refused.set()
+
+    arguments = [str(FASHION_BUNDLE), "--port", "0", *files]
+    with node_process("cloud_node", arguments, name="cloud", show=hear) as cloud:
+        host, _, port = cloud.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            plain.recv(100)
+        assert refused.wait(10)
+    lines = [text for text in said if "tls_refused" in text]
+    assert len(lines) == 1 and "HTTP_REQUEST" in lines[0]
+    assert not [text for text in said if "not suitable" in text]

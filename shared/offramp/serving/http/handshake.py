@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, cast
 
 from offramp.serving.http.connection import Connection
@@ -28,7 +29,17 @@ class Handshake(asyncio.Protocol):
         """Begin the handshake, if there is room for one more connection."""
         transport = cast("asyncio.Transport", transport)
         if self._connection.admitted(transport):
-            self._shaking = self._loop.create_task(self._shake_hands(transport))
+            # It has to take over before anything is read: otherwise it would miss how the client begins.
+            encrypted = _Started(
+                self._loop.start_tls(
+                    transport,
+                    self,
+                    self._encryption,
+                    server_side=True,
+                    ssl_handshake_timeout=self._connection.door.limits.head_s,
+                )
+            )
+            self._shaking = self._loop.create_task(self._shake_hands(transport, encrypted))
         else:
             transport.abort()
 
@@ -40,16 +51,12 @@ class Handshake(asyncio.Protocol):
         """The client has gone before it was encrypted."""
         self._connection.door.remove(self._connection)
 
-    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+    async def _shake_hands(
+        self, transport: asyncio.Transport, handshake: Awaitable[asyncio.Transport | None]
+    ) -> None:
         connection = self._connection
         try:
-            encrypted = await self._loop.start_tls(
-                transport,
-                self,
-                self._encryption,
-                server_side=True,
-                ssl_handshake_timeout=connection.door.limits.head_s,
-            )
+            encrypted = await handshake
         except OSError:  # what is wrong with its certificate is logged where it is looked at
             encrypted = None
         if encrypted is None or encrypted.is_closing():
@@ -60,3 +67,25 @@ class Handshake(asyncio.Protocol):
         connection.connection_made(encrypted)
         for data in self._early:
             connection.data_received(data)
+
+
+class _Started:
+    """A coroutine that has run as far as it could without waiting; the rest of it runs when it is awaited."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, asyncio.Transport | None]) -> None:
+        self._coroutine = coroutine
+        self._awaited = coroutine.send(None)
+
+    def __await__(self) -> Generator[Any, Any, asyncio.Transport | None]:
+        awaited = self._awaited
+        try:
+            while True:
+                try:
+                    given = yield awaited
+                except BaseException as error:  # noqa: BLE001 - it belongs to the coroutine
+                    awaited = self._coroutine.throw(error)
+                else:
+                    awaited = self._coroutine.send(given)
+        except StopIteration as done:
+            found: asyncio.Transport | None = done.value
+            return found
