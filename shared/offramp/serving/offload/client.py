@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 from pydantic import Field
 
 from offramp.errors import OffloadError, OffloadReason
@@ -19,7 +20,6 @@ from offramp.serving.access.tls import channel_credentials
 from offramp.serving.tracing import TRACEPARENT
 from offramp.wire.messages import KEEPALIVE_S, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE_NAME, told
 from offramp.wire.v1 import wire_pb2 as pb
-from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 
 _REASONS = {
     grpc.StatusCode.UNAVAILABLE: OffloadReason.UNREACHABLE,
@@ -72,6 +72,8 @@ _CHANNEL_OPTIONS = [
     # A replica with a new address is found within a second, not after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
+# Parsed here: gRPC would write a traceback into the log for bytes that are no message.
+_REPLIES: dict[str, Any] = {"Infer": pb.InferResponse, "Describe": pb.DescribeResponse}
 _GRACE_S = 5.0  # for calls under way when certificates change
 
 
@@ -118,6 +120,11 @@ class UpstreamSettings(Record):
     refresh_s: float = Field(
         default=5.0, gt=0, description="how often an upstream with a tier behind it is asked how that is"
     )
+
+
+def _to_bytes(request: Any) -> bytes:
+    data: bytes = request.SerializeToString()
+    return data
 
 
 def _opened(
@@ -168,7 +175,9 @@ class TierClient:
     def _open(self) -> None:
         self._shown = self._certificates.current if self._certificates else None
         self._channel = _opened(self.settings, self._shown, self._max_answer_bytes)
-        self._stub: Any = TierServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
+        self._methods = {
+            name: self._channel.unary_unary(f"/{SERVICE_NAME}/{name}", _to_bytes, None) for name in _REPLIES
+        }
 
     def _follow(self) -> None:
         """Use new certificates from the next call on; calls under way end on the old channel."""
@@ -208,18 +217,17 @@ class TierClient:
         if self._api_key:
             metadata.append(("authorization", f"Bearer {self._api_key.current.decode('latin-1').strip()}"))
         try:
-            response = await getattr(self._stub, method)(
-                request, timeout=timeout_s, metadata=metadata or None
-            )
+            data = await self._methods[method](request, timeout=timeout_s, metadata=metadata or None)
         except grpc.aio.AioRpcError as error:
             raise self._translated(error, timeout_s) from error
-        # grpc.aio returns None for bytes it cannot decode.
-        if response is None:
+        try:
+            return _REPLIES[method].FromString(data)
+        except DecodeError as error:
             raise OffloadError(
-                f"{self.settings.target} answered with bytes that are not a message; it is not an Offramp node",
+                f"{self.settings.target} answered with {len(data)} bytes that are not a message; "
+                "it is not an Offramp node",
                 OffloadReason.REFUSED,
-            )
-        return response
+            ) from error
 
     def _translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> OffloadError:
         code = error.code()
