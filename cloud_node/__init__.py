@@ -3,4 +3,5 @@
 import os
 
 # Only gRPC knows of handshakes that fail, and says so at this level; the node takes what it writes into its log.
-os.environ.setdefault("GRPC_VERBOSITY", "INFO")
+if os.environ.get("GRPC_VERBOSITY", "NONE") == "NONE":  # which a process that serves otherwise hands on
+    os.environ["GRPC_VERBOSITY"] = "INFO"
