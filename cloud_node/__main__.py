@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 
 import uvloop
@@ -14,7 +15,6 @@ from offramp.logs import line, start_logging
 from offramp.serving.access.settings import warn_if_open
 from offramp.serving.listening import in_address
 from offramp.serving.native_output import log_native_output
-from offramp.serving.running import block_range, running_node
 
 
 class Cloud(CloudSettings):
@@ -28,6 +28,8 @@ class Cloud(CloudSettings):
 
     def execute(self) -> None:
         """Serve until SIGTERM or SIGINT."""
+        # Only gRPC knows of handshakes that fail, and says so at this level, which it reads when it is imported.
+        os.environ["GRPC_VERBOSITY"] = "INFO"
         log_native_output()
         start_logging(self.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -36,6 +38,7 @@ class Cloud(CloudSettings):
 
 async def _serve(settings: CloudSettings) -> None:
     from cloud_node.server import CloudServer, until_told_to_stop
+    from offramp.serving.running import block_range, running_node
 
     bundle = settings.load_bundle()
     manifest = bundle.manifest
