@@ -28,19 +28,21 @@ class Cloud(CloudSettings):
 
     def execute(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        # Only gRPC knows of handshakes that fail, and says so at this level, which it reads when it is imported.
-        os.environ["GRPC_VERBOSITY"] = "INFO"
-        log_native_output()
         start_logging(self.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(self))
 
 
 async def _serve(settings: CloudSettings) -> None:
+    bundle = settings.load_bundle()
+    # Only gRPC knows of handshakes that fail, and says so at this level, which it reads when it is imported.
+    os.environ["GRPC_VERBOSITY"] = "INFO"
+    log_native_output()
+    start_logging(settings.log_level)
+
     from cloud_node.server import CloudServer, until_told_to_stop
     from offramp.serving.running import block_range, running_node
 
-    bundle = settings.load_bundle()
     manifest = bundle.manifest
     # By default all blocks, so that edges can split anywhere, and can send images that are smaller than their features.
     blocks = block_range(settings, manifest, default=(1, len(manifest.blocks)))
