@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 
@@ -81,20 +80,30 @@ def test_every_module_can_be_imported_first() -> None:
     assert not failures, "\n".join(failures)
 
 
+_LIST_AT_EXIT = """
+import atexit, runpy, sys
+atexit.register(lambda: print(*sorted(sys.modules), sep="\\n"))
+package, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(package, run_name="__main__", alter_sys=True)
+"""
+
+
 def loaded_by(package: str) -> set[str]:
-    """The modules that a node has loaded when it is ready, as Python itself lists them."""
-    command = [sys.executable, "-X", "importtime", "-m", package, str(FASHION_BUNDLE), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    """The modules that a node has loaded when it ends."""
+    command = [sys.executable, "-c", _LIST_AT_EXIT, package, str(FASHION_BUNDLE), "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None and process.stdout is not None
         said = []
         for line in process.stderr:
             said.append(line)
             if "event=ready" in line:
                 break
         process.terminate()
-        said += process.stderr.readlines()
+        loaded = process.stdout.read().split()
     assert "event=ready" in "".join(said), "".join(said[-20:])
-    return {found[1] for line in said if (found := re.match(r"import time:.*\| +(\S+)$", line))}
+    return set(loaded)
 
 
 @pytest.mark.parametrize(("package", "others"), [("cloud_node", "edge_node"), ("edge_node", "cloud_node")])
