@@ -80,28 +80,31 @@ def test_every_module_can_be_imported_first() -> None:
     assert not failures, "\n".join(failures)
 
 
-_LIST_AT_EXIT = """
-import atexit, runpy, sys
-atexit.register(lambda: print(*sorted(sys.modules), sep="\\n"))
+_LISTS_WHEN_ASKED = """
+import runpy, sys, threading
+def tell():
+    sys.stdin.read()
+    print(*sorted(sys.modules), flush=True)
+threading.Thread(target=tell, daemon=True).start()
 package, *sys.argv[1:] = sys.argv[1:]
 runpy.run_module(package, run_name="__main__", alter_sys=True)
 """
 
 
 def loaded_by(package: str) -> set[str]:
-    """The modules that a node has loaded when it ends."""
-    command = [sys.executable, "-c", _LIST_AT_EXIT, package, str(FASHION_BUNDLE), "--port", "0"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None and process.stdout is not None
+    """The modules that a node has loaded when it is ready."""
+    command = [sys.executable, "-c", _LISTS_WHEN_ASKED, package, str(FASHION_BUNDLE), "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         said = []
         for line in process.stderr:
             said.append(line)
             if "event=ready" in line:
                 break
+        process.stdin.close()
+        loaded = process.stdout.readline().split()
         process.terminate()
-        loaded = process.stdout.read().split()
     assert "event=ready" in "".join(said), "".join(said[-20:])
     return set(loaded)
 
