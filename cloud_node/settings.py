@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
-
+from offramp.command import Texts
 from offramp.serving.settings import NodeSettings
 from offramp.wire.messages import TIER_NAME
 
@@ -25,7 +24,7 @@ class CloudSettings(NodeSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="HTTP port that serves /metrics (default: no metrics)"
     )
-    client_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode] = Field(
+    client_names: Texts = Field(
         default=(),
         description="names in the certificates of the edges that may ask, separated by commas; empty: all certificates "
         "that tls_client_ca signed",
@@ -49,9 +48,3 @@ class CloudSettings(NodeSettings):
         "half of them",
     )
     message_timeout_s: float = Field(default=10.0, gt=0, description="how long a message may take to arrive")
-
-    @field_validator("client_names", mode="before")
-    @classmethod
-    def _names(cls, given: Any) -> Any:
-        texts = [given] if isinstance(given, str) else given
-        return tuple(part.strip() for text in texts for part in str(text).split(","))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from offramp.command import separated
 from offramp.serving.access.settings import DoorSettings
 from offramp.serving.listening import Host
 
@@ -23,7 +24,9 @@ def _address(text: str) -> str:
     return text.rstrip("/")
 
 
-_Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], NoDecode]
+_Addresses = Annotated[
+    tuple[Annotated[str, AfterValidator(_address)], ...], NoDecode, BeforeValidator(separated)
+]
 
 
 class DashboardSettings(DoorSettings):
@@ -63,10 +66,3 @@ class DashboardSettings(DoorSettings):
         default=Path("samples/fashion-mnist"),
         description="sample photos to try, one folder per class; need not exist",
     )
-
-    @field_validator("edge", "cloud", mode="before")
-    @classmethod
-    def _addresses(cls, given: Any) -> Any:
-        texts = [given] if isinstance(given, str) else given
-        addresses = [part.strip() for text in texts for part in str(text).split(",")]
-        return tuple(dict.fromkeys(addresses))

@@ -16,15 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Annotated, Any, NoReturn, Self
 
-from pydantic import PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -103,6 +104,16 @@ class Command(BaseSettings):
             return command
         except ValidationError as error:
             raise ConfigError(_explained(cls, error.errors()[0], sources)) from error
+
+
+def separated(given: Any) -> Any:
+    """The values of a setting that takes several: a list, texts with commas, or both."""
+    texts = [given] if isinstance(given, str) else given
+    return tuple(dict.fromkeys(part.strip() for text in texts for part in str(text).split(",")))
+
+
+# Several texts, none of them empty; on the command line the option may also be repeated.
+Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(separated)]
 
 
 def run_command(command: type[Command], arguments: Sequence[str], *, program: str) -> None:

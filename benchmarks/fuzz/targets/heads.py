@@ -65,7 +65,8 @@ async def ready() -> AsyncIterator[Try]:
 
             async def once(data: bytes) -> None:
                 cut = (data or b"\0")[0]
-                protocol: Any = config.http_protocol_class(  # type: ignore[call-arg]
+                make: Any = config.http_protocol_class
+                protocol = make(
                     config=config,
                     server_state=server.server_state,
                     app_state={},

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator, Field
 
-from offramp.command import Command, variable_of
+from offramp.command import Command, Texts, variable_of
 from offramp.logs import line
 from offramp.serving.access.access import AccessFiles
 from offramp.serving.access.certificates import CertificateFiles
@@ -38,17 +37,11 @@ class DoorSettings(Command):
         "it changes",
     )
     tls_key: File | None = Field(default=None, description="private key of that certificate, in PEM")
-    allowed_hosts: Annotated[tuple[_Name, ...], NoDecode] = Field(
+    allowed_hosts: Texts = Field(
         default=(),
         description="names by which this is addressed, besides IP addresses and local names, separated by commas; web "
         "pages of these hosts may use it too, and `*` allows all. Other names could be those of foreign pages",
     )
-
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _listed(cls, given: Any) -> Any:
-        texts = [given] if isinstance(given, str) else given
-        return tuple(dict.fromkeys(part.strip() for text in texts for part in str(text).split(",")))
 
     @property
     def certificate_files(self) -> CertificateFiles:
