@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
@@ -100,6 +100,19 @@ async def test_two_clouds_share_the_calls_and_answer_like_one(
     assert min(tiers["cloud-1"], tiers["cloud-2"]) > 0.2 * offloaded
 
 
+@asynccontextmanager
+async def clouds_under_load(
+    bundle: Bundle, pixels: NDArray[np.uint8], way: str
+) -> AsyncIterator[tuple[dict[str, NodeProcess], Load]]:
+    """Two clouds, and photos that an edge has been sending them for a while."""
+    with two_clouds(bundle) as clouds, one_address(way, clouds) as upstream:
+        arguments = [str(bundle.directory), "--port", "0", "--upstream", upstream]
+        with node_process("edge_node", arguments, name="edge") as edge:
+            async with asyncio.timeout(60), Load(edge.address, png(pixels[0])) as load:
+                await load.until_seen(whole=200)
+                yield clouds, load
+
+
 @ways
 @pytest.mark.parametrize("end", [NodeProcess.kill, NodeProcess.terminate], ids=["kill -9", "told to stop"])
 async def test_one_of_two_clouds_that_ends_under_load_costs_no_answer(
@@ -111,13 +124,9 @@ async def test_one_of_two_clouds_that_ends_under_load_costs_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EDGE_UPSTREAM_HEALTH_CHECK", str(health_check))
-    with two_clouds(tiny_bundle) as clouds, one_address(way, clouds) as upstream:
-        arguments = [str(tiny_bundle.directory), "--port", "0", "--upstream", upstream]
-        with node_process("edge_node", arguments, name="edge") as edge:
-            async with asyncio.timeout(60), Load(edge.address, png(tiny_pixels[0])) as load:
-                await load.until_seen(whole=200)
-                end(clouds["cloud-1"])
-                await load.until_seen(whole=load.seen["whole"] + 400)
+    async with clouds_under_load(tiny_bundle, tiny_pixels, way) as (clouds, load):
+        end(clouds["cloud-1"])
+        await load.until_seen(whole=load.seen["whole"] + 400)
     assert load.failed == []
     assert set(load.seen) == {"whole"}
 
@@ -131,16 +140,12 @@ async def test_one_of_two_clouds_that_hangs_under_load_costs_hardly_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EDGE_UPSTREAM_HEALTH_CHECK", str(health_check))
-    with two_clouds(tiny_bundle) as clouds, one_address(way, clouds) as upstream:
-        arguments = [str(tiny_bundle.directory), "--port", "0", "--upstream", upstream]
-        with node_process("edge_node", arguments, name="edge") as edge:
-            async with asyncio.timeout(60), Load(edge.address, png(tiny_pixels[0])) as load:
-                await load.until_seen(whole=200)
-                os.kill(clouds["cloud-1"].pid, signal.SIGSTOP)
-                try:
-                    await load.until_seen(whole=load.seen["whole"] + 600)
-                finally:
-                    os.kill(clouds["cloud-1"].pid, signal.SIGCONT)
+    async with clouds_under_load(tiny_bundle, tiny_pixels, way) as (clouds, load):
+        os.kill(clouds["cloud-1"].pid, signal.SIGSTOP)
+        try:
+            await load.until_seen(whole=load.seen["whole"] + 600)
+        finally:
+            os.kill(clouds["cloud-1"].pid, signal.SIGCONT)
     assert load.failed == []
     assert load.seen["degraded"] <= 0.05 * 600
 
