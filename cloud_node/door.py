@@ -56,7 +56,7 @@ class Door:
                     if handler.request_streaming:
                         replies = handler.stream_stream(self._requests(parse, context), context)
                     else:
-                        async with self._room.message(context) as data:
+                        async with self._room.message(context, has_place=True) as data:
                             request = _parsed(parse, data)
                         replies = handler.unary_stream(request, context)
                     async for reply in replies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +77,19 @@ class Room:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def message(self, context: Any) -> AsyncIterator[bytes]:
+    async def message(self, context: Any, *, has_place: bool = False) -> AsyncIterator[bytes]:
         """Read a call's message; it is counted until the block ends.
+
+        Args:
+            context: gRPC's, of the call.
+            has_place: the call already holds a place somewhere else, so it needs none among those that arrive.
 
         Raises:
             OverloadError: there was no room for it in time.
             RequestError: it did not arrive in time, or not at all.
         """
         host = host_of(context.peer())
-        with self._places.taken(host):
+        with nullcontext() if has_place else self._places.taken(host):
             data = await self._arrived(context, host)
         try:
             yield data

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,29 @@ def _needed(path: Path, what: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {what}; put it there or set OFFRAMP_DATA")
     return path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Don't measure coverage while a test trains or exports: authoring isn't measured, and it would take twice as long."""
+    trace, trace_threads = sys.gettrace(), threading.gettrace()
+    if trace is None or not _is_about_authoring(item):
+        return (yield)
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(trace)
+        threading.settrace(trace_threads)
+
+
+def _is_about_authoring(item: pytest.Item) -> bool:
+    assert isinstance(item, pytest.Function)
+    used = {getattr(each, "__module__", None) or "" for each in vars(item.module).values()}
+    return item.get_closest_marker("training") is not None or any(
+        name.startswith("offramp.authoring") for name in used
+    )
 
 
 @pytest.fixture(autouse=True)

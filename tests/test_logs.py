@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
 from offramp.bundle import Bundle
 from offramp.cli.processes import node_process

@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.chaos.confined import Confinement
+
 ROOT = Path(__file__).parent.parent.parent
 BUNDLE = ROOT / "models" / "b-alexnet-cifar10"
 _START_S, _STOP_S = 40.0, 15.0
@@ -126,12 +128,15 @@ def node(
     *,
     environment: Mapping[str, str] | None = None,
     files: int | None = None,
+    group: Confinement | None = None,
 ) -> Iterator[Node]:
-    """Run `python -m module`, with at most `files` open files if that is given; it has ended on exit."""
+    """Run `python -m module`, with at most `files` open files, in a control group, if they are given; ended on exit."""
     # -P: a folder in the current directory must not be imported instead of one of our packages.
     command = [sys.executable, "-P", "-m", "offramp.serving.child", module, *arguments]
     if files is not None:
         command = ["prlimit", f"--nofile={files}:{files}", *command]
+    if group is not None:
+        command = ["sh", "-c", f'{group.enter}; exec "$@"', "sh", *command]
     started = Node(
         module.removesuffix("_node"), command, log, {"OMP_NUM_THREADS": "1", **(environment or {})}
     )

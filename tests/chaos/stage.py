@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from tests.chaos.confined import Confinement, confined
 from tests.chaos.files import photos
 from tests.chaos.load import Load, Seen, Tally
 from tests.chaos.nodes import BUNDLE, Memory, Node, everything_to_the_cloud, node
@@ -115,6 +116,7 @@ class Stage:
         self.folder = folder
         self.short = short
         self.nodes: list[Node] = []
+        self._groups: list[Confinement] = []
         self._stack = ExitStack()
         self._number = 0
 
@@ -139,9 +141,10 @@ class Stage:
         return self._node("cloud_node", arguments, environment=environment)
 
     def pair(self, *edge: str, all_to_cloud: bool = False, files: int | None = None) -> tuple[Node, Node]:
-        """Start a cloud and an edge before it."""
-        cloud = self.cloud()
-        started = self.edge("--upstream", cloud.address, *edge, files=files)
+        """Start a cloud and an edge before it, each with the memory of the bar, if this machine can enforce that."""
+        cloud = self._node("cloud_node", (), memory_mb=MEMORY_MB)
+        upstream = ("--upstream", cloud.address)
+        started = self._node("edge_node", (*upstream, *edge), files=files, memory_mb=MEMORY_MB)
         if all_to_cloud:
             everything_to_the_cloud(started)
         return started, cloud
@@ -169,13 +172,17 @@ class Stage:
         *,
         files: int | None = None,
         environment: Mapping[str, str] | None = None,
+        memory_mb: int | None = None,
     ) -> Node:
         self._number += 1
+        group = self._stack.enter_context(confined(memory_mb)) if memory_mb else None
+        if group is not None:
+            self._groups.append(group)
         port = () if "--port" in arguments else ("--port", "0")
         bundle = () if arguments and not arguments[0].startswith("-") else (str(BUNDLE),)
         log = self.folder / f"{module}-{self._number}.log"
         started = self._stack.enter_context(
-            node(module, [*bundle, *arguments, *port], log, files=files, environment=environment)
+            node(module, [*bundle, *arguments, *port], log, files=files, environment=environment, group=group)
         )
         assert started.address
         self.nodes.append(started)
@@ -217,6 +224,9 @@ class Stage:
                   f"{busy.p99_ms:.0f} ms, at rest {quiet.p99_ms:.0f} ms"),
             Check(f"at most {MEMORY_MB} MiB a node", memory_mb <= MEMORY_MB, f"{memory_mb:.0f} MiB"),
         ]  # fmt: skip
+        if self._groups:
+            killed = sum(group.killed for group in self._groups)
+            checks.append(Check("nothing is killed for its memory", killed == 0, f"{killed} processes"))
         return Outcome(checks, quiet, busy, sent, memory_mb=memory_mb)
 
 
