@@ -23,7 +23,7 @@ demo: $(VENV)/serving ## run both nodes and the live page, classify the shipped 
 
 test: $(VENV)/everything ## run the tests and report how much of the serving half they cover
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m coverage run -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

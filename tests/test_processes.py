@@ -166,6 +166,7 @@ class Load:
 
     def __init__(self, address: str, image: bytes) -> None:
         self.seen: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()  # of what was degraded
         self.failed: list[Exception] = []
         self._address = f"http://{address}"
         self._image = image
@@ -197,4 +198,7 @@ class Load:
             except Exception as error:  # noqa: BLE001 - the test looks at every kind of failure
                 self.failed.append(error)
                 return
-            self.seen["degraded" if response.json()["degraded"] else "whole"] += 1
+            answer = response.json()
+            self.seen["degraded" if answer["degraded"] else "whole"] += 1
+            if answer["degraded"]:
+                self.reasons[answer["degraded_reason"]] += 1

@@ -124,11 +124,12 @@ async def test_one_of_two_clouds_that_ends_under_load_costs_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EDGE_UPSTREAM_HEALTH_CHECK", str(health_check))
+    monkeypatch.setenv("EDGE_OFFLOAD_TIMEOUT_S", "10")  # this is not about calls that are slow
     async with clouds_under_load(tiny_bundle, tiny_pixels, way) as (clouds, load):
         end(clouds["cloud-1"])
         await load.until_seen(whole=load.seen["whole"] + 400)
     assert load.failed == []
-    assert set(load.seen) == {"whole"}
+    assert load.reasons == {}
 
 
 @ways

@@ -18,6 +18,10 @@ from tests.chaos.load import Load, Seen, Tally
 from tests.chaos.nodes import BUNDLE, Memory, Node, everything_to_the_cloud, node
 
 MEMORY_MB = 512  # the bar for each node
+# What docs/limits.md says for nodes that have so much.
+_SMALL_EDGE = ("--max-buffered-bytes", "64000000", "--max-body-bytes", "16000000", "--max-pending", "64")
+_FEW_CONNECTIONS = ("--max-connections", "1024")
+_SMALL_CLOUD = ("--max-buffered-bytes", "32000000", "--max-streams", "2000")
 Attack = Callable[..., Coroutine[Any, Any, None]]  # of HOST:PORT, what counts, and arguments of its own
 SLOWER = 5  # normal photos under attack, as a multiple of their p99 at rest
 _SHORT_FLOOR_MS = 150  # a short run has too few photos for a 99th percentile
@@ -142,9 +146,11 @@ class Stage:
 
     def pair(self, *edge: str, all_to_cloud: bool = False, files: int | None = None) -> tuple[Node, Node]:
         """Start a cloud and an edge before it, each with the memory of the bar, if this machine can enforce that."""
-        cloud = self._node("cloud_node", (), memory_mb=MEMORY_MB)
-        upstream = ("--upstream", cloud.address)
-        started = self._node("edge_node", (*upstream, *edge), files=files, memory_mb=MEMORY_MB)
+        cloud = self._node("cloud_node", _SMALL_CLOUD, memory_mb=MEMORY_MB)
+        arguments = ["--upstream", cloud.address, *_SMALL_EDGE, *edge]
+        if files is None:
+            arguments += _FEW_CONNECTIONS
+        started = self._node("edge_node", arguments, files=files, memory_mb=MEMORY_MB)
         if all_to_cloud:
             everything_to_the_cloud(started)
         return started, cloud
