@@ -26,6 +26,7 @@ from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
 from offramp.serving.http.clients import client_of, closing, connection_of, has_left
 from offramp.serving.http.limits import ALONE_S
+from offramp.serving.http.refused import FullPath
 from offramp.serving.http.share import FairShare
 from offramp.serving.node import Node
 
@@ -71,6 +72,8 @@ class Predict:
         await _send(send, refusal.status, orjson.dumps(refusal.body), headers | refusal.headers | closes)
         if isinstance(error, OverloadError) and (connection := connection_of(scope)):
             connection.rest()
+            if self._places.is_full:
+                connection.door.fill(self._full_path(scope["path"]))
 
     async def _answer(self, scope: Scope, receive: Receive, headers: dict[str, str]) -> dict[str, object]:
         started = time.perf_counter()
@@ -106,6 +109,14 @@ class Predict:
             timeout_s=settings.body_timeout_s,
             setting=settings.variable("max_body_bytes"),
             budget=self._memory,
+        )
+
+    def _full_path(self, path: str) -> FullPath:
+        return FullPath(
+            path,
+            f"{self._places.total} requests are under way, all that this node takes; try again later",
+            lambda: self._places.is_full,
+            lambda: self._node.metrics.refused("overloaded"),
         )
 
     def _full(self, client: str) -> OverloadError:

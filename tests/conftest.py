@@ -45,7 +45,7 @@ def _needed(path: Path, what: str) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Don't measure coverage while a test trains or exports: authoring isn't measured, and it would take twice as long."""
+    """Trace no test that trains or exports: coverage of authoring is not measured, and it would take twice as long."""
     trace, trace_threads = sys.gettrace(), threading.gettrace()
     if trace is None or not _is_about_authoring(item):
         return (yield)

@@ -128,6 +128,15 @@ class TestDecoders:
         assert time.perf_counter() - started < 1
         assert not decoder.is_running() or decoder.status() == psutil.STATUS_ZOMBIE
 
+    async def test_what_soon_ends_keeps_its_process_when_nobody_waits_for_it(self, found: Decoders) -> None:
+        decoder = await decoding_process(found)
+        for _ in range(5):
+            left = asyncio.create_task(decode(found, time.sleep, 0.01))
+            await asyncio.sleep(0.005)
+            left.cancel()
+        assert len(await decode(found, FOUR)) == 4
+        assert decoder.is_running() and decoder in at_work()
+
     async def test_a_deadline_ends_it_too(self, found: Decoders) -> None:
         with pytest.raises(ExpiredError, match="deadline passed"):
             await decode(found, time.sleep, 60, deadline=time.monotonic() + 0.1)

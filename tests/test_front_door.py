@@ -229,6 +229,37 @@ class TestFairShares:
             assert share.take("a", 4) and not share.take("b", 1)
             share.give("a", 4)
 
+    def test_clients_that_each_hold_what_any_may_hold_leave_some(self) -> None:
+        share = FairShare(64, least=16)
+        for _ in range(16):
+            for stranger in "abcd":
+                share.take(stranger, 1)
+        assert share.take("you", 3)
+
+    def test_one_may_hold_all_that_there_is_if_nobody_holds_any(self) -> None:
+        share = FairShare(16, least=16)
+        assert share.take("a", 16) and share.is_full
+
+    async def test_a_path_that_is_full_refuses_on_connections_that_go_on(
+        self, slow: httpx.AsyncClient
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            at_work = [await stack.enter_async_context(connected(slow)) for _ in range(4)]
+            for _, writer in at_work:
+                writer.write(request(PHOTO))
+            await asyncio.sleep(0.1)
+            reader, writer = await stack.enter_async_context(connected(slow))
+            for _ in range(3):
+                writer.write(request(PHOTO))
+                status, head, body = await answered(reader)
+                assert status == 503 and b"retry-after: 1" in head and b"connection: close" not in head
+            assert b"all that this node takes" in body  # the last ones were refused before the application
+            assert [(await answered(each))[0] for each, _ in at_work] == [200] * 4
+            writer.write(request(PHOTO))
+            assert (await answered(reader))[0] == 200
+            counted = await slow.get("/metrics")
+        assert re.search(r'refused_total\{code="overloaded"\} [3-9]', counted.text), counted.text
+
     async def test_a_client_with_many_requests_leaves_a_place(self, slow: httpx.AsyncClient) -> None:
         async with AsyncExitStack() as stack:
             await exchange(slow, request(method="GET", path="/healthz"))

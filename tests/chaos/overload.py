@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from tests.chaos import files
 from tests.chaos.load import Seen, Tally, ask, client_of
-from tests.chaos.nodes import Memory
+from tests.chaos.nodes import Memory, Node
 from tests.chaos.stage import MEMORY_MB, Check, Outcome, Scenario, Stage
 
 _GOODPUT, _REFUSAL_MS = 0.9, 5.0
+_POLITE, _RETRY_AFTER_S = 10, 1.0
 _SCRIPT = """
 local file = io.open("%s", "rb"); local photo = file:read("*a"); file:close()
 wrk.method = "POST"; wrk.body = photo; wrk.headers["content-type"] = "image/jpeg"
@@ -42,6 +44,24 @@ async def overload(stage: Stage, clients: int, *edge: str, times: float | None =
     if shutil.which("wrk") is None:
         return Outcome([Check("wrk is installed", holds=False, found="it is not; apt-get install wrk")])
     node = stage.edge("--workers", "1", *edge)
+    with _cores_of_their_own(node):
+        return await _overloaded(stage, node, clients, times)
+
+
+@contextmanager
+def _cores_of_their_own(node: Node) -> Iterator[None]:
+    """Leave the node one core, and everybody else the others: clients have machines of their own."""
+    cores = sorted(os.sched_getaffinity(0))
+    for each in node.processes():
+        each.cpu_affinity(cores[:1])
+    os.sched_setaffinity(0, cores[1:] or cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+async def _overloaded(stage: Stage, node: Node, clients: int, times: float | None) -> Outcome:
     script = stage.folder / "ask.lua"
     photo = stage.folder / "photo.jpg"
     photo.write_bytes(files.photos()[0])
@@ -97,13 +117,17 @@ def _wrk(url: str, script: Path, clients: int, seconds: float, pause_ms: float =
 
 
 async def _probe(url: str, while_running: asyncio.Task[tuple[float, float]]) -> list[Seen]:
-    """Ask ten times a second, over a connection that stays."""
+    """Ask over connections that stay, each once a second: as often as Retry-After allows."""
     seen = []
-    async with client_of(url) as client:
-        while not while_running.done():
-            begun = time.monotonic()
-            seen.append(await ask(client, files.photos()[0]))
-            await asyncio.sleep(max(0.0, 0.1 - (time.monotonic() - begun)))
+
+    async def ask_politely(number: int) -> None:
+        async with client_of(url) as client:
+            await asyncio.sleep(number / _POLITE)
+            while not while_running.done():
+                seen.append(await ask(client, files.photos()[0]))
+                await asyncio.sleep(_RETRY_AFTER_S)
+
+    await asyncio.gather(*map(ask_politely, range(_POLITE)))
     return seen
 
 

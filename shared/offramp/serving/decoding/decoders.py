@@ -26,6 +26,7 @@ from offramp.serving.decoding.turns import Turns
 BYTES_PER_PIXEL = 16
 _BESIDE_PIXELS = 128 << 20
 _LONGEST_ERROR = 1 << 16
+_LET_END_S = 0.05  # when nobody waits for a decoder any more; replacing it takes some 20 ms
 
 _log = logging.getLogger("offramp.serving")
 
@@ -80,7 +81,9 @@ class Decoders:
         shape: tuple[int, ...],
         deadline: float = math.inf,
     ) -> Decoded:
-        """Decode in a process, when the images' turn has come. If the caller is cancelled, the process is killed.
+        """Decode in a process, when the images' turn has come.
+
+        If the caller is cancelled, the process is killed unless it ends within `_LET_END_S`.
 
         Args:
             load: what decodes them; it and its result travel between processes.
@@ -133,24 +136,36 @@ class Decoders:
     async def _asked(self, load: Callable[[], NDArray[np.uint8]], num_bytes: int) -> bytearray:
         decoder = self._idle.pop() if self._idle else await self._nursery.fork()
         self._busy.add(decoder)
-        is_reusable = False
+        asking = asyncio.ensure_future(decoder.ask(load, most_bytes=max(num_bytes, _LONGEST_ERROR) + 1))
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                answer = await decoder.ask(load, most_bytes=max(num_bytes, _LONGEST_ERROR) + 1)
-            is_reusable = answer[:1] != NO_MEMORY
-        except TimeoutError as error:
-            raise TooLargeError(
-                f"decoding took longer than {self._limits.timeout_s:g} s ({self._limits.settings[0]}); send smaller "
-                "images, or save them again with a common program"
-            ) from error
+            await asyncio.wait({asking}, timeout=self._limits.timeout_s)
+            if not asking.done():
+                raise TooLargeError(
+                    f"decoding took longer than {self._limits.timeout_s:g} s ({self._limits.settings[0]}); send "
+                    "smaller images, or save them again with a common program"
+                )
+            answer = asking.result()
+        except asyncio.CancelledError:
+            # Nobody waits for it any more, but it costs less to let it end than to replace the process.
+            await asyncio.wait({asking}, timeout=_LET_END_S)
+            raise
         finally:
             self._busy.discard(decoder)
-            if is_reusable:
+            if _is_well(asking):
                 self._idle.append(decoder)
             else:
-                decoder.close()
+                decoder.kill()
+                asking.cancel()
+                asking.add_done_callback(lambda _: decoder.close())  # not while the event loop reads from it
         _check(answer, num_bytes)
         return answer
+
+
+def _is_well(asking: asyncio.Future[bytearray]) -> bool:
+    """Whether a decoder has answered and can be asked again."""
+    if not asking.done() or asking.cancelled() or asking.exception() is not None:
+        return False
+    return asking.result()[:1] != NO_MEMORY
 
 
 def _check(answer: bytearray, num_bytes: int) -> None:

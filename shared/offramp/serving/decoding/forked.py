@@ -53,8 +53,8 @@ def main() -> None:
                 node.close()
                 _limit_memory(most_bytes)
                 os.nice(_NICE)
-                with socket.socket(fileno=found[0]) as asked:
-                    _decode_for(asked)
+                with socket.socket(fileno=found[0]) as asked, contextlib.suppress(ConnectionError):
+                    _decode_for(asked)  # until the node wants no more of it
                 os._exit(0)
             os.close(found[0])
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
-from offramp.serving.asgi import Scope
+from offramp.serving.asgi import ASGIApp, Receive, Scope, Send
 from offramp.serving.http.door import Door
 
 _CONNECTION = "offramp.connection"
@@ -68,6 +69,15 @@ def has_left(scope: Scope) -> bool:
     """Whether the client's connection is gone, so that nobody waits for the answer."""
     connection = connection_of(scope)
     return connection is not None and connection.is_lost
+
+
+async def until_left(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run an application; that it is cancelled because its client has left is no error."""
+    try:
+        await app(scope, receive, send)
+    except asyncio.CancelledError:
+        if not has_left(scope):
+            raise
 
 
 def closing(scope: Scope) -> dict[str, str]:

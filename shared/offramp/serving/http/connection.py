@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 
-from offramp.serving.asgi import ASGIApp, Receive, Scope, Send
-from offramp.serving.http.clients import client_at, put_connection
+from offramp.serving.asgi import Scope
+from offramp.serving.http.clients import client_at, put_connection, until_left
 from offramp.serving.http.counting import RequestCounts
 from offramp.serving.http.door import Door, Stage
-from offramp.serving.http.limits import AT_ONCE_S, LINGER_BYTES, SKIPPED_BYTES
+from offramp.serving.http.in_turns import MUCH_BYTES, InTurns
+from offramp.serving.http.limits import LINGER_BYTES, SKIPPED_BYTES
 from offramp.serving.http.one_write import OneWrite, is_reset
+from offramp.serving.http.pace import Rest
 from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -41,7 +42,6 @@ class Connection(HttpToolsProtocol):
         self._is_deaf = False  # whatever still comes is thrown away
         self._is_half = False  # the client will send no more, but wants its answers
         self._ignored_bytes = 0
-        self._asked_at, self._refused_at = 0.0, -math.inf  # the last request began, the last refusal was sent
 
     def admitted(self, transport: asyncio.Transport) -> bool:
         """Count a connection, if there is room for it; its handshake may follow."""
@@ -53,8 +53,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin a connection, or refuse it."""
         is_admitted = self._is_admitted or self.admitted(transport)
-        wrapped = OneWrite(transport, self.loop, self._lingers)
-        super().connection_made(wrapped)  # type: ignore[arg-type] # it passes everything on
+        self._in_turns = InTurns(transport)
+        wrapped = OneWrite(self._in_turns, self.loop, self._lingers)
+        super().connection_made(cast("asyncio.Transport", wrapped))
+        self._rest = Rest(self.door.pace, self.flow, self.loop)
         if is_admitted:
             return
         if self.door.may_tell(self):
@@ -67,7 +69,7 @@ class Connection(HttpToolsProtocol):
         """The client has gone, so nobody waits for what it asked."""
         self.is_lost = True
         self.door.remove(self)
-        self.door.pace.ends(self)
+        self._rest.end()
         self.pipeline.clear()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -75,6 +77,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
+        if len(data) >= MUCH_BYTES:
+            self.door.turns.wait(self._in_turns, self.loop)
         if self._is_deaf:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > LINGER_BYTES:
@@ -118,7 +122,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._asked_at = self.loop.time()
+        self._rest.asked()
         put_connection(cast("Scope", self.scope), self)
         self._counts = RequestCounts()
         self._counts.queued(len(self.pipeline))
@@ -164,9 +168,23 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        self._task = task = self.loop.create_task(cycle.run_asgi(partial(_until_left, app, self)))
+        if self._refuses(cycle):
+            return
+        self._task = task = self.loop.create_task(cycle.run_asgi(partial(until_left, app)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def _refuses(self, cycle: RequestResponseCycle) -> bool:
+        """Whether a request was refused because its path is full; those whose connection must close are passed on."""
+        refusal = self.door.full_path(cycle.scope["method"], cycle.scope["path"])
+        if refusal is None or not cycle.keep_alive or self.door.is_draining or self.has_much_to_come:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(refusal.written)
+        refusal.refused()
+        self.on_response_complete()
+        self.rest()
+        return True
 
     def on_response_complete(self) -> None:
         """An answer was written; the next request's turn."""
@@ -202,21 +220,8 @@ class Connection(HttpToolsProtocol):
 
     def rest(self) -> None:
         """Leave the connection unread for a while if its client asks again at once; call this after a refusal."""
-        if self.is_lost:
-            return
-        pace = self.door.pace
-        if self._asked_at - self._refused_at < AT_ONCE_S and (rest_s := pace.refused()):
-            self.flow.pause_reading()
-            pace.rests(self)
-            self.loop.call_later(rest_s, self.wake)
-        self._refused_at = self.loop.time()
-
-    def wake(self) -> None:
-        """Read the connection again."""
-        self.door.pace.ends(self)
-        if not self.is_lost and self.flow.read_paused:
-            self._refused_at = self.loop.time()
-            self.flow.resume_reading()
+        if not self.is_lost:
+            self._rest.refused()
 
     @property
     def has_much_to_come(self) -> bool:
@@ -288,13 +293,3 @@ class Connection(HttpToolsProtocol):
         self._is_deaf = True
         self.flow.resume_reading()
         return True
-
-
-async def _until_left(
-    app: ASGIApp, connection: Connection, scope: Scope, receive: Receive, send: Send
-) -> None:
-    try:
-        await app(scope, receive, send)
-    except asyncio.CancelledError:
-        if not connection.is_lost:
-            raise

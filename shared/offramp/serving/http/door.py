@@ -8,8 +8,10 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
 
+from offramp.serving.http.in_turns import ReadingTurns
 from offramp.serving.http.limits import LEAST_CONNECTIONS, SEND_S, TOLD, HttpLimits
 from offramp.serving.http.pace import RefusalPace
+from offramp.serving.http.refused import FullPath
 from offramp.serving.http.seldom import SeldomLog
 from offramp.serving.http.share import FairShare
 
@@ -81,6 +83,8 @@ class Door:
         self.limits = limits
         self.is_draining = False
         self.pace = RefusalPace()
+        self.turns = ReadingTurns()
+        self._full_path: FullPath | None = None
         self.malformed = SeldomLog(
             _log, "malformed_request", "not HTTP/1.1, or over a limit on heads; refused"
         )
@@ -95,6 +99,19 @@ class Door:
         self._closed = SeldomLog(
             _log, "connections_closed", f"of {limits.connections} connections, to make room for new ones"
         )
+
+    def fill(self, path: FullPath) -> None:
+        """Refuse those who post to a path, as long as it says that it is full."""
+        self._full_path = path
+
+    def full_path(self, method: str, path: str) -> FullPath | None:
+        """What refuses a request at once, if anything does."""
+        full = self._full_path
+        if full is None or method != "POST" or path != full.path:
+            return None
+        if not full.is_full():
+            self._full_path = full = None
+        return full
 
     def admit(self, connection: Held, loop: asyncio.AbstractEventLoop) -> bool:
         """Count a new connection; makes room for it if need be. False: there is none."""

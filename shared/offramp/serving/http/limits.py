@@ -21,10 +21,10 @@ TOLD = (
 )
 ALONE_S = 10.0  # after so long without another client, one may have all places for requests in progress
 LEAST_CONNECTIONS = 8  # of one client, whatever the others hold
-AT_ONCE_S = 0.05  # a client that asks again so soon after a refusal does not wait as Retry-After says
+AT_ONCE_S = 0.5  # a client that asks again so soon after a refusal does not wait as Retry-After says
 REFUSED_PER_S = 100  # of such clients together; beyond: their connections are left unread for up to REST_S
 REST_S = 10.0
-WOKEN_PER_ANSWER = 2  # of those that are left unread
+WOKEN_PER_ANSWER = 1  # of those that are left unread
 
 _USUAL_CONNECTIONS = 4_096
 _OTHER_FILES = (

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from offramp.serving.http.in_turns import InTurns
+
 _TCP_CLOSE = 7  # from <netinet/tcp.h>
 
 
@@ -20,7 +22,7 @@ class OneWrite:
 
     def __init__(
         self,
-        transport: asyncio.Transport,
+        transport: asyncio.Transport | InTurns,
         loop: asyncio.AbstractEventLoop,
         lingers: Callable[[], bool] = lambda: False,
     ) -> None:

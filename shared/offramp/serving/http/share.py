@@ -22,7 +22,7 @@ class FairShare:
 
         Args:
             total: of it.
-            least: a client may hold so much as long as so much is free.
+            least: a client may hold so much if half as much stays free, or nobody else holds any.
             alone_s: if nobody else has asked for so long, a client may hold all; for what is soon given back.
         """
         self.total = total
@@ -50,7 +50,14 @@ class FairShare:
         wanted = self._held.get(client, 0) + amount
         if left < 0:
             return False
-        return wanted <= SHARE * left or wanted <= self._least or now - self._turned > self._alone_s
+        if wanted <= SHARE * left or now - self._turned > self._alone_s:
+            return True
+        return wanted <= self._least and (left >= self._least // 2 or left + wanted == self.total)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is left for anybody."""
+        return self.used >= self.total
 
     def held(self, client: str) -> int:
         """How much a client holds."""
