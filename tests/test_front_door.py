@@ -18,9 +18,7 @@ from edge_node.errors import refusal_for
 from offramp.bundle import Bundle
 from offramp.errors import RequestError
 from offramp.serving.http import limits
-from offramp.serving.http.limits import HEAD_BYTES, HEADERS, REST_S
-from offramp.serving.http.pace import RefusalPace
-from offramp.serving.http.share import FairShare
+from offramp.serving.http.limits import HEAD_BYTES, HEADERS
 from tests.conftest import ROOT
 from tests.nodes import check_refused, png, predict, running_edge
 from tests.raw_http import answered, connected, exchange, request
@@ -210,36 +208,7 @@ class TestDeadlines:
         check_refused(response, 400, "x-request-timeout-ms", "1 to 600000")
 
 
-class TestFairShares:
-    def test_one_client_may_hold_three_quarters(self) -> None:
-        share = FairShare(100)
-        assert sum(share.take("a", 1) for _ in range(100)) == 75
-        assert share.take("b", 15) and not share.take("a", 1)
-
-    def test_all_of_it_if_nobody_else_has_asked_for_long(self) -> None:
-        share = FairShare(8, alone_s=0.0)
-        assert all(share.take("a", 1) for _ in range(8)) and not share.take("a", 1)
-        share = FairShare(8, alone_s=10.0)
-        share.has_room("b")
-        assert sum(share.take("a", 1) for _ in range(8)) == 6
-
-    def test_what_is_given_back_can_be_taken_again(self) -> None:
-        share = FairShare(4, least=4)
-        for _ in range(3):
-            assert share.take("a", 4) and not share.take("b", 1)
-            share.give("a", 4)
-
-    def test_clients_that_each_hold_what_any_may_hold_leave_some(self) -> None:
-        share = FairShare(64, least=16)
-        for _ in range(16):
-            for stranger in "abcd":
-                share.take(stranger, 1)
-        assert share.take("you", 3)
-
-    def test_one_may_hold_all_that_there_is_if_nobody_holds_any(self) -> None:
-        share = FairShare(16, least=16)
-        assert share.take("a", 16) and share.is_full
-
+class TestFullNodes:
     async def test_a_path_that_is_full_refuses_on_connections_that_go_on(
         self, slow: httpx.AsyncClient
     ) -> None:
@@ -271,11 +240,6 @@ class TestFairShares:
                 writer.write(request(PHOTO, f"x-request-id: many-{number}"))
             await asyncio.sleep(0.05)
             assert (await exchange(slow, request(PHOTO)))[0] == 200
-
-    def test_refusals_that_come_too_fast_make_a_connection_rest(self) -> None:
-        pace = RefusalPace()
-        rests = [pace.refused() for _ in range(5_000)]
-        assert rests[0] == 0 and 0 < rests[-1] <= REST_S
 
 
 def test_the_page_of_limits_has_every_constant_with_its_value() -> None:
