@@ -126,7 +126,7 @@ class TestDecoders:
         started = time.perf_counter()
         await decode(found, FOUR)
         assert time.perf_counter() - started < 1
-        assert not decoder.is_running() or decoder.status() == psutil.STATUS_ZOMBIE
+        await asyncio.to_thread(decoder.wait, 5)  # the system takes its time to end what was killed
 
     async def test_what_soon_ends_keeps_its_process_when_nobody_waits_for_it(self, found: Decoders) -> None:
         decoder = await decoding_process(found)
