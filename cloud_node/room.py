@@ -82,7 +82,8 @@ class Room:
 
         Args:
             context: gRPC's, of the call.
-            has_place: the call already holds a place somewhere else, so it needs none among those that arrive.
+            has_place: the call holds a place elsewhere, so it needs none among those that arrive, and may wait for
+                room as long as its caller does.
 
         Raises:
             OverloadError: there was no room for it in time.
@@ -90,21 +91,23 @@ class Room:
         """
         host = host_of(context.peer())
         with nullcontext() if has_place else self._places.taken(host):
-            data = await self._arrived(context, host)
+            data = await self._arrived(context, host, is_patient=has_place)
         try:
             yield data
         finally:
             self._held -= len(data)
             self._wake()
 
-    async def _arrived(self, context: Any, host: str) -> bytes:
-        arrival_s = self._limits.arrival_s
-        deadline = asyncio.get_running_loop().time() + arrival_s
+    async def _arrived(self, context: Any, host: str, *, is_patient: bool) -> bytes:
+        arrival_s, loop = self._limits.arrival_s, asyncio.get_running_loop()
+        deadline = loop.time() + arrival_s
         # Nobody who waits would fit now: all are counted alike, and those that fit again are let in at once.
         if self._fits(host):
             self._book(host)
         else:
-            await self._turn(host, deadline)
+            await self._turn(host, None if is_patient else deadline)
+        if is_patient:
+            deadline = loop.time() + arrival_s
         data = b""
         try:
             async with asyncio.timeout_at(deadline):
@@ -118,7 +121,7 @@ class Room:
             self._unbook(host, len(data))
         return data
 
-    async def _turn(self, host: str, deadline: float) -> None:
+    async def _turn(self, host: str, deadline: float | None) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = host
         try:

@@ -74,7 +74,13 @@ class CloudServer:
         largest = largest_message(node, settings)
         self._server = grpc.aio.server(
             interceptors=_gates(node, settings),
-            options=(*_OPTIONS, ("grpc.max_receive_message_length", largest)),
+            options=(
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", largest),
+                # Calls that nothing has looked at yet; gRPC resets some of more than 1,000, and all above 3,000.
+                ("grpc.server.max_pending_requests", settings.max_streams),
+                ("grpc.server.max_pending_requests_hard_limit", settings.max_streams),
+            ),
         )
         self._health = Health(("", SERVICE_NAME))
         self._add_services(TierServicer(node, settings, max_bytes=largest), largest)
