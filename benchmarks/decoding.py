@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -115,14 +116,15 @@ async def _times(rounds: int) -> Table:
 
 async def _replacement_ms(decoders: Decoders) -> float:
     """Milliseconds from giving up one that would take long until the next, small one is decoded."""
-    asked = {"num_pixels": 640 * 480, "shape": (1, 224, 224, 3)}
-    stuck = asyncio.ensure_future(decoders.decode(partial(time.sleep, 60), **asked))  # type: ignore[arg-type] # no pixels
+    asked: dict[str, Any] = {"num_pixels": 640 * 480, "shape": (1, 224, 224, 3)}
+    forever: Any = partial(time.sleep, 60)  # makes no pixels
+    stuck = asyncio.ensure_future(decoders.decode(forever, **asked))
     await asyncio.sleep(0.1)
     begun = time.perf_counter()
     stuck.cancel()
     with suppress(asyncio.CancelledError):
         await stuck
-    await decoders.decode(partial(open_images([_SMALL]).decode, _PREPROCESSING), **asked)  # type: ignore[arg-type]
+    await decoders.decode(partial(open_images([_SMALL]).decode, _PREPROCESSING), **asked)
     return (time.perf_counter() - begun) * 1000
 
 

@@ -13,8 +13,8 @@ from offramp.serving.asgi import Scope
 from offramp.serving.http.clients import client_at, put_connection, until_left
 from offramp.serving.http.counting import RequestCounts
 from offramp.serving.http.door import Door, Stage
-from offramp.serving.http.in_turns import MUCH_BYTES, InTurns
-from offramp.serving.http.limits import LINGER_BYTES, SKIPPED_BYTES
+from offramp.serving.http.in_turns import InTurns
+from offramp.serving.http.limits import LINGER_BYTES, MUCH_BYTES, SKIPPED_BYTES
 from offramp.serving.http.one_write import OneWrite, is_reset
 from offramp.serving.http.pace import Rest
 from offramp.serving.http.refused import FULL, LATE, MALFORMED, RefusedRequestError

@@ -10,8 +10,7 @@ import asyncio
 from collections import deque
 from typing import Any
 
-MUCH_BYTES = 65_536  # read at once: there is more to come
-READ_IN_A_ROUND = 4  # connections of those who send much
+from offramp.serving.http.limits import READ_IN_A_ROUND
 
 
 class ReadingTurns:

@@ -24,6 +24,8 @@ LEAST_CONNECTIONS = 8  # of one client, whatever the others hold
 AT_ONCE_S = 0.5  # a client that asks again so soon after a refusal does not wait as Retry-After says
 REFUSED_PER_S = 100  # of such clients together; beyond: their connections are left unread for up to REST_S
 REST_S = 10.0
+MUCH_BYTES = 65_536  # read at once: a connection with more to come, which is read in turns with its like
+READ_IN_A_ROUND = 4  # of such connections, in a round of the event loop
 WOKEN_PER_ANSWER = 1  # of those that are left unread
 
 _USUAL_CONNECTIONS = 4_096
