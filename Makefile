@@ -6,8 +6,10 @@ PROTO := protos/offramp/wire/v1/wire.proto
 LOCKED := requirements
 # The extras that the tests need: all but Ray, which has its own environment.
 EXTRAS := edge cloud dashboard evaluate train report otel openvino torch heif transformers
-PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build --no-config \
-	--excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
+# Extras stay in the files: without them pip looks for a newest `coverage[toml]` beside the pinned `coverage`, and
+# refuses it for lack of a hash as soon as there is a newer one.
+PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-build \
+	--no-config --excludes $(LOCKED)/torch.txt --custom-compile-command 'make lock' $(UPGRADE)
 
 # The images of others in docker-compose.yml, under the names of its variables.
 IMAGES = $(shell sed -n 's/.*$${\([A-Z]*_IMAGE\):-\([^}]*\)}.*/\1=\2/p' docker-compose.yml | sort -u)
