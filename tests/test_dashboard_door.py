@@ -54,7 +54,7 @@ async def test_pages_that_nobody_looks_at_are_not_kept(
     before = resident_mb(dashboard)
     for _ in range(100):
         assert (await client.get("/")).status_code == 200
-    assert resident_mb(dashboard) - before < 40
+    assert resident_mb(dashboard) - before < 15
 
 
 @pytest.mark.parametrize(

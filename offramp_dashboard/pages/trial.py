@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakMethod
 
 from nicegui import background_tasks, events, ui
@@ -33,11 +35,21 @@ _REJECTED = """(rejected) => emit({
 })"""
 
 
+def _weakly(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A handler of an upload's events that does not keep the page.
+
+    FastAPI remembers the routes of the last thousands of uploads, and with them what they lead to.
+    """
+    handler = WeakMethod(method)
+    return lambda event: (here := handler()) and here(event)
+
+
 class TrialPage:
     """Ways to give a photo on the left, the answer on the right."""
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._client = ui.context.client
         self._last: tuple[Prediction, Policy] | None = None
         self._labels: tuple[str, ...] = ()
         self._controls: list[ui.button | ui.upload] = []
@@ -93,20 +105,18 @@ class TrialPage:
             ).props("id=sketch-note")
 
     def _draw_upload(self) -> None:
-        # FastAPI remembers the routes of the last thousands of uploads, and with them what they lead to.
-        uploaded = WeakMethod(self._uploaded)
         upload = (
             ui.upload(
                 auto_upload=True,
                 max_file_size=_MAX_BYTES,
-                on_upload=lambda event: (here := uploaded()) and here(event),
+                on_upload=_weakly(self._uploaded),
             )
             # Not every browser knows that a HEIC file is an image.
             .props('flat bordered accept="image/*,.heic,.heif"')
             .classes("upload")
         )
         self._controls.append(upload)
-        upload.on("rejected", self._rejected, js_handler=_REJECTED)
+        upload.on("rejected", _weakly(self._rejected), js_handler=_REJECTED)
         # Quasar's own button contains the file field, which screen readers cannot make sense of. Here the field is in
         # a label, and a separate button is for the keyboard.
         with upload.add_slot("header"), ui.element("div").classes("drop"):
@@ -120,7 +130,7 @@ class TrialPage:
     async def _fill_strip(self) -> None:
         # Photos may be large, so their thumbnails are made beside the event loop.
         drawn = await asyncio.to_thread(drawn_samples, self._view.samples, self._labels)
-        if self._strip.is_deleted:  # the page was closed meanwhile
+        if self._client.is_deleted:  # the page was closed meanwhile
             return
         self._shipped.visible = bool(drawn.samples)
         shown = len(drawn.samples)
