@@ -57,8 +57,11 @@ async def test_a_replica_that_hangs_alone_costs_no_answer_and_is_left_out(tiny_b
     ids=["other bundle", "full", "broken", "lies"],
 )
 async def test_what_one_replica_refuses_another_may_answer(tiny_bundle: Bundle, reply: Reply) -> None:
-    async with two_replicas(tiny_bundle, WELL, reply) as (client, _, refuses):
+    async with two_replicas(tiny_bundle, WELL, WELL) as (client, well, refuses):
         async with asyncio.timeout(5):
+            while not (well.calls and refuses.calls):
+                await resume(client)  # a channel that has found one of them so far asks that one twice
+            refuses.reply, refuses.calls = reply, 0
             while not refuses.calls:
                 found = (await resume(client)).samples[0]
                 assert found.offloaded and client.state.up

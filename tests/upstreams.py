@@ -35,7 +35,7 @@ class Upstream(TierServiceServicer):
         self.calls = 0
         self.codecs: list[pb.Codec] = [pb.CODEC_FLOAT32]
         self.described: dict[str, int] = {}
-        self._reply = reply
+        self.reply = reply
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
         fields: dict[str, Any] = {"first_block": 2, "last_block": 3, **self.described}
@@ -43,7 +43,7 @@ class Upstream(TierServiceServicer):
 
     async def Infer(self, request: pb.InferRequest, context: Any) -> pb.InferResponse:
         self.calls += 1
-        return await self._reply(request, context)
+        return await self.reply(request, context)
 
 
 @asynccontextmanager
