@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from offramp.bundle.preprocessing import Preprocessing
-from offramp.engine.images.files import damage_told, open_image, read_header
+from offramp.engine.images.files import Picture, damage_told, read_header
 from offramp.engine.images.fit import Box, cut_out, fitted, seen_size, turned
 from offramp.engine.images.header import LIGHT_BYTES, Header
 from offramp.engine.images.limits import DEFAULT_LIMITS, ImageLimits
+from offramp.engine.images.orientation import UPRIGHT
 from offramp.errors import ConfigError, RequestError
 
 _LIGHT_PIXELS = 512 * 512
@@ -69,14 +69,11 @@ def decode_crop(
             f"box {box} is not a part of the picture; give 0 <= left < right <= 1, upper and lower alike"
         )
     header = _checked_header(data, limits)
-    with damage_told(data):
-        image, turn = open_image(data, header)
     whole = math.ceil(preprocessing.width / (right - left)), math.ceil(preprocessing.height / (lower - upper))
-    if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
-        _draft(image, seen_size(whole, turn), preprocessing.jpeg_margin)
     with damage_told(data):
-        image.load()
-    return cut_out(turned(image, turn), preprocessing, box)
+        picture = Picture(data, header)
+        image = _as_image(picture.pixels(_at_least(whole, picture.turn, preprocessing.jpeg_margin)))
+    return cut_out(turned(image, picture.turn), preprocessing, box)
 
 
 def photo_size(data: bytes) -> tuple[int, int]:
@@ -87,8 +84,8 @@ def photo_size(data: bytes) -> tuple[int, int]:
     """
     header = _checked_header(data, DEFAULT_LIMITS)
     with damage_told(data):
-        image, turn = open_image(data, header)
-    return seen_size(image.size, turn)
+        picture = Picture(data, header)
+    return seen_size(picture.size, picture.turn)
 
 
 class OpenedImages:
@@ -131,16 +128,16 @@ class OpenedImages:
         """
         return self._each(partial(_unfitted, preprocessing=preprocessing))
 
-    def _each(self, decode: Callable[[Image.Image, int, bytes], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    def _each(self, decode: Callable[[Picture, bytes], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         decoded = []
         for number, (header, file) in enumerate(zip(self._headers, self._files, strict=True), start=1):
             try:
                 with damage_told(file):
-                    image, turn = open_image(file, header)
-                if image.size != header.size:
-                    self._limits.check(image.size, self._limits.max_pixels - image.width * image.height)
-                decoded.append(decode(image, turn, file))
-                image.close()
+                    picture = Picture(file, header)
+                if picture.size != header.size:
+                    self._limits.check(picture.size, self._limits.max_pixels - math.prod(picture.size))
+                decoded.append(decode(picture, file))
+                picture.close()
             except RequestError as error:
                 raise _numbered(error, number, len(self._files)) from error.__cause__
         return decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
@@ -183,32 +180,43 @@ def resize_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> ND
     return fitted(image, preprocessing, preprocessing.resized(*image.size))
 
 
-def _unfitted(image: Image.Image, _turn: int, file: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _unfitted(picture: Picture, file: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     expected = (preprocessing.width, preprocessing.height)
-    if image.size != expected:
+    if picture.size != expected:
         raise RequestError(
-            f"pixels of {image.width} x {image.height}, but block 1 takes {expected[0]} x {expected[1]}; "
+            f"pixels of {picture.size[0]} x {picture.size[1]}, but block 1 takes {expected[0]} x {expected[1]}; "
             "send a photo of another size as an image"
         )
     with damage_told(file):
-        image.load()
+        image = _as_image(picture.pixels())
     plain = image if image.mode == preprocessing.mode else image.convert(preprocessing.mode)
     return np.frombuffer(plain.tobytes(), dtype=np.uint8).reshape(preprocessing.pixel_shape)
 
 
-def _decoded(image: Image.Image, turn: int, file: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _decoded(picture: Picture, file: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     # By the size in the header: a JPEG that is decoded at a smaller scale has its sides rounded up.
-    whole = preprocessing.resized(*seen_size(image.size, turn))
-    if preprocessing.jpeg_margin and isinstance(image, JpegImageFile):
-        _draft(image, seen_size(whole, turn), preprocessing.jpeg_margin)
+    whole = preprocessing.resized(*seen_size(picture.size, picture.turn))
     with damage_told(file):
-        image.load()
-    return fitted(turned(image, turn), preprocessing, whole)
+        pixels = picture.pixels(_at_least(whole, picture.turn, preprocessing.jpeg_margin))
+    if isinstance(pixels, np.ndarray) and _is_fitted(pixels, picture.turn, preprocessing, whole):
+        return pixels.reshape(preprocessing.pixel_shape)
+    return fitted(turned(_as_image(pixels), picture.turn), preprocessing, whole)
 
 
-def _draft(image: JpegImageFile, whole: tuple[int, int], margin: int) -> None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which skips most of the work.
+def _is_fitted(
+    pixels: NDArray[np.uint8], turn: int, preprocessing: Preprocessing, whole: tuple[int, int]
+) -> bool:
+    """Whether nothing is left to do on the pixels of an opaque picture."""
+    wanted = preprocessing.pixel_shape
+    is_mode = (wanted[2] == 1) == (pixels.ndim == 2)
+    return turn == UPRIGHT and is_mode and pixels.shape[:2] == wanted[:2] == whole[::-1]
 
-    whole: size (width, height) that the picture as it lies in the file is going to be resized to.
-    """
-    image.draft(None, (margin * whole[0], margin * whole[1]))
+
+def _at_least(whole: tuple[int, int], turn: int, margin: int) -> tuple[int, int] | None:
+    """How large a JPEG has to be decoded, as it lies in the file, to be resized to `whole`; None: in full."""
+    width, height = seen_size(whole, turn)
+    return (margin * width, margin * height) if margin else None
+
+
+def _as_image(pixels: Image.Image | NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels

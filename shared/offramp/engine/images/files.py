@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from offramp.engine.images import heif, jpeg, png, webp
+from offramp.engine.images import heif, jpeg, png, turbo, webp
 from offramp.engine.images.header import DamageError, Header
 from offramp.engine.images.orientation import UPRIGHT, of_exif
 from offramp.errors import RequestError, TooLargeError, UnsupportedMediaError
@@ -47,18 +49,58 @@ def read_header(data: bytes) -> Header:
         raise _damaged(data, error) from error
 
 
-def open_image(data: bytes, header: Header) -> tuple[Image.Image, int]:
-    """Open an image whose header was read; for a WebP, this takes the memory of its pixels. Use it in `damage_told`.
+class Picture:
+    """An image whose header was read; for a WebP, opening it takes the memory of its pixels. Use it in `damage_told`.
 
-    Returns:
-        The image, whose pixels are not decoded yet, and the orientation that its notes tell, 1 to 8.
+    size: (width, height) in pixels, as it lies in the file. turn: the orientation that its notes tell, 1 to 8.
     """
-    image, turn = _opened(data, header)
+
+    def __init__(self, data: bytes, header: Header) -> None:
+        """Open it.
+
+        Raises:
+            DamageError, and whatever Pillow raises: it is damaged.
+        """
+        self._data, self._header = data, header
+        self.size, self.turn = header.size, header.turn
+        self._image = None
+        if header.kind != "JPEG":
+            self._image, self.turn = _opened(data, header)
+            self.size = self._image.size
+            _check_size(self._image, header)
+
+    def pixels(self, at_least: tuple[int, int] | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Decode it.
+
+        Args:
+            at_least: size (width, height): a JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 of its size that is
+                at least this, which skips most of the work; None: at its full size.
+
+        Returns:
+            Pillow's image, or uint8 pixels (H, W) or (H, W, 3).
+        """
+        image = self._image
+        if image is None:
+            if (found := turbo.decoded(self._data, self._header, at_least)) is not None:
+                return found
+            image = JpegImageFile(io.BytesIO(jpeg.picture_of(self._data, self._header)))
+            _check_size(image, self._header)
+            if at_least:
+                image.draft(None, at_least)
+        image.load()
+        return image
+
+    def close(self) -> None:
+        """Give its memory back."""
+        if self._image is not None:
+            self._image.close()
+
+
+def _check_size(image: Image.Image, header: Header) -> None:
     if image.size != header.size and header.kind != "HEIF":
         raise DamageError(
             f"its header says {header.width} x {header.height} pixels, its contents {image.size}"
         )
-    return image, turn
 
 
 @contextmanager
@@ -99,8 +141,6 @@ def _reader_of(data: bytes) -> Callable[[bytes], Header] | None:
 def _opened(data: bytes, header: Header) -> tuple[Image.Image, int]:
     # `Image.open` would try several formats, and read the notes of some.
     match header.kind:
-        case "JPEG":
-            return JpegImageFile(io.BytesIO(jpeg.picture_of(data, header))), header.turn
         case "PNG":
             plain, turn = png.picture_of(data)
             image = PngImageFile(io.BytesIO(plain))
@@ -109,7 +149,7 @@ def _opened(data: bytes, header: Header) -> tuple[Image.Image, int]:
             return image, turn
         case "WEBP":
             return _Webp(io.BytesIO(data)), webp.orientation_of(data)
-        case "HEIF":
+        case _:
             return _opened_heif(data)
 
 

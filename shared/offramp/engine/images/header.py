@@ -22,7 +22,7 @@ class Header:
     width, height: in pixels, before it is turned upright. num_scans: how often a JPEG goes over its pixels, at most.
     is_simple: whether reading the file is known to be little work beside that on its pixels.
     turn: the orientation that a JPEG's notes tell, 1 to 8. front: a JPEG up to its pixels, without notes.
-    rest: where in the file its pixels begin.
+    rest: where in the file its pixels begin. components: how many values a JPEG has for a pixel.
     """
 
     kind: Kind
@@ -33,6 +33,7 @@ class Header:
     turn: int = 1
     front: bytes = b""
     rest: int = 0
+    components: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

@@ -48,18 +48,20 @@ def read_header(data: bytes) -> Header:
         if marker in _FRAMES:
             if frame:
                 raise DamageError("it has two frames")
-            frame = data[start + 5 : start + 9]
+            frame = data[start + 5 : start + 10]
         kept.append(data[start:at])
         kept_bytes += at - start
         if kept_bytes > _MAX_KEPT:
             raise DamageError(f"it has more than {_MAX_KEPT} bytes of tables before its pixels")
-    height, width = int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:], "big")
+    height, width = int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:4], "big")
     if not height or not width:
         raise DamageError("its size is not told before its pixels")
     is_simple = len(data) <= LIGHT_BYTES and count <= LIGHT_PARTS
     # In a scan these two bytes are a marker and nothing else. In notes they may be anything, so there may be fewer.
     num_scans = 1 + data.count(b"\xff\xda", at) if is_simple else 1
-    return Header("JPEG", width, height, num_scans, is_simple, exif or xmp or UPRIGHT, b"".join(kept), at)
+    components = int.from_bytes(frame[4:], "big")
+    turn = exif or xmp or UPRIGHT
+    return Header("JPEG", width, height, num_scans, is_simple, turn, b"".join(kept), at, components)
 
 
 def picture_of(data: bytes, header: Header) -> bytes:
