@@ -70,11 +70,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("turbo", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_rival_gives_its_network_the_pixels_that_ours_gets(recipe: str) -> None:
+def test_a_rival_gives_its_network_the_pixels_that_ours_gets(recipe: str, turbo: bool) -> None:
     fields = {"height": 24, "width": 24, "mode": "RGB", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     preprocessing = Preprocessing(**{**fields, **RECIPES[recipe]})
-    decode = Decoder(preprocessing.model_dump(mode="json"))
+    decode = Decoder(preprocessing.model_dump(mode="json"), turbo=turbo)
     for name, photo in PHOTOS.items():
         np.testing.assert_array_equal(decode(photo)[0], decode_image(photo, preprocessing), err_msg=name)
 
@@ -89,6 +90,7 @@ def spec(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": str(folder / "backbone.onnx"),
         "labels": manifest.labels,
         "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "turbo": False,
     }
     (folder / "spec.json").write_text(json.dumps(what), encoding="utf-8")
     return folder / "spec.json"

@@ -52,6 +52,11 @@ class Serving(Command):
         description="serve the cheapest point at most this many points below the plain backbone, on validation",
     )
     point: str | None = Field(default=None, description="serve this point instead")
+    backbone: Path | None = Field(
+        default=None,
+        description="bundle whose plain backbone the rivals serve, such as that in float32 (default: the bundle's own)",
+    )
+    turbo: bool = Field(default=False, description="rivals decode JPEGs with simplejpeg, as Offramp does")
     rounds: int = Field(default=5, ge=1, description="turns of each server")
     seconds: float = Field(default=3.0, ge=1, description="length of each turn")
     clients: str = Field(default="1,4,16,64", description="numbers of clients")
@@ -71,13 +76,16 @@ class Serving(Command):
         """Compare on every bundle, then print the page or its figures."""
         rivals = _rivals("FastAPI" if self.quick else self.only)
         loaded = [load_bundle(path) for path in self.bundles or _BUNDLES]
+        backbone = load_bundle(self.backbone) if self.backbone else None
         with folder_of(self.photos) as folder:
             if self.megapixels:
                 folder = enlarged(folder, self.megapixels, self.enlarged.expanduser())
             found = []
             for bundle in loaded:
-                served = choose(bundle, self.photos, max_drop=self.max_drop, name=self.point)
-                plan = self._plan(bundle, rivals, folder)
+                served = choose(
+                    bundle, self.photos, max_drop=self.max_drop, name=self.point, backbone=backbone
+                )
+                plan = self._plan(bundle, rivals, folder, backbone)
                 with progress(f"turns, {bundle.manifest.name}", plan.steps) as advance:
                     found.append(compare(bundle, served, plan, advance))
         text = page_of(found, plan)
@@ -90,7 +98,7 @@ class Serving(Command):
             for each in found:
                 plot_of(each, plan, self.page.parent / plot_name(each, plan))
 
-    def _plan(self, bundle: Bundle, rivals: Sequence[Rival], photos: Path) -> Plan:
+    def _plan(self, bundle: Bundle, rivals: Sequence[Rival], photos: Path, backbone: Bundle | None) -> Plan:
         return Plan(
             clients=(1, 16) if self.quick else _numbers(self.clients),
             rounds=1 if self.quick else self.rounds,
@@ -99,6 +107,8 @@ class Serving(Command):
             environments=self.environments.expanduser(),
             photos=photos,
             sent=describe(photos),
+            backbone=backbone,
+            turbo=self.turbo,
             megapixels=self.megapixels,
             edge=shlex.split(self.edge_args),
             cloud=_cloud(bundle) if self.cloud_args is None else shlex.split(self.cloud_args),

@@ -33,7 +33,9 @@ class Chosen:
     test_accuracy_of_backbone: float | None = None
 
 
-def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = None) -> Chosen:
+def choose(
+    bundle: Bundle, data: Path, *, max_drop: float, name: str | None = None, backbone: Bundle | None = None
+) -> Chosen:
     """The point of that name, or the cheapest one that is at most `max_drop` points below the plain backbone.
 
     The rivals serve the plain backbone. If a bundle aggregates, the backbone is less accurate than the bundle's 'full'.
@@ -43,6 +45,7 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
         data: the data it was trained on; photos alone are enough for a bundle that does not aggregate.
         max_drop: in percentage points, on validation samples.
         name: of a point, if it is chosen already.
+        backbone: the bundle whose plain backbone the rivals serve, if it is another.
 
     Raises:
         ConfigError: the bundle is not calibrated, has no such point, or aggregates and there are only photos.
@@ -53,8 +56,9 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
     if name is not None and name not in measured:
         raise ConfigError(f"no measured point '{name}'; {bundle.directory} has {', '.join(measured)}")
     of_backbone = measured["full"].accuracy
-    if bundle.manifest.aggregates:
-        of_backbone = accuracy_of_backbone(bundle, _validation(bundle, data))
+    plain = backbone or bundle
+    if bundle.manifest.aggregates or backbone:
+        of_backbone = accuracy_of_backbone(plain, _validation(bundle, data))
     drops = {each: 100 * (of_backbone - found.accuracy) for each, found in measured.items()}
     allowed = [each for each, drop in drops.items() if drop <= max_drop + 1e-9]
     name = name or min(allowed, key=lambda each: measured[each].macs_mean)
@@ -66,7 +70,7 @@ def choose(bundle: Bundle, data: Path, *, max_drop: float, name: str | None = No
         return Chosen(point, drops[name])
     table = predict_every_exit(bundle, test.pixels).against(classes_N)
     right = table.correct_at(table.exit_taken(point.thetas))
-    return Chosen(point, drops[name], float(right.mean()), accuracy_of_backbone(bundle, test))
+    return Chosen(point, drops[name], float(right.mean()), accuracy_of_backbone(plain, test))
 
 
 def _validation(bundle: Bundle, data: Path) -> LabelledImages:
@@ -75,8 +79,7 @@ def _validation(bundle: Bundle, data: Path) -> LabelledImages:
         return held_out(origin, bundle.manifest.preprocessing, data, Reading())
     except DataError as error:
         raise ConfigError(
-            f"{bundle.directory} aggregates, so its points must be compared with its backbone on held-out samples: "
-            f"{error}"
+            f"{bundle.directory} has to be compared with the rivals' backbone on held-out samples: {error}"
         ) from error
 
 

@@ -119,7 +119,8 @@ class Plan:
     """What to measure, and for how long.
 
     photos: the folder to send. sent: how many they are and how large, in words. megapixels: what they were enlarged to,
-    if they were.
+    if they were. backbone: the bundle whose plain backbone the rivals serve; None: the one that is measured. turbo:
+    whether they decode with simplejpeg.
     """
 
     clients: Sequence[int]
@@ -129,6 +130,8 @@ class Plan:
     environments: Path
     photos: Path
     sent: str
+    backbone: Bundle | None = None
+    turbo: bool = False
     megapixels: float | None = None
     edge: Sequence[str]
     cloud: Sequence[str]
@@ -150,7 +153,7 @@ def compare(bundle: Bundle, chosen: Chosen, plan: Plan, advance: Callable[[int],
     with TemporaryDirectory() as folder:
         contexts = {
             **_ours(bundle.directory, point.name, plan, photos[0]),
-            **_theirs(bundle, plan, Path(folder), photos[:_CHECKED]),
+            **_theirs(plan.backbone or bundle, plan, Path(folder), photos[:_CHECKED]),
         }
         script = Path(folder) / "photos.lua"
         write_script(script, plan.photos)
@@ -204,6 +207,7 @@ def _theirs(bundle: Bundle, plan: Plan, folder: Path, photos: Sequence[bytes]) -
         "model": str(model),
         "labels": manifest.labels,
         "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "turbo": plan.turbo,
     }
     spec.write_text(json.dumps(what), encoding="utf-8")
     expected = expected_answers(bundle, photos)

@@ -28,9 +28,10 @@ def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
     """All results under one heading."""
     intro = (
         "# Serving\n\n"
-        "Made by `python -m benchmarks.serving`. Every rival serves the plain backbone of the same bundle: JPEG in, "
-        "JSON out, in an environment of its own, with the same releases of Pillow and ONNX Runtime and the same "
-        "preprocessing. Before each turn it must answer some photos as the bundle's backbone does, and each of its "
+        f"Made by `python -m benchmarks.serving`. Every rival serves the plain backbone of {_backbone(plan)}: JPEG in, "
+        f"JSON out, decoded with {'simplejpeg' if plan.turbo else 'Pillow'}, in an environment of its own, with the "
+        "same releases of Pillow and ONNX Runtime and the same preprocessing. Before each turn it must answer some "
+        "photos as the bundle's backbone does, and each of its "
         "workers must have answered. Rivals have 2 workers, which answer one request at a time with one thread, "
         "unless their name says otherwise. Offramp serves "
         f"the early-exit network as edge ({' '.join(plan.edge) or 'no options'}) and cloud "
@@ -43,6 +44,13 @@ def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
         f"\n\n{machine()}\n\n"
     )
     return intro + "\n".join(_section(each, plan) for each in comparisons)
+
+
+def _backbone(plan: Plan) -> str:
+    if plan.backbone is None:
+        return "the same bundle"
+    manifest = plan.backbone.manifest
+    return f"{manifest.name}, in {manifest.precision}"
 
 
 def machine() -> str:

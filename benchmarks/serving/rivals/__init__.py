@@ -9,7 +9,9 @@ from pathlib import Path
 
 PROGRAMS = Path(__file__).parent
 # The releases that Offramp runs on here, so that decoders and kernels are the same.
-_COMMON = tuple(f"{package}=={version(package)}" for package in ("numpy", "onnxruntime", "pillow"))
+_COMMON = tuple(
+    f"{package}=={version(package)}" for package in ("numpy", "onnxruntime", "pillow", "simplejpeg")
+)
 
 
 @dataclass(frozen=True, kw_only=True)

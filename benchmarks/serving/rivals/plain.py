@@ -13,7 +13,7 @@ from decoding import Decoder
 
 
 class Plain:
-    """Pillow and ONNX Runtime, as on the edge node, with RIVAL_THREADS threads for one image."""
+    """Pillow or simplejpeg, and ONNX Runtime, as on the edge node, with RIVAL_THREADS threads for one image."""
 
     def __init__(self) -> None:
         spec = json.loads(Path(os.environ["PLAIN_SPEC"]).read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ class Plain:
         )
         self._input = self.session.get_inputs()[0].name
         self._labels = spec["labels"]
-        self._decode = Decoder(spec["preprocessing"])
+        self._decode = Decoder(spec["preprocessing"], turbo=spec["turbo"])
 
     def __call__(self, body: bytes) -> dict[str, Any]:
         """Answer one image, and say which thread of which process did."""
