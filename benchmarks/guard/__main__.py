@@ -26,7 +26,7 @@ from offramp.authoring.data.photos import Pixels, batches
 from offramp.authoring.guard.fitting import add_guards
 from offramp.authoring.guard.gaussian import limit_for
 from offramp.bundle import Bundle, load_bundle, write_bundle
-from offramp.cli.guard import photos_for
+from offramp.cli.held_out import photos_for
 from offramp.cli.options import BundleArgument
 from offramp.cli.progress import progress
 from offramp.cli.reading import Reading

@@ -39,7 +39,7 @@ class Tensor(Record):
 
 
 class Levels(Record):
-    """The values of an encoded feature: integers from 0 up, and how often each one occurs.
+    """The values of a feature in integers: from 0 up, and how often each one occurs.
 
     frequencies: one for each level; the entropy coder uses them as weights, so both tiers must have the same ones.
     """
@@ -77,7 +77,7 @@ class Block(Record):
     sha256: Sha256
     input: Tensor
     feature: Tensor | None = Field(description="output of the block; null for the last block")
-    levels: Levels | None = Field(default=None, description="only for a uint8 feature, a bottleneck's code")
+    levels: Levels | None = Field(default=None, description="of a uint8 feature, only")
     macs: int = Field(ge=0, description="multiplications of the block for one sample, without its EEC")
     exit: Exit | None
 
@@ -150,6 +150,7 @@ class Manifest(Record):
     aggregates: bool = Field(
         default=False, description="whether the last exit answers with the geometric mean of all exits"
     )
+    precision: Literal["float32", "int8"] = "float32"  # int8: what most layers compute in
     provenance: Provenance | None = None
 
     @property

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import Bundle, Manifest, load_bundle
+from offramp.bundle.precision import doubts_about
 from offramp.cli.held_out import held_out, origin_of
 from offramp.cli.options import (
     BundleArgument,
@@ -88,6 +89,8 @@ class Evaluate(Command):
         if summary.held_out and summary.held_out.is_beyond_chance:
             warn(summary.held_out.meaning)
         _warn_of_payload(manifest, summary)
+        for doubt in doubts_about(manifest):
+            warn(doubt)
         if summary.overshoot:
             warn(summary.overshoot.meaning)
         taken_N = found.against(images.classes_as(manifest.labels)).exit_taken(thetas)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 
-from offramp.authoring.data import LabelledImages
 from offramp.authoring.data.reading import CACHE_MB
-from offramp.authoring.data.split import split_train
-from offramp.bundle import Bundle, Manifest, load_bundle, write_bundle
-from offramp.cli.held_out import held_out, origin_of, training_part
+from offramp.bundle import load_bundle, write_bundle
+from offramp.cli.held_out import photos_for, signed
 from offramp.cli.options import BundleArgument, CacheOption, SkipOption
 from offramp.cli.progress import console, progress
 from offramp.cli.reading import Reading
 from offramp.command import Command
-
-_MOST = 10_000  # training photos that are looked at; more would hardly move a mean or a variance
 
 
 class GuardExits(Command):
@@ -60,7 +55,7 @@ class GuardExits(Command):
                 false_alarms=self.false_alarms,
                 advance=advance,
             )
-        written = write_bundle(self.out, self._signed(found.manifest), found.graphs).manifest
+        written = write_bundle(self.out, signed(found.manifest, self.as_typed), found.graphs).manifest
         macs = sum(exit.guard.macs for exit in written.exits if exit.guard)
         console.print(
             f"guarded {written.bundle_id}: {macs:,} multiplications more, {macs / written.backbone_macs:.2%} of the "
@@ -70,40 +65,3 @@ class GuardExits(Command):
             soft_wrap=True,
             highlight=False,
         )
-
-    def _signed(self, manifest: Manifest) -> Manifest:
-        provenance = manifest.provenance
-        assert provenance is not None, "its origin was read"
-        kept = (each for each in provenance.commands if not each.startswith("offramp calibrate "))
-        return manifest.model_copy(
-            update={"provenance": provenance.model_copy(update={"commands": (*kept, self.as_typed)})}
-        )
-
-
-def photos_for(
-    bundle: Bundle, data: Path, calibration: Path, reading: Reading
-) -> tuple[LabelledImages, LabelledImages]:
-    """Photos that a network was trained on, and those held-out ones that no guarantee is tested on.
-
-    Args:
-        bundle: of the network.
-        data: what it was trained on.
-        calibration: the photos that thresholds are chosen on, or the data that they belong to.
-        reading: how to read them.
-
-    Raises:
-        ConfigError: the bundle does not say what it was trained on.
-        DataError: this is other data.
-    """
-    from offramp.authoring.selection.guarantee import halves
-
-    origin, preprocessing = origin_of(bundle.manifest, bundle.directory), bundle.manifest.preprocessing
-    training = training_part(origin, preprocessing, data, reading)
-    if origin.split is not None:
-        sides = split_train(training, origin.split)
-        training, unseen = sides.train, sides.validation
-    else:
-        unseen = held_out(origin, preprocessing, calibration, reading)
-    if len(training) > _MOST:
-        training = training.take(np.linspace(0, len(training) - 1, _MOST).astype(np.int64))
-    return training, unseen.take(halves(len(unseen))[0])

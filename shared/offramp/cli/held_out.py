@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from offramp.authoring.data import LabelledImages, open_data, split_train
-from offramp.bundle import Manifest, Preprocessing
+from offramp.bundle import Bundle, Manifest, Preprocessing
 from offramp.bundle.provenance import CalibrationPart, Data
 from offramp.cli.reading import Reading
 from offramp.errors import ConfigError, DataError
@@ -77,6 +79,46 @@ def calibration_part(
             "validation part, or without any parts"
         )
     return reading.part(path, "validation", preprocessing)
+
+
+def photos_for(
+    bundle: Bundle, data: Path, calibration: Path, reading: Reading, *, most: int = 10_000
+) -> tuple[LabelledImages, LabelledImages]:
+    """Photos that a network was trained on, and those held-out ones that no guarantee is tested on.
+
+    Args:
+        bundle: of the network.
+        data: what it was trained on.
+        calibration: the photos that thresholds are chosen on, or the data that they belong to.
+        reading: how to read them.
+        most: this many training photos, spread over all of them, at most.
+
+    Raises:
+        ConfigError: the bundle does not say what it was trained on.
+        DataError: this is other data.
+    """
+    from offramp.authoring.selection.guarantee import halves
+
+    origin, preprocessing = origin_of(bundle.manifest, bundle.directory), bundle.manifest.preprocessing
+    training = training_part(origin, preprocessing, data, reading)
+    if origin.split is not None:
+        sides = split_train(training, origin.split)
+        training, unseen = sides.train, sides.validation
+    else:
+        unseen = held_out(origin, preprocessing, calibration, reading)
+    if len(training) > most:
+        training = training.take(np.linspace(0, len(training) - 1, most).astype(np.int64))
+    return training, unseen.take(halves(len(unseen))[0])
+
+
+def signed(manifest: Manifest, command: str) -> Manifest:
+    """The manifest with the command that changed its blocks; those that chose thresholds before it count no longer."""
+    provenance = manifest.provenance
+    assert provenance is not None, "its origin was read"
+    kept = (each for each in provenance.commands if not each.startswith("offramp calibrate "))
+    return manifest.model_copy(
+        update={"provenance": provenance.model_copy(update={"commands": (*kept, command)})}
+    )
 
 
 def _same_part(path: Path, expected: CalibrationPart, images: LabelledImages) -> LabelledImages:

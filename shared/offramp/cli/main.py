@@ -15,6 +15,7 @@ _OWN = {
     "train": "train:Train",
     "compress": "compress:Compress",
     "export": "export:Export",
+    "quantise": "quantise:Quantise",
     "guard": "guard:GuardExits",
     "calibrate": "calibrate:Calibrate",
     "evaluate": "evaluate:Evaluate",

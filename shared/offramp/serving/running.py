@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from offramp.bundle import Bundle, Manifest
+from offramp.bundle.precision import doubts_about
 from offramp.engine.payload import PayloadRule, is_lossy
 from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Tier
@@ -67,6 +68,8 @@ async def running_node(
     """
     first, last = blocks
     manifest = bundle.manifest
+    for doubt in doubts_about(manifest):
+        _log.warning(line("int8_here", detail=doubt))
     loaded = load_blocks(
         bundle, first, last, runtime=settings.runtime, threads=settings.threads, workers=settings.workers
     )

@@ -6,7 +6,6 @@ network knows the former by heart, so they seem more familiar than any new photo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ from offramp.authoring.data.photos import Pixels, batches
 from offramp.authoring.guard.gaussian import fit_gaussian, limit_for
 from offramp.authoring.guard.graphs import guarded, outputs_of, watched
 from offramp.bundle import Bundle
-from offramp.bundle.manifest import Block, Guard, Manifest, manifest_of
+from offramp.bundle.manifest import Block, Guard, Manifest
+from offramp.bundle.renewed import renewed
 from offramp.errors import BundleError, ConfigError
 
 _BATCH = 32
@@ -133,20 +133,6 @@ def _described(manifest: Manifest, graphs: Mapping[int, bytes], guards: Mapping[
         if guard := guards.get(block.number):
             assert block.exit is not None
             exit = block.exit.model_copy(update={"guard": guard, "macs": block.exit.macs + guard.macs})
-            digest = hashlib.sha256(graphs[block.number]).hexdigest()
-            block = block.model_copy(update={"exit": exit, "sha256": digest})
+            block = block.model_copy(update={"exit": exit})
         blocks.append(block)
-    served = manifest.operating_point
-    full = served.model_copy(
-        update={
-            "name": "full",
-            "thetas": (1.0,) * (manifest.num_exits - 1),
-            "measured": None,
-            "certificate": None,
-        }
-    )
-    parts = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-    del parts["format_version"], parts["bundle_id"]
-    return manifest_of(
-        **parts | {"blocks": tuple(blocks), "operating_points": (full,), "default_operating_point": "full"}
-    )
+    return renewed(manifest, blocks, graphs)

@@ -86,7 +86,10 @@ def _add_seen(model: Any) -> None:
 
 
 def _tap(model: Any) -> tuple[str, int]:
-    """The deepest tensor that both the feature and the EEC's answer need, and its rank."""
+    """The deepest tensor that both the feature and the EEC's answer need, and its rank.
+
+    Of a feature in int8, those are the values that its levels stand for.
+    """
     graph = model.graph
     shapes = onnx.shape_inference.infer_shapes(model).graph
     ranks = {
@@ -94,6 +97,9 @@ def _tap(model: Any) -> tuple[str, int]:
         for value in (*shapes.value_info, *shapes.input, *shapes.output)
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     }
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == "feature":
+            return node.output[0], ranks[node.output[0]]
     shared = _needed_for(graph, "feature") & _needed_for(graph, "probabilities")
     for node in reversed(graph.node):
         for name in node.output:
