@@ -85,7 +85,7 @@ def test_its_answers_are_nearly_those_in_float32(wide: Bundle, in_int8: Bundle) 
 
 def test_it_is_another_bundle_whose_thresholds_have_to_be_chosen(wide: Bundle, in_int8: Bundle) -> None:
     manifest = quantise(wide, photos(1), photos(2), most_change=0.5, timed=False).manifest
-    assert manifest.precision == "int8" and manifest.bundle_id != wide.manifest.bundle_id
+    assert manifest.precision == "int8" and manifest.bundle_id.startswith("wide-int8-")
     assert [point.name for point in manifest.operating_points] == ["full"]
     assert manifest.operating_point.thetas == (1, 1)
 

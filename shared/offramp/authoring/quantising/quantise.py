@@ -127,7 +127,8 @@ def _manifest(manifest: Manifest, blocks: Sequence[Block], graphs: Mapping[int, 
     if provenance is not None:
         versions = {**provenance.versions, "onnxruntime": onnxruntime.__version__}
         provenance = provenance.model_copy(update={"versions": versions})
-    return renewed(manifest, blocks, graphs, point={"codec": codec}, precision="int8", provenance=provenance)
+    changes = {"name": f"{manifest.name[:_LONGEST]}-int8", "precision": "int8", "provenance": provenance}
+    return renewed(manifest, blocks, graphs, point={"codec": codec}, **changes)
 
 
 def _feature(graph: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
