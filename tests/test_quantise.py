@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -192,13 +193,22 @@ def test_what_cannot_be_quantised_is_refused(wide: Bundle, in_int8: Bundle, tiny
 def test_what_makes_answers_slower_or_different_here_is_said(
     in_int8: Bundle, wide: Bundle, tmp_path: Path
 ) -> None:
-    plain = tmp_path / "cpuinfo"
-    plain.write_text("flags\t\t: fpu sse4_2 avx avx2 fma\n")
-    assert any("no instructions for int8" in doubt for doubt in doubts_about(in_int8.manifest, plain))
-    assert doubts_about(wide.manifest, plain) == ()
-    plain.write_text("flags\t\t: fpu avx512f avx512_vnni\n")
-    assert doubts_about(in_int8.manifest, plain) == []
+    without, with_vnni = tmp_path / "without", tmp_path / "with"
+    without.write_text("flags\t\t: fpu sse4_2 avx avx2 fma\n")
+    with_vnni.write_text("flags\t\t: fpu avx512f avx512_vnni\n")
+    assert any("no instructions for int8" in doubt for doubt in doubts_about(in_int8.manifest, without))
+    assert doubts_about(wide.manifest, without) == ()
+    assert doubts_about(in_int8.manifest, with_vnni) == []
     assert doubts_about(in_int8.manifest, tmp_path / "none") == []
+
+
+def test_the_kernels_for_processors_without_vnni_give_the_same_numbers(in_int8: Bundle) -> None:
+    given: Any = photos(6, 40)
+    for number in range(1, 4):
+        fast, careful = (run(in_int8.graphs[number], given, careful=each) for each in (False, True))
+        for name, values in fast.items():
+            np.testing.assert_array_equal(careful[name], values)
+        given = fast.get("feature")
 
 
 def test_a_block_answers_alike_alone_and_in_a_batch(in_int8: Bundle) -> None:
@@ -230,9 +240,9 @@ def photos_feature(bundle: Bundle, block: int = 1) -> NDArray[np.float32]:
     return given
 
 
-def run(graph: bytes, inputs: NDArray[Any]) -> dict[str, Any]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+def run(graph: bytes, inputs: NDArray[Any], *, careful: bool = False) -> dict[str, Any]:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", str(int(careful)))
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs}), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,19 +12,27 @@ from offramp.bundle.manifest import Manifest
 
 # Instructions that multiply 8-bit numbers and add the products up in 32 bits, as Linux names them.
 _DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp"}
+_CPUINFO = Path("/proc/cpuinfo")
 
 
-def doubts_about(manifest: Manifest, cpuinfo: Path = Path("/proc/cpuinfo")) -> Sequence[str]:
-    """What there is to say of a bundle in int8 on this machine, in whole sentences; nothing of one in float32.
+@functools.cache
+def multiplies_int8(cpuinfo: Path = _CPUINFO) -> bool | None:
+    """Whether this processor has instructions for int8; None if nothing says so.
 
     Args:
-        manifest: of the bundle.
-        cpuinfo: where Linux tells what its processors can do; elsewhere, nothing is said of that.
+        cpuinfo: where Linux tells what its processors can do.
     """
+    if not cpuinfo.exists():
+        return None
+    return bool(_DOT_PRODUCTS & set(cpuinfo.read_text(encoding="utf-8").split()))
+
+
+def doubts_about(manifest: Manifest, cpuinfo: Path = _CPUINFO) -> Sequence[str]:
+    """What there is to say of a bundle in int8 on this machine, in whole sentences; nothing of one in float32."""
     if manifest.precision == "float32":
         return ()
     found = []
-    if cpuinfo.exists() and not _DOT_PRODUCTS & set(cpuinfo.read_text(encoding="utf-8").split()):
+    if multiplies_int8(cpuinfo) is False:
         found.append(
             f"this {platform.machine()} processor has no instructions for int8 (VNNI, dot product): answers are right, "
             "but slower than they could be; compare with the bundle in float32"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
+from offramp.bundle.precision import multiplies_int8
 from offramp.engine.runtime.block import OUTPUT_NAMES, BlockOutput, check_signature
 from offramp.errors import BundleError
 
@@ -29,8 +30,9 @@ class OnnxBlock:
         options.log_severity_level = 3
         # Spinning threads steal the core that the server's own loop needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI, some of its kernels for int8 overflow; these are slower, and give the same numbers as with it.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not multiplies_int8():
+            # Kernels for int8 overflow then; these are slower, and give the same numbers as those that do not.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 bundle.graphs[block.number], options, providers=["CPUExecutionProvider"]
