@@ -111,6 +111,26 @@ def test_a_bundle_gets_guards_is_calibrated_and_says_how_many_are_unfamiliar(
     assert "50 unfamiliar" in offramp("predict", out, SAMPLES / "bag").stderr
 
 
+def test_a_bundle_is_quantised_calibrated_and_evaluated(trained: Path, tmp_path: Path) -> None:
+    out, photos = tmp_path / "in-int8", trained / "photos"
+    quantise = ("quantise", trained / "bundle", "--data", photos, "--out", out, "--all-layers")
+    result = offramp(*quantise, "--most-change", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "blocks in int8" in result.stderr and "quantised b-lenet-fashion-int8-" in result.stderr
+    assert offramp("calibrate", out, "--data", photos).exit_code == 0
+    result = offramp("evaluate", out, "--data", photos, "--part", "validation", "--json")
+    assert result.exit_code == 0, result.output
+    manifest = load_bundle(out).manifest
+    assert manifest.provenance is not None
+    verbs = [command.split()[1] for command in manifest.provenance.commands]
+    assert verbs == ["train", "export", "quantise", "calibrate"]
+    check_refused(offramp("quantise", out, "--data", photos, "--out", tmp_path / "b"), "is in int8 already")
+    check_refused(
+        offramp("quantise", trained / "bundle", "--data", SAMPLES, "--out", tmp_path / "c"),
+        "is not the data this network was trained on",
+    )
+
+
 @pytest.mark.parametrize(("budget", "point"), [("--max-ms", "ms-1000"), ("--max-bytes", "bytes-1000")])
 def test_a_budget_of_time_or_of_bytes_names_the_point_that_keeps_it(
     trained: Path, tmp_path: Path, budget: str, point: str

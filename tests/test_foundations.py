@@ -83,10 +83,11 @@ def test_every_bundle_that_ships_is_sound_and_says_what_made_it(bundle: str) -> 
     manifest = load_bundle(ROOT / "models" / bundle).manifest
     assert manifest.name == bundle
     assert manifest.provenance is not None
-    attached = ["attach"] if bundle == "b-lite0-grocery" else []
+    attached = ["attach"] if bundle.startswith("b-lite0-grocery") else []
     verbs = [command.split()[1] for command in manifest.provenance.commands]
-    narrowed = ["compress"] if any(block.levels for block in manifest.blocks) else []
-    assert verbs == [*attached, "train", *narrowed, "export", "calibrate"]
+    narrowed = ["compress"] if bundle.endswith("-narrow") else []
+    quantised = ["quantise"] if manifest.precision == "int8" else []
+    assert verbs == [*attached, "train", *narrowed, "export", *quantised, "calibrate"]
     assert all(point.measured is not None for point in manifest.operating_points)
 
 

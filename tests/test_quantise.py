@@ -178,7 +178,7 @@ def test_a_guard_of_a_bundle_in_int8_changes_nothing_but_what_is_unfamiliar(in_i
 def test_what_cannot_be_quantised_is_refused(wide: Bundle, in_int8: Bundle, tiny_bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="int8 already"):
         quantise(in_int8, photos(1), photos(2), most_change=0.1)
-    with pytest.raises(ConfigError, match="10 photos to quantise with, expected at least 100"):
+    with pytest.raises(ConfigError, match="10 training photos to quantise with, expected at least 100"):
         quantise(wide, photos(1, 10), photos(2), most_change=0.1)
     guarded = add_guards(tiny_bundle, photos(1, 200), photos(2, 200), false_alarms=0.05)
     with pytest.raises(ConfigError, match="has guards"):

@@ -137,7 +137,9 @@ def _name(key: str) -> str:
 
 def plot_name(found: Comparison, plan: Plan) -> str:
     """File name of a bundle's plot, beside the page."""
-    return f"{found.bundle}-{plan.megapixels:g}mp.svg" if plan.megapixels else f"{found.bundle}.svg"
+    against = f"-against-{plan.backbone.manifest.precision}" if plan.backbone else ""
+    size = f"-{plan.megapixels:g}mp" if plan.megapixels else ""
+    return f"{found.bundle}{against}{size}.svg"
 
 
 def _title(found: Comparison, plan: Plan) -> str:

@@ -21,7 +21,7 @@ from offramp.bundle.renewed import renewed
 from offramp.errors import BundleError, ConfigError
 from offramp.wire.codec import codec_for_levels
 
-LEAST_PHOTOS = 100
+_LEAST_TRAINING, _LEAST_HELD_OUT = 100, 20
 _LONGEST = 62  # of a bundle's name that can still be told to be in int8
 _BATCH = 32
 
@@ -93,7 +93,7 @@ def quantise(
     return QuantisedBundle(_manifest(manifest, blocks, graphs), graphs, every)
 
 
-def _check(bundle: Bundle, *photos: int) -> None:
+def _check(bundle: Bundle, training: int, held_out: int) -> None:
     manifest = bundle.manifest
     if manifest.precision != "float32":
         raise ConfigError(
@@ -104,11 +104,15 @@ def _check(bundle: Bundle, *photos: int) -> None:
             f"{bundle.directory} has guards, which would see other features; quantise the bundle without them, then "
             "run `offramp guard` on the result"
         )
-    if min(photos) < LEAST_PHOTOS:
-        raise ConfigError(
-            f"{min(photos)} photos to quantise with, expected at least {LEAST_PHOTOS}: ranges of so few would cut off "
-            "what others need; give more"
-        )
+    for found, least, what in (
+        (training, _LEAST_TRAINING, "training"),
+        (held_out, _LEAST_HELD_OUT, "held-out"),
+    ):
+        if found < least:
+            raise ConfigError(
+                f"{found} {what} photos to quantise with, expected at least {least}: ranges and changes on so few say "
+                "little about others; give more"
+            )
 
 
 def _block(block: Block, before: Tensor | None, levels: Levels | None, *, narrowed: bool) -> Block:

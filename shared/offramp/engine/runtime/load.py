@@ -38,16 +38,21 @@ def load_blocks(
         bundle: verified.
         start: number of the first block.
         stop: number of the last one.
-        runtime: library that runs them. onnx: ONNX Runtime, in float32. openvino: in bfloat16 if the CPU supports it,
-            otherwise in float32. torch: eager, in float32, on CUDA if there is a device. torch-compiled: the same
-            through `torch.compile`.
+        runtime: library that runs them. onnx: ONNX Runtime, in the bundle's precision. openvino: in int8 if the bundle
+            is, otherwise in bfloat16 if the CPU supports it, or in float32. torch: eager, in float32, on CUDA if there
+            is a device. torch-compiled: the same through `torch.compile`.
         threads: threads that share one call. More than one pays off only for large blocks and few clients.
         workers: how many threads may call a block at the same time.
 
     Raises:
-        ConfigError: the runtime's package or its compiler is missing.
+        ConfigError: the runtime's package or its compiler is missing, or it cannot run the bundle's precision.
         BundleError: the runtime refuses a graph, or the graph's inputs or outputs differ from the manifest.
     """
+    if bundle.manifest.precision == "int8" and _PACKAGES[runtime] is _TORCH:
+        raise ConfigError(
+            f"runtime {runtime} cannot run bundle '{bundle.manifest.bundle_id}', which is in int8; choose --runtime "
+            "onnx or openvino, or the bundle in float32 that it was made from"
+        )
     load = _loader(runtime)
     blocks = bundle.manifest.blocks[start - 1 : stop]
     return [load(block, bundle, threads=threads, workers=workers) for block in blocks]
