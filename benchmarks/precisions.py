@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ def _milliseconds(bundle: Bundle, runtime: Runtime, pixels: Sequence[NDArray[np.
     blocks = load_blocks(bundle, 1, len(bundle.manifest.blocks), runtime=runtime)
     times = []
     for photo in pixels:
-        batch = photo[np.newaxis]
+        batch: Any = photo[np.newaxis]
         begun = perf_counter()
         for block in blocks:
             batch = block.run(batch).feature

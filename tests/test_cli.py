@@ -7,41 +7,23 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from offramp.bundle import load_bundle
-from tests.commands import Result, check_refused, offramp
+from tests.commands import SMALL, Result, check_refused, offramp, trained_on_noise
 from tests.conftest import FASHION_BUNDLE, SAMPLES
-
-_SMALL = ("--epochs", "1", "--validation", "40")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle made by the three commands, from 160 photos of two classes; trained for one epoch."""
-    directory = tmp_path_factory.mktemp("made")
-    photos = directory / "photos"
-    generator = np.random.default_rng(0)
-    for label, brightness in (("dark", 90), ("light", 255)):
-        (photos / "train" / label).mkdir(parents=True)
-        for number in range(80):
-            pixels = (generator.random((28, 28)) * brightness).astype(np.uint8)
-            Image.fromarray(pixels).save(photos / "train" / label / f"{number:04d}.png")
-    run, bundle = directory / "run", directory / "bundle"
-    result = offramp("train", "b-lenet-fashion", "--data", photos, "--out", run, *_SMALL)
-    assert result.exit_code == 0, result.output
-    assert offramp("export", run, "--out", bundle).exit_code == 0
-    assert offramp("calibrate", bundle, "--data", photos).exit_code == 0
-    return directory
+    return trained_on_noise(tmp_path_factory.mktemp("made"))
 
 
 def test_an_exit_learns_from_a_backbone_without_any_label(trained: Path, tmp_path: Path) -> None:
     photos, run, bundle = trained / "photos" / "train", tmp_path / "run", tmp_path / "bundle"
     teach = ("--regime", "distill", "--start", trained / "run", "--unlabelled")
     result = offramp(
-        "train", "b-lenet-fashion", "--data", photos, "--out", run, *_SMALL, *teach, "--alpha", "1"
+        "train", "b-lenet-fashion", "--data", photos, "--out", run, *SMALL, *teach, "--alpha", "1"
     )
     assert result.exit_code == 0, result.output
     assert offramp("export", run, "--out", bundle).exit_code == 0
@@ -111,26 +93,6 @@ def test_a_bundle_gets_guards_is_calibrated_and_says_how_many_are_unfamiliar(
     assert "50 unfamiliar" in offramp("predict", out, SAMPLES / "bag").stderr
 
 
-def test_a_bundle_is_quantised_calibrated_and_evaluated(trained: Path, tmp_path: Path) -> None:
-    out, photos = tmp_path / "in-int8", trained / "photos"
-    quantise = ("quantise", trained / "bundle", "--data", photos, "--out", out, "--all-layers")
-    result = offramp(*quantise, "--most-change", "0.5")
-    assert result.exit_code == 0, result.output
-    assert "blocks in int8" in result.stderr and "quantised b-lenet-fashion-int8-" in result.stderr
-    assert offramp("calibrate", out, "--data", photos).exit_code == 0
-    result = offramp("evaluate", out, "--data", photos, "--part", "validation", "--json")
-    assert result.exit_code == 0, result.output
-    manifest = load_bundle(out).manifest
-    assert manifest.provenance is not None
-    verbs = [command.split()[1] for command in manifest.provenance.commands]
-    assert verbs == ["train", "export", "quantise", "calibrate"]
-    check_refused(offramp("quantise", out, "--data", photos, "--out", tmp_path / "b"), "is in int8 already")
-    check_refused(
-        offramp("quantise", trained / "bundle", "--data", SAMPLES, "--out", tmp_path / "c"),
-        "is not the data this network was trained on",
-    )
-
-
 @pytest.mark.parametrize(("budget", "point"), [("--max-ms", "ms-1000"), ("--max-bytes", "bytes-1000")])
 def test_a_budget_of_time_or_of_bytes_names_the_point_that_keeps_it(
     trained: Path, tmp_path: Path, budget: str, point: str
@@ -159,14 +121,14 @@ def test_calibration_takes_its_milliseconds_from_a_profile(trained: Path, tmp_pa
 def test_photos_without_labels_need_a_teacher(trained: Path, tmp_path: Path) -> None:
     photos = trained / "photos"
     result = offramp(
-        "train", "b-lenet-fashion", "--data", photos, "--out", tmp_path / "r", *_SMALL, "--unlabelled"
+        "train", "b-lenet-fashion", "--data", photos, "--out", tmp_path / "r", *SMALL, "--unlabelled"
     )
     check_refused(result, "--regime distill --alpha 1 --start RUN")
 
 
 def train_again(trained: Path, *options: str) -> Result:
     data, run = trained / "photos", trained / "run"
-    return offramp("train", "b-lenet-fashion", "--data", data, "--out", run, *_SMALL, *options)
+    return offramp("train", "b-lenet-fashion", "--data", data, "--out", run, *SMALL, *options)
 
 
 @pytest.mark.training

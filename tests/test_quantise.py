@@ -28,7 +28,8 @@ from offramp.bundle.precision import doubts_about
 from offramp.engine.classifier import Classifier
 from offramp.engine.runtime import load_blocks
 from offramp.errors import BundleError, ConfigError
-from tests.conftest import with_thetas
+from tests.commands import check_refused, offramp, trained_on_noise
+from tests.conftest import SAMPLES, with_thetas
 from tests.nodes import png, predict, running_cloud, running_edge
 from tests.tiny import COLOUR_8
 
@@ -221,6 +222,27 @@ def test_a_block_answers_alike_alone_and_in_a_batch(in_int8: Bundle) -> None:
             together.confidence, stacked([each.confidence for each in alone]), atol=1e-5
         )
         batch = together.feature
+
+
+def test_a_bundle_is_quantised_calibrated_and_evaluated(tmp_path: Path) -> None:
+    trained = trained_on_noise(tmp_path / "made")
+    out, photos = tmp_path / "in-int8", trained / "photos"
+    quantise = ("quantise", trained / "bundle", "--data", photos, "--out", out, "--all-layers")
+    result = offramp(*quantise, "--most-change", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "blocks in int8" in result.stderr and "quantised bundle-int8-" in result.stderr
+    assert offramp("calibrate", out, "--data", photos).exit_code == 0
+    result = offramp("evaluate", out, "--data", photos, "--part", "validation", "--json")
+    assert result.exit_code == 0, result.output
+    manifest = load_bundle(out).manifest
+    assert manifest.provenance is not None
+    verbs = [command.split()[1] for command in manifest.provenance.commands]
+    assert verbs == ["train", "export", "quantise", "calibrate"]
+    check_refused(offramp("quantise", out, "--data", photos, "--out", tmp_path / "b"), "is in int8 already")
+    check_refused(
+        offramp("quantise", trained / "bundle", "--data", SAMPLES, "--out", tmp_path / "c"),
+        "is not the data this network was trained on",
+    )
 
 
 def folder(parent: Path, number: int) -> Path:
