@@ -266,6 +266,7 @@ def test_a_bundle_is_quantised_calibrated_and_evaluated(tmp_path: Path) -> None:
     assert offramp("calibrate", out, "--data", photos).exit_code == 0
     result = offramp("evaluate", out, "--data", photos, "--part", "validation", "--json")
     assert result.exit_code == 0, result.output
+    assert "computes in int8" in offramp("inspect", out).output
     manifest = load_bundle(out).manifest
     assert manifest.provenance is not None
     verbs = [command.split()[1] for command in manifest.provenance.commands]

@@ -60,6 +60,7 @@ def _summary(manifest: Manifest) -> list[str]:
         f"each photo: {preprocessing_in_words(manifest.preprocessing)}",
         f"then, of pixels in [0, 1]: mean {_numbers(manifest.preprocessing.mean)} subtracted, "
         f"divided by {_numbers(manifest.preprocessing.std)}",
+        f"computes in {manifest.precision}",
     ]
 
 
