@@ -97,7 +97,8 @@ async def test_two_clouds_share_the_calls_and_answer_like_one(
         )
     offloaded = tiers["cloud-1"] + tiers["cloud-2"]
     assert offloaded + tiers["edge"] == len(tiny_pixels)
-    assert min(tiers["cloud-1"], tiers["cloud-2"]) > 0.2 * offloaded
+    # Not half each: samples that were offloaded at about the same time share a call, which goes to one of them.
+    assert min(tiers["cloud-1"], tiers["cloud-2"]) > 0.1 * offloaded
 
 
 @asynccontextmanager
