@@ -9,7 +9,13 @@ from pydantic import Field
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import load_bundle, write_bundle
 from offramp.cli.held_out import photos_for, signed
-from offramp.cli.options import BundleArgument, CacheOption, SkipOption
+from offramp.cli.options import (
+    BundleArgument,
+    CacheOption,
+    CalibrationOption,
+    SkipOption,
+    TrainedOnOption,
+)
 from offramp.cli.progress import console, progress
 from offramp.cli.reading import Reading
 from offramp.command import Command
@@ -25,12 +31,9 @@ class GuardExits(Command):
     """
 
     bundle: BundleArgument
-    data: Path = Field(description="the data the network was trained on")
+    data: TrainedOnOption
     out: Path = Field(description="directory of the new bundle")
-    calibration: Path | None = Field(
-        default=None,
-        description="the photos that thresholds are chosen on, if they are not part of --data",
-    )
+    calibration: CalibrationOption = None
     false_alarms: float = Field(
         default=0.01,
         gt=0,

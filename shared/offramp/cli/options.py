@@ -54,6 +54,11 @@ FeaturesOption = Annotated[
         "(default: remove them at the end); implies --views 1"
     ),
 ]
+TrainedOnOption = Annotated[Path, Field(description="the data the network was trained on")]
+CalibrationOption = Annotated[
+    Path | None,
+    Field(description="the photos that thresholds are chosen on, if they are not part of --data"),
+]
 PointOption = Annotated[str | None, Field(description="operating point (default: the bundle's own)")]
 PayloadOption = Annotated[
     Payload | None,

@@ -12,7 +12,13 @@ from rich.table import Table
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import load_bundle, write_bundle
 from offramp.cli.held_out import photos_for, signed
-from offramp.cli.options import BundleArgument, CacheOption, SkipOption
+from offramp.cli.options import (
+    BundleArgument,
+    CacheOption,
+    CalibrationOption,
+    SkipOption,
+    TrainedOnOption,
+)
 from offramp.cli.progress import console, progress
 from offramp.cli.reading import Reading
 from offramp.command import Command
@@ -33,12 +39,9 @@ class Quantise(Command):
     """
 
     bundle: BundleArgument
-    data: Path = Field(description="the data the network was trained on")
+    data: TrainedOnOption
     out: Path = Field(description="directory of the new bundle")
-    calibration: Path | None = Field(
-        default=None,
-        description="the photos that thresholds are chosen on, if they are not part of --data",
-    )
+    calibration: CalibrationOption = None
     photos: int = Field(
         default=512, ge=100, description="training photos that the ranges of tensors come from"
     )
