@@ -76,14 +76,27 @@ class Checkout:
         Raises:
             ConfigError: a node does not start.
         """
-        settings = {"BUNDLE": str(self.directory.resolve() / "models" / bundle), "PORT": "0"}
+        with self.nodes(self.directory / "models" / bundle, with_cloud=with_cloud) as nodes:
+            yield f"http://{nodes['edge'].address}/v1/predict"
+
+    @contextmanager
+    def nodes(
+        self, bundle: Path, *, with_cloud: bool, cloud_blocks: str | None = None
+    ) -> Iterator[Mapping[str, NodeProcess]]:
+        """The same with any bundle; a cloud with all blocks gets photos where these are smaller than features.
+
+        Yields:
+            The processes: `edge` and, if there is one, `cloud`.
+        """
+        settings = {"BUNDLE": str(bundle.resolve()), "PORT": "0"}
         with ExitStack() as stack:
-            upstream = {}
+            upstream, nodes = {}, {}
             if with_cloud:
-                cloud = stack.enter_context(self._node("cloud_node", "CLOUD_", settings))
-                upstream = {"UPSTREAM": cloud.address, "OFFLOAD_TIMEOUT_S": _TIMEOUT_S}
-            edge = stack.enter_context(self._node("edge_node", "EDGE_", {**settings, **upstream}))
-            yield f"http://{edge.address}/v1/predict"
+                its = {**settings, "BLOCKS": cloud_blocks} if cloud_blocks else settings
+                nodes["cloud"] = stack.enter_context(self._node("cloud_node", "CLOUD_", its))
+                upstream = {"UPSTREAM": nodes["cloud"].address, "OFFLOAD_TIMEOUT_S": _TIMEOUT_S}
+            nodes["edge"] = stack.enter_context(self._node("edge_node", "EDGE_", {**settings, **upstream}))
+            yield nodes
 
     @contextmanager
     def _node(self, module: str, prefix: str, settings: Mapping[str, str]) -> Iterator[NodeProcess]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -47,11 +46,14 @@ class Door:
         parse, serialize = handler.request_deserializer, handler.response_serializer
 
         async def answer(_: object, context: Any) -> Any:
-            async with self._translated(context), self._room.message(context) as data:
-                return await handler.unary_unary(_parsed(parse, data), context)
+            try:
+                async with self._room.message(context) as data:
+                    return await handler.unary_unary(_parsed(parse, data), context)
+            except (OverloadError, RequestError) as error:
+                await self._refuse(error, context)
 
         async def stream(_: object, context: Any) -> AsyncIterator[Any]:
-            async with self._translated(context):
+            try:
                 with self._streams.taken(host_of(context.peer())):
                     if handler.request_streaming:
                         replies = handler.stream_stream(self._requests(parse, context), context)
@@ -61,6 +63,8 @@ class Door:
                         replies = handler.unary_stream(request, context)
                     async for reply in replies:
                         yield reply
+            except (OverloadError, RequestError) as error:
+                await self._refuse(error, context)
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, None, serialize)
@@ -70,16 +74,14 @@ class Door:
         while isinstance(data := await context.read(), bytes):  # until grpc.aio's mark of the end
             yield _parsed(parse, data)
 
-    @asynccontextmanager
-    async def _translated(self, context: Any) -> AsyncIterator[None]:
-        try:
-            yield
-        except (OverloadError, RequestError) as error:
-            is_full = isinstance(error, OverloadError)
-            status = grpc.StatusCode.RESOURCE_EXHAUSTED if is_full else grpc.StatusCode.INVALID_ARGUMENT
-            self._refused(status.name.lower())
-            self._say(status.name, error)
-            await context.abort(status, str(error))
+    async def _refuse(self, error: Exception, context: Any) -> NoReturn:
+        """End the call with the status of an error; raises what ends it."""
+        is_full = isinstance(error, OverloadError)
+        status = grpc.StatusCode.RESOURCE_EXHAUSTED if is_full else grpc.StatusCode.INVALID_ARGUMENT
+        self._refused(status.name.lower())
+        self._say(status.name, error)
+        await context.abort(status, str(error))
+        raise AssertionError("a call that is aborted goes no further")
 
     def _say(self, status: str, error: Exception) -> None:
         """Log it, at most once a second: whoever sends such calls may send many."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +76,8 @@ class Room:
         """Calls that wait for room."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def message(self, context: Any, *, has_place: bool = False) -> AsyncIterator[bytes]:
-        """Read a call's message; it is counted until the block ends.
+    def message(self, context: Any, *, has_place: bool = False) -> _Message:
+        """Read a call's message in an `async with`; it is counted until the block ends.
 
         Args:
             context: gRPC's, of the call.
@@ -89,13 +88,20 @@ class Room:
             OverloadError: there was no room for it in time.
             RequestError: it did not arrive in time, or not at all.
         """
+        return _Message(self, context, has_place)
+
+    async def arrived(self, context: Any, *, has_place: bool) -> bytes:
+        """Wait for a message, which is counted until it is `left`; see `message`."""
         host = host_of(context.peer())
-        with nullcontext() if has_place else self._places.taken(host):
-            data = await self._arrived(context, host, is_patient=has_place)
-        try:
-            yield data
-        finally:
-            self._held -= len(data)
+        if has_place:
+            return await self._arrived(context, host, is_patient=True)
+        with self._places.taken(host):
+            return await self._arrived(context, host, is_patient=False)
+
+    def left(self, data: bytes) -> None:
+        """A message that had arrived is no longer needed."""
+        self._held -= len(data)
+        if self._waiting:
             self._wake()
 
     async def _arrived(self, context: Any, host: str, *, is_patient: bool) -> bytes:
@@ -148,7 +154,8 @@ class Room:
     def _unbook(self, host: str, arrived_bytes: int) -> None:
         self._held -= self._limits.message_bytes - arrived_bytes
         _less(self._arriving, host, self._limits.message_bytes)
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def _wake(self) -> None:
         """Let in those that fit now, in order."""
@@ -157,6 +164,22 @@ class Room:
                 del self._waiting[turn]
                 self._book(host)
                 turn.set_result(None)
+
+
+class _Message:
+    """Holds a message of one call. A generator would cost the call more than what it does here."""
+
+    __slots__ = ("_context", "_data", "_has_place", "_room")
+
+    def __init__(self, room: Room, context: Any, has_place: bool) -> None:
+        self._room, self._context, self._has_place = room, context, has_place
+
+    async def __aenter__(self) -> bytes:
+        self._data = await self._room.arrived(self._context, has_place=self._has_place)
+        return self._data
+
+    async def __aexit__(self, *_: object) -> None:
+        self._room.left(self._data)
 
 
 def _less(counter: Counter[str], host: str, by: int) -> None:

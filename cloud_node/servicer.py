@@ -6,8 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NoReturn, Protocol
@@ -102,10 +101,12 @@ class TierServicer(TierServiceServicer):
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Answer every sample of a call."""
-        async with _translated(context, self._node.metrics):
+        try:
             self._check(request)
             answers = await self._node.classify(self._call(request, context))
             _check_finite(answers)
+        except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets a status
+            await _refuse(error, context, self._node.metrics)
         # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
         return _response(request, answers, self._node.behind)
@@ -190,21 +191,16 @@ def _check_finite(answers: Answers) -> None:
         )
 
 
-@asynccontextmanager
-async def _translated(context: Context, metrics: NodeMetrics) -> AsyncIterator[None]:
-    try:
-        yield
-    except OfframpError as error:
-        for kind, status in _STATUS:
-            if isinstance(error, kind):
-                metrics.refused(status.name.lower())
-                _log.warning(line("refused", status=status.name, detail=error))
-                await context.abort(status, str(error))
-        raise
-    except Exception:  # noqa: BLE001 - whatever happens, the caller gets a status, and no internals
-        metrics.refused("internal")
-        _log.exception("a call failed with an unexpected error")
-        await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says why")
+async def _refuse(error: Exception, context: Context, metrics: NodeMetrics) -> NoReturn:
+    """End a call with the status of an error; whatever happened, the caller gets one, and no internals."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            metrics.refused(status.name.lower())
+            _log.warning(line("refused", status=status.name, detail=error))
+            await context.abort(status, str(error))
+    metrics.refused("internal")
+    _log.error("a call failed with an unexpected error", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says why")
 
 
 def _behind(state: UpstreamState | None) -> pb.Behind | None:

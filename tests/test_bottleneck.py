@@ -23,7 +23,7 @@ from offramp.authoring.training.run import load_network
 from offramp.bundle import Bundle, Preprocessing, load_bundle
 from offramp.engine.payload import encode_pixels
 from offramp.errors import ConfigError
-from offramp.wire.codec import levels_per_byte
+from offramp.wire.levels import levels_per_byte
 from tests.commands import check_refused, offramp
 from tests.conftest import with_thetas
 from tests.nodes import png, predict, running_cloud, running_edge

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle.manifest import Block, Codec, Levels, Tensor
 from offramp.errors import FeatureError
-from offramp.wire.codec import codec_for_levels, decode_feature, encode_feature, expected_bytes
+from offramp.wire.codec import codec_for_levels, decode_feature, encode_feature, expected_bytes, most_bytes
 from offramp.wire.v1 import wire_pb2 as pb
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -113,7 +114,7 @@ def test_a_malformed_feature_is_refused_and_named(changes: dict[str, Any], says:
         decode_feature(pb.FeatureTensor(**{**GOOD, **changes}), block=block_of((2,)), num_samples=1)
 
 
-@given(st.binary(max_size=64), st.lists(st.integers(0, 2**32 - 1), max_size=4), st.integers(0, 5))
+@given(st.binary(max_size=64), st.lists(st.integers(0, 2**32 - 1), max_size=4), st.integers(0, 6))
 def test_no_message_raises_anything_else(payload: bytes, shape: list[int], codec: int) -> None:
     message = pb.FeatureTensor(codec=codec, shape=shape, payload=payload)  # type: ignore[arg-type] # on purpose
     try:
@@ -123,7 +124,7 @@ def test_no_message_raises_anything_else(payload: bytes, shape: list[int], codec
     assert found.shape == (1, 2, 2) and np.isfinite(found).all()
 
 
-LEVEL_CODECS: st.SearchStrategy[Codec] = st.sampled_from(["ans", "packed"])
+LEVEL_CODECS: st.SearchStrategy[Codec] = st.sampled_from(["ans", "packed", "zstd"])
 FREQUENCIES = st.lists(st.integers(1, 2**16), min_size=2, max_size=256).map(
     lambda counts: Levels(frequencies=tuple(counts))
 )
@@ -171,6 +172,57 @@ def test_levels_are_packed_where_that_is_no_larger_than_coding_them() -> None:
     assert codec_for_levels(block_of((496,), Levels(frequencies=(97, 1, 1, 1)))) == "ans"
     # Three levels leave 13 of 256 bytes unused, which is less than the coder's own word on so short a code.
     assert codec_for_levels(block_of((50,), Levels(frequencies=(1, 1, 1)))) == "packed"
+
+
+def test_levels_that_take_a_byte_each_are_compressed() -> None:
+    assert codec_for_levels(block_of((4096,), Levels(frequencies=(97, *[1] * 15)))) == "ans"
+    assert codec_for_levels(block_of((4096,), Levels(frequencies=(97, *[1] * 16)))) == "zstd"
+
+
+def test_a_compressed_feature_takes_hardly_more_bytes_than_its_entropy() -> None:
+    counts = np.arange(256, 0, -1)
+    levels = Levels(frequencies=tuple(counts.tolist()))
+    code = np.random.default_rng(0).choice(256, (1, 8192), p=counts / counts.sum()).astype(np.uint8)
+    payload = encode_feature(code, "zstd", levels).payload
+    expected = expected_bytes(block_of((8192,), levels), "zstd")
+    assert expected < len(payload) < 1.05 * expected
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**32 - 1))
+def test_no_frame_is_longer_than_the_most_that_is_allowed_for(values: int, seed: int) -> None:
+    levels = Levels(frequencies=(1,) * 256)
+    code = np.random.default_rng(seed).integers(0, 256, (1, values), dtype=np.uint8)
+    assert len(encode_feature(code, "zstd", levels).payload) <= most_bytes(
+        block_of((values,), levels), "zstd"
+    )
+
+
+BYTES = Levels(frequencies=(1,) * 200)
+SKIPPABLE = (0x184D2A50).to_bytes(4, "little") + (31).to_bytes(4, "little") + bytes(31)
+
+
+def frame(values: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(values)
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"", "not compressed levels"),
+        (bytes(31), "not compressed levels"),
+        (SKIPPABLE, "not compressed levels"),
+        (frame(bytes(30)), "are 31 bytes, these are 30"),
+        (frame(bytes(10_000_000)), "are 31 bytes, these are 10000000"),
+        (frame(bytes(range(31)))[:-1], "not compressed levels"),
+        (frame(bytes(range(31))) + b"\0", "not compressed levels"),
+        (zstandard.ZstdCompressor(write_content_size=False).compress(bytes(31)), "are 31 bytes"),
+        (frame(bytes([200] * 31)), "level 200, but there are 200"),
+    ],
+)
+def test_frames_that_hold_no_such_feature_are_refused(payload: bytes, says: str) -> None:
+    message = pb.FeatureTensor(codec=pb.CODEC_ZSTD, shape=(1, 31), payload=payload)
+    with pytest.raises(FeatureError, match=says):
+        decode_feature(message, block=block_of((31,), BYTES), num_samples=1)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ async def _decode(data: bytes) -> None:
         return
     block = _BLOCKS[data[0] % len(_BLOCKS)]
     shape = (_SAMPLES, *_SHAPE) if data[2] < _RIGHT_SHAPE else tuple(data[_HEAD : _HEAD + data[2] % 5])
-    codec = cast("pb.Codec", data[1] % 6)  # known and unknown ones
+    codec = cast("pb.Codec", data[1] % 7)  # known and unknown ones
     message = pb.FeatureTensor(codec=codec, shape=shape, payload=data[_HEAD:])
     try:
         feature = decode_feature(message, block=block, num_samples=_SAMPLES)
@@ -70,7 +70,7 @@ def seeds() -> Iterator[bytes]:
         yield bytes([0, message.codec, 0]) + message.payload
     for number, levels in enumerate(_LEVELS, start=1):
         code = generator.integers(0, len(levels.frequencies), values.shape, dtype=np.uint8)
-        for name in ("ans", "packed"):
+        for name in ("ans", "packed", "zstd"):
             message = encode_feature(code, name, levels)
             yield bytes([number, message.codec, 0]) + message.payload
 

@@ -18,8 +18,8 @@ from offramp.record import Record
 FORMAT_VERSION: Literal[1] = 1
 
 # ans: integer levels, entropy-coded. packed: as many levels in a byte as fit. The others: floating-point numbers.
-Codec = Literal["float32", "float16", "ans", "packed"]
-_FOR_LEVELS: frozenset[Codec] = frozenset({"ans", "packed"})
+Codec = Literal["float32", "float16", "ans", "packed", "zstd"]
+_FOR_LEVELS: frozenset[Codec] = frozenset({"ans", "packed", "zstd"})
 # How a sample travels to the next tier. exact: as its feature, as the photo it came as, or as the network's picture
 # losslessly encoded, whichever is smallest; the answer is the same. feature: never as a picture. jpeg-N, webp-N: as the
 # network's picture in that format with quality N, so that the exits behind the split answer from a lossy copy.

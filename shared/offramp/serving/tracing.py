@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from opentelemetry.trace import NoOpTracer, Span, Tracer, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, NoOpTracer, Span, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from offramp.errors import ConfigError
@@ -30,18 +30,22 @@ def request_span(
     tracer: Tracer, name: str, traceparent: str | None, attributes: Mapping[str, str | int]
 ) -> Span:
     """Start the span of one request, as a child of the caller's span if there is one; a `with` block ends it."""
-    above = _W3C.extract({TRACEPARENT: traceparent}) if traceparent and tracer is not OFF else None
+    if tracer is OFF:
+        return INVALID_SPAN
+    above = _W3C.extract({TRACEPARENT: traceparent}) if traceparent else None
     return tracer.start_span(name, above, attributes=attributes)
 
 
 def span_below(tracer: Tracer, span: Span, name: str) -> Span:
     """Start a child of another span."""
+    if tracer is OFF:
+        return INVALID_SPAN
     return tracer.start_span(name, set_span_in_context(span))
 
 
 def traceparent_of(span: Span) -> str | None:
     """The `traceparent` to send to a deeper tier; None if nothing is recorded."""
-    if not span.get_span_context().is_valid:
+    if span is INVALID_SPAN or not span.get_span_context().is_valid:
         return None
     sent: dict[str, str] = {}
     _W3C.inject(sent, set_span_in_context(span))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from offramp.errors import ConfigError
 from offramp.record import Record
-from offramp.wire.codec import levels_per_byte
+from offramp.wire.levels import levels_per_byte
 
 _POSITIONS = 4  # side of the code's grid that a learned bottleneck aims at
 _EXTREME = 0.999

@@ -14,11 +14,13 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_FLOAT16: _ClassVar[Codec]
     CODEC_ANS: _ClassVar[Codec]
     CODEC_PACKED: _ClassVar[Codec]
+    CODEC_ZSTD: _ClassVar[Codec]
 CODEC_UNSPECIFIED: Codec
 CODEC_FLOAT32: Codec
 CODEC_FLOAT16: Codec
 CODEC_ANS: Codec
 CODEC_PACKED: Codec
+CODEC_ZSTD: Codec
 
 class FeatureTensor(_message.Message):
     __slots__ = ("codec", "shape", "payload")
