@@ -41,7 +41,7 @@ async def _serve(settings: CloudSettings) -> None:
     start_logging(settings.log_level)
 
     from cloud_node.server import CloudServer, until_told_to_stop
-    from offramp.serving.running import block_range, running_node
+    from offramp.serving.running import block_range, running_node, spare_collections
 
     manifest = bundle.manifest
     # By default all blocks, so that edges can split anywhere, and can send images that are smaller than their features.
@@ -61,6 +61,7 @@ async def _serve(settings: CloudSettings) -> None:
                 bundle=manifest.bundle_id,
             )
         )
+        spare_collections()
         await until_told_to_stop()
         log.info(line("draining", tier=settings.tier))
         await server.drain()

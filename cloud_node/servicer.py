@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NoReturn, Protocol
 
@@ -82,6 +82,8 @@ class TierServicer(TierServiceServicer):
         self._max_samples = settings.max_samples
         self._most_samples = f"{settings.max_samples} ({settings.variable('max_samples')})"
         self._limits = settings.image_limits
+        # Most callers have one operating point, and send the same θ with every call.
+        self._thetas = lru_cache(64)(partial(checked_thetas, manifest=node.tier.manifest))
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """What this node serves."""
@@ -126,30 +128,19 @@ class TierServicer(TierServiceServicer):
         longest = max(map(len, request.request_ids))
         if longest > _LONGEST_ID:
             raise RequestError(f"request id of {longest} characters, expected at most {_LONGEST_ID}")
-        if not all(each.isascii() and each.isprintable() for each in request.request_ids):
+        together = "".join(request.request_ids)
+        if not (together.isascii() and together.isprintable()):
             raise RequestError("request id with characters that cannot be printed; use ASCII")
         if not tier.start <= request.next_block <= tier.stop:
             raise RequestError(
                 f"next_block is {request.next_block}, but {self._node.name} runs blocks {tier.start} to {tier.stop}"
             )
-        pictures = {"images": request.images, "pixels": request.pixels}
-        given = [kind for kind, files in pictures.items() if files]
-        if len(given) + request.HasField("feature") > 1:
-            raise RequestError(
-                f"{' and '.join([*given, *['a feature'] * request.HasField('feature')])}; send one of them"
-            )
-        for kind in given:
-            if (request.next_block, len(pictures[kind])) != (1, len(request.request_ids)):
-                raise RequestError(
-                    f"{len(pictures[kind])} {kind} for block {request.next_block}; {kind} go to block 1, one for each "
-                    f"of the {len(request.request_ids)} samples"
-                )
-        if request.next_block == 1 and not given:
-            raise FeatureError("block 1 takes images or pixels, not a feature tensor")
+        if request.next_block == 1 or request.images or request.pixels:
+            _check_pictures(request)
 
     def _call(self, request: pb.InferRequest, context: Context) -> Call:
         manifest = self._node.tier.manifest
-        thetas = checked_thetas(request.thetas, manifest)
+        thetas = self._thetas(tuple(request.thetas))
         if files := request.images or request.pixels:
             opened = open_images(files, limits=self._limits)
             decode = opened.decode if request.images else opened.pixels
@@ -178,9 +169,27 @@ class TierServicer(TierServiceServicer):
         )
 
 
+def _check_pictures(request: pb.InferRequest) -> None:
+    pictures = {"images": request.images, "pixels": request.pixels}
+    given = [kind for kind, files in pictures.items() if files]
+    has_feature = request.HasField("feature")
+    if len(given) + has_feature > 1:
+        raise RequestError(f"{' and '.join([*given, *['a feature'] * has_feature])}; send one of them")
+    for kind in given:
+        if (request.next_block, len(pictures[kind])) != (1, len(request.request_ids)):
+            raise RequestError(
+                f"{len(pictures[kind])} {kind} for block {request.next_block}; {kind} go to block 1, one for each "
+                f"of the {len(request.request_ids)} samples"
+            )
+    if not given:
+        raise FeatureError("block 1 takes images or pixels, not a feature tensor")
+
+
 def _traceparent(context: Context) -> str | None:
-    found = dict(context.invocation_metadata() or ()).get(TRACEPARENT)
-    return found if isinstance(found, str) else None
+    for name, value in context.invocation_metadata() or ():
+        if name == TRACEPARENT:
+            return value if isinstance(value, str) else None
+    return None
 
 
 def _check_finite(answers: Answers) -> None:

@@ -14,7 +14,7 @@ from offramp.command import run_command
 from offramp.errors import ConfigError
 from offramp.logs import start_logging
 from offramp.serving.listening import in_address
-from offramp.serving.running import block_range, running_node
+from offramp.serving.running import block_range, running_node, spare_collections
 
 
 class Edge(EdgeSettings):
@@ -64,6 +64,7 @@ async def _serve(
     async with running_node(settings, bundle, blocks) as node:
         address = in_address(settings.host, listening.getsockname()[1])
         log_ready(settings, bundle.manifest, blocks, address)
+        spare_collections()
         await serve(edge_app(node, settings), listening, settings)
 
 

@@ -29,7 +29,7 @@ from offramp.logs import start_logging
 from offramp.serving.child import end_with_parent
 from offramp.serving.listening import in_address
 from offramp.serving.metrics import SHARED_BY, NodeMetrics
-from offramp.serving.running import running_node
+from offramp.serving.running import running_node, spare_collections
 
 _REFRESH_S = 1.0
 
@@ -131,6 +131,7 @@ class EdgeProcess:
         refreshing = asyncio.create_task(_refresh(node.metrics))
         self._stack.callback(refreshing.cancel)
         log_ready(self._settings, bundle.manifest, self._blocks, self._address)
+        spare_collections()
 
 
 async def _refresh(metrics: NodeMetrics) -> None:

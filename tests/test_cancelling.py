@@ -118,7 +118,7 @@ def slowly(run: Callable[..., Any], seen: list[int]) -> Callable[..., Any]:
 
     def slow(batch: Any, *arguments: Any, **named: Any) -> Any:
         seen.append(len(batch))
-        time.sleep(0.25)
+        time.sleep(0.75)
         return run(batch, *arguments, **named)
 
     return slow

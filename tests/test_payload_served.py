@@ -61,7 +61,7 @@ async def test_two_large_sketches_and_a_photo_at_once_are_all_answered_by_the_cl
     ):
         await client.put("/v1/policy", json={"thetas": [1.0, 1.0]})
         small = png(np.zeros((32, 32, 3), np.uint8))
-        # The first keeps a call under way, so that those behind it wait for one another.
+        # Each but the last has another one behind it, so that they wait for one another.
         answers = await asyncio.gather(*(predict(client, image) for image in (SKETCH, small, SKETCH, SKETCH)))
     assert {answer["degraded_reason"] for answer in answers} == {None}
     assert {answer["sent"] for answer in answers} == {"pixels", "image"}

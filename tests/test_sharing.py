@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ async def ask(
     size: int = 1,
     traceparent: str | None = None,
     num_pixels: int = 0,
+    is_alone: bool = True,
 ) -> Answers:
     """Ask for samples with features of `size` numbers; with `num_pixels`, as images."""
     call = Call(
@@ -73,6 +75,7 @@ async def ask(
         deadline=time.monotonic() + timeout_s,
         traceparent=traceparent,
         sent="image" if num_pixels else "feature",
+        is_alone=is_alone,
     )
     return await shared.resume(call)
 
@@ -149,26 +152,29 @@ async def test_no_call_holds_more_than_the_upstream_accepts() -> None:
     assert upstream.calls == [["1", "2"], ["3"], ["4", "5"], ["6"]]
 
 
-async def test_while_a_call_is_under_way_others_wait_for_it_but_no_longer_than_the_window() -> None:
-    upstream = Upstream(delay_s=0.2)
+async def later(shared: SharedCalls, number: int, delay_s: float, **how: Any) -> Answers:
+    await asyncio.sleep(delay_s)
+    return await ask(shared, number, **how)
+
+
+async def test_who_is_not_alone_waits_for_the_others_but_no_longer_than_the_window() -> None:
+    upstream = Upstream()
     shared = SharedCalls(upstream, window_s=0.05)
+    await asyncio.gather(
+        *(
+            later(shared, number, delay_s, is_alone=False)
+            for number, delay_s in enumerate((0, 0.01, 0.03, 0.1))
+        )
+    )
+    assert upstream.calls == [["0", "1", "2"], ["3"]]
 
-    async def later(number: int, delay_s: float) -> Answers:
-        await asyncio.sleep(delay_s)
-        return await ask(shared, number)
 
-    await asyncio.gather(ask(shared, 1), later(2, 0.01), later(3, 0.03), later(4, 0.1))
-    assert upstream.calls == [["1"], ["2", "3"], ["4"]]
-
-
-async def test_a_call_that_returns_sends_those_that_wait() -> None:
-    upstream = Upstream(delay_s=0.05)
-    shared = SharedCalls(upstream, window_s=60.0)
-    first = asyncio.create_task(ask(shared, 1))
-    await asyncio.sleep(0.01)
+@pytest.mark.parametrize("how", [{"is_alone": True}, {"is_alone": False, "traceparent": "00-ab"}])
+async def test_the_last_one_and_a_traced_one_send_all_that_wait(how: dict[str, Any]) -> None:
+    shared = SharedCalls(Upstream(), window_s=60.0)
     async with asyncio.timeout(5):
-        assert own(await ask(shared, 2)) == [2]
-    await first
+        found = await asyncio.gather(ask(shared, 1, is_alone=False), later(shared, 2, 0.01, **how))
+    assert [own(answers) for answers in found] == [[1], [2]]
 
 
 async def test_a_failure_is_that_of_all_who_shared_the_call() -> None:

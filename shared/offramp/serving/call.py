@@ -51,6 +51,7 @@ class Call:
         deadline: when the caller stops waiting for the answer, on the clock of `time.monotonic`.
         traceparent: the caller's span, in W3C format.
         sent: on the way to the next tier, what its samples travel as; all but features go to block 1.
+        is_alone: on the way to the next tier, whether no other call can be expected to go the same way soon.
     """
 
     samples: Sequence[Sample]
@@ -61,18 +62,29 @@ class Call:
     deadline: float = math.inf
     traceparent: str | None = None
     sent: Sent = "feature"
+    is_alone: bool = True
 
     def input(self) -> NDArray[Any]:
         """Input (B, …) of the first block: what `load` decodes, or the features that were handed over."""
-        return self.load() if self.load else np.stack([sample.feature for sample in self.samples])
+        return self.load() if self.load else self.features
 
-    def rest(self, outcomes: Sequence[Outcome], *, deadline: float, traceparent: str | None) -> Call:
+    @property
+    def features(self) -> NDArray[Any]:
+        """The features (B, …) that were handed over."""
+        if len(self.samples) == 1:
+            return self.samples[0].feature[np.newaxis]
+        return np.stack([sample.feature for sample in self.samples])
+
+    def rest(
+        self, outcomes: Sequence[Outcome], *, deadline: float, traceparent: str | None, is_alone: bool = True
+    ) -> Call:
         """The call for the next tier, with the samples that were handed over.
 
         Args:
             outcomes: of this call's samples, in order; at least one is a handover.
             deadline: when this node stops waiting for the next tier.
             traceparent: parent of the next tier's spans.
+            is_alone: whether this node works on no other call now.
         """
         undecided = [
             Sample(sample.request_id, sample.image, sample.num_pixels, outcome)
@@ -87,4 +99,5 @@ class Call:
             first_block=first.next_block,
             deadline=deadline,
             traceparent=traceparent,
+            is_alone=is_alone,
         )

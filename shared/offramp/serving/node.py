@@ -64,6 +64,7 @@ class Node:
         self._decoders = decoders
         self._max_pending = max_pending
         self._pending = 0
+        self._asking = 0  # of them, those that wait for the upstream
         self._tracer = tracer
         self.metrics = NodeMetrics(tier.manifest)
         self.metrics.watch("pending", "Calls in progress or queued.", lambda: self._pending, sums=True)
@@ -172,8 +173,18 @@ class Node:
             deadline = min(now + self._offload_timeout_s, call.deadline - _WAY_BACK_S)
             if deadline <= now:
                 raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
-            rest = call.rest(outcomes, deadline=deadline, traceparent=traceparent_of(offload))
-            return await self.upstream.resume(rest)
+            self._asking += 1
+            try:
+                return await self.upstream.resume(
+                    call.rest(
+                        outcomes,
+                        deadline=deadline,
+                        traceparent=traceparent_of(offload),
+                        is_alone=self._asking == self._pending,
+                    )
+                )
+            finally:
+                self._asking -= 1
 
     def _joined(
         self, resumed: Answers, handovers: Sequence[Handover], first_block: int
@@ -193,8 +204,21 @@ class Node:
                 passed = own + deeper
             else:  # an upstream that gets a picture passes all exits itself
                 passed = own[: max(answer.exit_number - 1, len(deeper))] + deeper[len(own) :]
-            unfamiliar = answer.unfamiliar or handover.unfamiliar
-            yield replace(found, answer=replace(answer, passed=passed, unfamiliar=unfamiliar))
+            whole = Answer(
+                answer.probabilities,
+                answer.confidence,
+                answer.exit_number,
+                passed,
+                answer.unfamiliar or handover.unfamiliar,
+            )
+            yield Classified(
+                whole,
+                found.tier,
+                found.degraded_reason,
+                found.degraded_by,
+                found.sent,
+                found.uplink_bytes,
+            )
 
     def _degraded(self, handover: Handover, error: OffloadError) -> Classified:
         if handover.surest is None:

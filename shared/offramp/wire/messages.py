@@ -32,6 +32,7 @@ SERVER_KEEPALIVE_OPTIONS = (
 BYTES_OF_CALL = 58
 BYTES_OF_SAMPLE = 256  # most that a message has for a sample besides its feature or file: id and framing
 _ID_LENGTH = 16
+_NUMBER = np.dtype("<f4")
 _ROUNDING = 1e-6
 _ROUNDING_OF_SUM = 1e-3
 TIER_NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
@@ -68,7 +69,7 @@ def request_bytes(
 
 def probabilities_to_bytes(probabilities_K: NDArray[np.float32]) -> bytes:
     """The numbers of an answer (K,) as little-endian float32 bytes."""
-    return probabilities_K.astype("<f4", copy=False).tobytes()
+    return probabilities_K.astype(_NUMBER, copy=False).tobytes()
 
 
 def probabilities_from_bytes(payload: bytes, manifest: Manifest) -> NDArray[np.float32] | None:
@@ -79,15 +80,14 @@ def probabilities_from_bytes(payload: bytes, manifest: Manifest) -> NDArray[np.f
     """
     if len(payload) != 4 * manifest.task.num_outputs(len(manifest.labels)):
         return None
-    numbers = np.frombuffer(payload, dtype="<f4")
-    if not np.isfinite(numbers).all():
-        return None
+    numbers = np.frombuffer(payload, dtype=_NUMBER)
     if manifest.task.kind == "regression":
-        return numbers if numbers[1] > 0 else None
-    # A softmax in float32 may be above 1 by a rounding.
-    if numbers.min() < 0 or numbers.max() > 1 + _ROUNDING:
+        return numbers if np.isfinite(numbers).all() and numbers[1] > 0 else None
+    # NaN is the smallest and the largest of any numbers, and compares as False. A softmax in float32 may be above 1 by
+    # a rounding.
+    if not (np.minimum.reduce(numbers) >= 0 and np.maximum.reduce(numbers) <= 1 + _ROUNDING):
         return None
-    if manifest.task.kind == "single_label" and abs(float(numbers.sum()) - 1) > _ROUNDING_OF_SUM:
+    if manifest.task.kind == "single_label" and abs(float(np.add.reduce(numbers)) - 1) > _ROUNDING_OF_SUM:
         return None
     return numbers
 

@@ -23,16 +23,19 @@ class AnswerCheck:
     def __init__(self, manifest: Manifest, target: str) -> None:
         """Compare with this bundle; `target` is the upstream, for errors."""
         self._manifest = manifest
+        self._num_exits = manifest.num_exits
+        self._exit_blocks = manifest.exit_blocks
         self._target = target
 
-    def answers(self, response: pb.InferResponse, call: Call) -> Answers:
-        """The answers to a call's samples, without the bytes they cost.
+    def answers(self, response: pb.InferResponse, call: Call, *, uplink_bytes: int = 0) -> Answers:
+        """The answers to a call's samples, each of which took so many bytes.
 
         Raises:
             OffloadError: something in the message cannot be so.
         """
         self._check_ids([each.request_id for each in response.answers], call)
-        samples = [self._classified(answer, call) for answer in response.answers]
+        before = self._exits_before(call.first_block)
+        samples = [self._classified(answer, call, before, uplink_bytes) for answer in response.answers]
         return Answers(samples, self._times(response.times))
 
     def _check_ids(self, found: Sequence[str], call: Call) -> None:
@@ -43,20 +46,19 @@ class AnswerCheck:
                 f"{len(asked)} {asked[:3]}; it is not an Offramp node of this version"
             )
 
-    def _classified(self, message: pb.Answer, call: Call) -> Classified:
+    def _classified(self, message: pb.Answer, call: Call, before: int, uplink_bytes: int) -> Classified:
         manifest = self._manifest
         probabilities_K = probabilities_from_bytes(message.probabilities, manifest)
-        before = self._exits_before(call.first_block)
         if (
             probabilities_K is None
-            or not before < message.exit_number <= manifest.num_exits
+            or not before < message.exit_number <= self._num_exits
             or not 0 <= message.confidence <= 1
         ):
             self._refuse(
                 f"answered with {len(message.probabilities)} bytes of probabilities, "
                 f"confidence {message.confidence:g}, exit {message.exit_number}; expected "
                 f"{manifest.task.num_outputs(len(manifest.labels))} float32 of {manifest.task.kind}, 0 to 1, and "
-                f"{before + 1} to {manifest.num_exits}"
+                f"{before + 1} to {self._num_exits}"
             )
         answer = Answer(
             probabilities_K,
@@ -66,16 +68,16 @@ class AnswerCheck:
             message.unfamiliar,
         )
         reason = told(message.degraded_reason) or None
-        return Classified(answer, self._tier(message.tier), reason, sent=call.sent)
+        return Classified(answer, self._tier(message.tier), reason, sent=call.sent, uplink_bytes=uplink_bytes)
 
     def _exits_before(self, first_block: int) -> int:
-        return sum(block < first_block for block in self._manifest.exit_blocks)
+        return sum(block < first_block for block in self._exit_blocks)
 
     def _passed(self, message: pb.Answer, before: int) -> tuple[float, ...]:
         """Confidences of the exits that the upstream passed, after the `before` first ones; () if it tells none."""
         passed = tuple(message.passed)
         least = message.exit_number - before - (not message.degraded_reason)
-        most = self._manifest.num_exits - before - 1 if message.degraded_reason else least
+        most = self._num_exits - before - 1 if message.degraded_reason else least
         wanted = f"{least}" if least == most else f"{least} to {most}"
         # NaN compares as False, so it is refused too.
         if passed and not (least <= len(passed) <= most and all(0 <= one <= 1 for one in passed)):

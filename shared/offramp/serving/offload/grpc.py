@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import Self
-
-import numpy as np
 
 from offramp.bundle.manifest import Codec, Manifest, Payload
 from offramp.errors import OffloadError, OffloadReason
@@ -106,17 +103,17 @@ class GrpcOffloader:
             attempts += 1
             response = await self._client.infer(request, deadline=call.deadline, traceparent=call.traceparent)
             self._health.heard(response)
-            return self._check.answers(response, call)
+            return self._check.answers(response, call, uplink_bytes=attempts * share)
 
         try:
-            found = await self._hedge.ask(attempt, timeout_s=call.deadline - begun)
+            answers = await self._hedge.ask(attempt, timeout_s=call.deadline - begun)
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
                 error.uplink_bytes = attempts * share
             self._health.failed(error, begun)
             raise
         self._health.succeeded()
-        return replace(found, samples=[replace(one, uplink_bytes=attempts * share) for one in found.samples])
+        return answers
 
     def _request(self, call: Call) -> pb.InferRequest:
         request = pb.InferRequest(
@@ -126,8 +123,7 @@ class GrpcOffloader:
             next_block=call.first_block,
         )
         if call.sent == "feature":
-            feature = np.stack([sample.feature for sample in call.samples])
-            request.feature.CopyFrom(encode_feature(feature, self._codec, self._levels))
+            request.feature.CopyFrom(encode_feature(call.features, self._codec, self._levels))
         else:
             files = request.images if call.sent == "image" else request.pixels
             files.extend(sample.image or b"" for sample in call.samples)

@@ -44,6 +44,10 @@ class ChosenPayloads:
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         accepts = self._upstream.accepts
+        if not accepts.besides_features and len(call.samples) <= min(
+            accepts.max_samples, accepts.max_features
+        ):
+            return await self._upstream.resume(call)
         choose = partial(self._chosen, call, accepts)
         chosen = choose() if self._is_quick(call, accepts) else await asyncio.to_thread(choose)
         parts = list(self._parts(call, chosen, accepts))

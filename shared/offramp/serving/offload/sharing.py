@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from offramp.errors import OffloadError
-from offramp.serving.answers import Answers
+from offramp.serving.answers import Answers, Classified
 from offramp.serving.call import Call
 from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState
 from offramp.serving.offload.portions import portions
@@ -54,8 +54,8 @@ class SharedCalls:
 
         Args:
             upstream: the offloader that is called.
-            window_s: how long a request waits for others while a call is in progress, in seconds. If none is, it waits
-                only for requests of the same round of the event loop.
+            window_s: how long a request waits for others that this node works on, in seconds. If there are none, it
+                waits only for requests of the same round of the event loop.
         """
         self._upstream = upstream
         self._window_s = window_s
@@ -83,34 +83,39 @@ class SharedCalls:
         loop = asyncio.get_running_loop()
         asked = _Asked(call, loop.create_future())
         self._waiting.append(asked)
-        if self._timer is None:
-            waits = self._under_way and self._window_s
-            self._timer = loop.call_later(self._window_s, self._send) if waits else loop.call_soon(self._send)
+        # The last one on its way does not let the others wait any longer; a traced one shares with nobody.
+        is_last = call.is_alone or call.traceparent is not None or not self._window_s
+        if is_last:
+            if self._timer:
+                self._timer.cancel()
+            self._timer = loop.call_soon(self._send)
+        elif self._timer is None:
+            self._timer = loop.call_later(self._window_s, self._send)
         return await asked.answer
 
     def _send(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = [each for each in self._waiting if not each.answer.done()], []
+        for together in self._portions(waiting) if len(waiting) > 1 else [waiting] * len(waiting):
+            task = asyncio.create_task(self._ask(together))
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+            _cancel_once_all_left(task, together)
+
+    def _portions(self, waiting: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+        """Requests that share a call; the samples of one request stay together."""
         by_key: dict[tuple[object, ...], list[_Asked]] = {}
         for each in waiting:
-            if not each.answer.done():
-                by_key.setdefault(each.key, []).append(each)
+            by_key.setdefault(each.key, []).append(each)
         accepts = self._upstream.accepts
         for alike in by_key.values():
             limit = _limit(accepts, is_feature=alike[0].call.sent == "feature")
-            # The samples of one request stay together.
-            for together in portions([(each, each.sizes) for each in alike], limit):
-                task = asyncio.create_task(self._ask(together))
-                self._under_way.add(task)
-                task.add_done_callback(self._done)
-                _cancel_once_all_left(task, together)
+            yield from portions([(each, each.sizes) for each in alike], limit)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        if self._waiting:
-            self._send()
 
     async def _ask(self, together: Sequence[_Asked], wasted_bytes: int = 0) -> None:
         """Ask for all of them; `wasted_bytes` were sent for each sample in an earlier call that failed."""
@@ -127,13 +132,18 @@ class SharedCalls:
                 if not each.answer.done():
                     each.answer.set_exception(error)
             return
-        samples = iter(answers.samples)
-        for each in together:
-            own = [next(samples) for _ in each.call.samples]
-            if wasted_bytes:
-                own = [replace(one, uplink_bytes=one.uplink_bytes + wasted_bytes) for one in own]
-            if not each.answer.done():
-                each.answer.set_result(Answers(own, answers.times))
+        _hand_out(together, answers, wasted_bytes)
+
+
+def _hand_out(together: Sequence[_Asked], answers: Answers, wasted_bytes: int) -> None:
+    """Give each request the answers to its own samples."""
+    samples = iter(answers.samples)
+    for each in together:
+        own: Sequence[Classified] = [next(samples) for _ in each.call.samples]
+        if wasted_bytes:
+            own = [replace(one, uplink_bytes=one.uplink_bytes + wasted_bytes) for one in own]
+        if not each.answer.done():
+            each.answer.set_result(Answers(own, answers.times))
 
 
 def _limit(accepts: Accepts, *, is_feature: bool) -> tuple[int, int, int]:
