@@ -177,6 +177,15 @@ async def test_the_last_one_and_a_traced_one_send_all_that_wait(how: dict[str, A
     assert [own(answers) for answers in found] == [[1], [2]]
 
 
+async def test_nothing_waits_once_no_other_is_on_its_way() -> None:
+    shared = SharedCalls(Upstream(), window_s=60.0)
+    asking = asyncio.create_task(ask(shared, 1, is_alone=False))
+    await asyncio.sleep(0.01)
+    shared.hurry()
+    async with asyncio.timeout(5):
+        assert own(await asking) == [1]
+
+
 async def test_a_failure_is_that_of_all_who_shared_the_call() -> None:
     error = OffloadError("gone", OffloadReason.LATE, uplink_bytes=100)
     upstream = Upstream(error=error)

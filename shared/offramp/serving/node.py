@@ -127,6 +127,9 @@ class Node:
             return answers
         finally:
             self._pending -= 1
+            if self._asking and self._asking == self._pending:
+                assert self.upstream is not None, "somebody waits for it"
+                self.upstream.hurry()
 
     async def _classify(self, call: Call, span: Span) -> Answers:
         ran = await self._run(call)

@@ -93,7 +93,7 @@ class NodeSettings(AccessSettings):
         default=1.0, gt=0, description="longest wait for the upstream; after that the answer is degraded"
     )
     offload_window_ms: float = Field(
-        default=5.0,
+        default=10.0,
         ge=0,
         le=1000,
         description="how long an offloaded sample waits for others to share its call while this node works on others",

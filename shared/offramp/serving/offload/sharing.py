@@ -78,6 +78,11 @@ class SharedCalls:
         """How many calls are in progress."""
         return len(self._under_way)
 
+    def hurry(self) -> None:
+        """Send what waits for company; see `Offloader.hurry`."""
+        if self._timer:
+            self._send()
+
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         loop = asyncio.get_running_loop()
