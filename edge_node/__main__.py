@@ -13,7 +13,6 @@ from offramp.bundle import Bundle, Manifest
 from offramp.command import run_command
 from offramp.errors import ConfigError
 from offramp.logs import start_logging
-from offramp.serving.listening import in_address
 from offramp.serving.running import block_range, running_node, spare_collections
 
 
@@ -59,11 +58,10 @@ async def _serve(
     settings: EdgeSettings, bundle: Bundle, blocks: tuple[int, int], listening: socket.socket
 ) -> None:
     from edge_node.app import edge_app
-    from edge_node.server import log_ready, serve
+    from edge_node.server import address_of, log_ready, serve
 
     async with running_node(settings, bundle, blocks) as node:
-        address = in_address(settings.host, listening.getsockname()[1])
-        log_ready(settings, bundle.manifest, blocks, address)
+        log_ready(settings, bundle.manifest, blocks, address_of(settings, listening))
         spare_collections()
         await serve(edge_app(node, settings), listening, settings)
 

@@ -20,14 +20,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_node.app import edge_app
 from edge_node.policy import Policy
-from edge_node.server import LISTENERS, http_config, log_ready
+from edge_node.server import LISTENERS, address_of, http_config, log_ready
 from edge_node.settings import EdgeSettings
 from edge_node.workers import Workers
 from offramp.bundle import Manifest
 from offramp.errors import ConfigError, OfframpError
 from offramp.logs import start_logging
 from offramp.serving.child import end_with_parent
-from offramp.serving.listening import in_address
 from offramp.serving.metrics import SHARED_BY, NodeMetrics
 from offramp.serving.running import running_node, spare_collections
 
@@ -44,13 +43,14 @@ def serve_in_processes(
     """
     with TemporaryDirectory(prefix="offramp-") as directory:
         os.environ[SHARED_BY] = directory
-        address = in_address(settings.host, listening.getsockname()[1])
+        address = address_of(settings, listening)
         file = settings.policy_file or Path(directory) / "policy.json"
         share = settings.share()
         policy = Policy(manifest, file, outlives_restart=file == settings.policy_file)
         start = partial(EdgeProcess, share, blocks, address, policy, parent=os.getpid())
         config = http_config(start, share, lifespan="on", factory=True, workers=settings.processes)
-        own = [_Port(listening) for _ in range(LISTENERS - 1)]
+        # A Unix socket has nothing to distribute: all processes accept from the one.
+        own = [] if settings.unix_socket else [_Port(listening) for _ in range(LISTENERS - 1)]
         workers = Workers(config, [listening, *own])
         workers.run()
         if workers.has_failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from edge_node.settings import EdgeSettings
@@ -13,21 +14,31 @@ from offramp.logs import line
 from offramp.serving.access.settings import warn_if_open
 from offramp.serving.asgi import ASGIApp
 from offramp.serving.http.server import HttpConfig, HttpServer, ignore_signals
-from offramp.serving.listening import listening_socket
+from offramp.serving.listening import in_address, listening_file, listening_socket
 
 # The event loop accepts one connection per socket in each round, and a busy node has few rounds.
 LISTENERS = 8
+_BACKLOG = 2048
 
 _log = logging.getLogger("edge_node")
 
 
-def bound_socket(settings: EdgeSettings) -> socket.socket:
-    """Take the port, before anything costly is loaded.
+def bound_socket(settings: EdgeSettings) -> AbstractContextManager[socket.socket]:
+    """Take the port or the Unix socket, before anything costly is loaded.
 
     Raises:
-        ConfigError: the port is taken, or the address is not one of this machine.
+        ConfigError: it is taken, or the address is not one of this machine.
     """
-    return listening_socket(settings.host, settings.port, backlog=2048)
+    if settings.unix_socket:
+        return listening_file(settings.unix_socket, backlog=_BACKLOG, instead="another --unix-socket")
+    return listening_socket(settings.host, settings.port, backlog=_BACKLOG)
+
+
+def address_of(settings: EdgeSettings, listening: socket.socket) -> str:
+    """Where a node listens: HOST:PORT, or unix:FILE."""
+    if settings.unix_socket:
+        return f"unix:{settings.unix_socket}"
+    return in_address(settings.host, listening.getsockname()[1])
 
 
 def http_server(app: ASGIApp, settings: EdgeSettings) -> HttpServer:
@@ -46,7 +57,8 @@ def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **
 
 def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int], address: str) -> None:
     """Log that this node answers requests, and where."""
-    warn_if_open(settings, settings.host)
+    if not settings.unix_socket:
+        warn_if_open(settings, settings.host)
     _log.info(
         line(
             "ready",

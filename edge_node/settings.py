@@ -34,6 +34,11 @@ class EdgeSettings(NodeSettings):
     model_config = SettingsConfigDict(env_prefix="EDGE_")
 
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    unix_socket: Path | None = Field(
+        default=None,
+        description="file of a Unix socket to listen on instead, for callers on the same machine; whoever may write to "
+        "the file may connect",
+    )
     tier: str = Field(
         default="edge",
         pattern=TIER_NAME,

@@ -1,8 +1,11 @@
-"""Takes a port, or says why it cannot be taken."""
+"""Takes a port or a Unix socket, or says why it cannot be taken."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -52,6 +55,44 @@ def listening_socket(
         return socket.create_server(address, family=family, backlog=backlog, dualstack_ipv6=both)
     except OSError as error:
         raise cannot_listen(host, port, error, instead=instead) from error
+
+
+@contextmanager
+def listening_file(path: Path, *, backlog: int | None = None, instead: str) -> Iterator[socket.socket]:
+    """Listen on a Unix socket. Its file is removed in the end; what a process left that was killed is replaced.
+
+    Args:
+        path: its file; whoever may write to it may connect.
+        backlog: how many connections may wait to be accepted; the system's default if None.
+        instead: which option to change, for the error.
+
+    Raises:
+        ConfigError: another process listens on it, it is another kind of file, or it cannot be made.
+    """
+    with socket.socket(socket.AF_UNIX) as listening:
+        try:
+            if path.is_socket() and not _is_in_use(path):
+                path.unlink()
+            listening.bind(str(path))
+            listening.listen(*([] if backlog is None else [backlog]))
+        except OSError as error:
+            is_other = path.exists() and not path.is_socket()
+            reason = "it is no socket" if is_other else error.strerror or str(error)
+            raise ConfigError(f"cannot listen on {path}: {reason}; choose {instead}") from error
+        try:
+            yield listening
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _is_in_use(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(1.0)
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        return True
 
 
 def cannot_listen(
