@@ -38,6 +38,9 @@ class Upstream:
 
     state = UpstreamState("upstream:1", up=True, reason=None)
 
+    def hurry(self) -> None:
+        pass
+
     async def resume(self, call: Call) -> Answers:
         request_ids = [sample.request_id for sample in call.samples]
         self.calls.append(request_ids)

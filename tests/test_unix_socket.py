@@ -68,4 +68,3 @@ def test_a_file_that_cannot_be_one_is_refused_and_kept(tmp_path: Path, name: str
     ):
         pass
     assert (tmp_path / "file").read_text() == "kept"
-

@@ -74,7 +74,7 @@ class _Formatter(logging.Formatter):
         if second != self._second:
             self._text = time.strftime(self.default_time_format, self.converter(second))
             self._second = second
-        return self.default_msec_format % (self._text, record.msecs)
+        return f"{self._text},{record.msecs:03.0f}"
 
 
 class LostLines:

@@ -96,6 +96,13 @@ RIVALS: tuple[Rival, ...] = (
         command=("bentoml", "serve", "bentoml_server:Predict", "--port={port}", "--host=127.0.0.1"),
     ),
     Rival(
+        name="MLServer",
+        folder="mlserver",
+        # Its processes ask for an event loop as uvloop 0.22 no longer lets them.
+        requirements=("mlserver", "uvloop<0.22", *_COMMON),
+        command=("python", str(PROGRAMS / "mlserver_server.py")),
+    ),
+    Rival(
         name="Ray Serve",
         folder="ray",
         requirements=("ray[serve]", *_COMMON),
