@@ -22,4 +22,5 @@ def said(answer: Answer, manifest: Manifest) -> dict[str, object]:
                 for index in ranked
             ]
         }
-    return {"label": manifest.labels[answer.class_index], "class_index": answer.class_index}
+    index = answer.class_index
+    return {"label": manifest.labels[index], "class_index": index}
