@@ -15,12 +15,19 @@ from offramp.serving.settings import NodeSettings
 from offramp.wire.messages import TIER_NAME
 
 
+_NO_FILE = "'{}' is not a file in a folder that exists; make the folder first, or name another file"
+
+
+def _in_a_folder(file: Path) -> Path:
+    if not file.absolute().parent.is_dir() or file.is_dir():
+        raise ValueError(_NO_FILE.format(file))
+    return file
+
+
 def _replaceable(file: Path) -> Path:
-    folder = file.absolute().parent
-    if not folder.is_dir() or (file.exists() and not file.is_file()):
-        raise ValueError(
-            f"'{file}' is not a file in a folder that exists; make the folder first, or name another file"
-        )
+    folder = _in_a_folder(file).absolute().parent
+    if file.exists() and not file.is_file():
+        raise ValueError(_NO_FILE.format(file))
     if not os.access(folder, os.W_OK):
         raise ValueError(
             f"this user may not write in '{folder}', but each change replaces the file there; name another file"
@@ -34,7 +41,7 @@ class EdgeSettings(NodeSettings):
     model_config = SettingsConfigDict(env_prefix="EDGE_")
 
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    unix_socket: Path | None = Field(
+    unix_socket: Annotated[Path, AfterValidator(_in_a_folder)] | None = Field(
         default=None,
         description="file of a Unix socket to listen on instead, for callers on the same machine; whoever may write to "
         "the file may connect",

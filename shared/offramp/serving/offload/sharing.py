@@ -103,14 +103,17 @@ class SharedCalls:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = [each for each in self._waiting if not each.answer.done()], []
-        for together in self._portions(waiting) if len(waiting) > 1 else [waiting] * len(waiting):
+        for together in self._portions(waiting):
             task = asyncio.create_task(self._ask(together))
             self._under_way.add(task)
-            task.add_done_callback(self._done)
+            task.add_done_callback(self._under_way.discard)
             _cancel_once_all_left(task, together)
 
-    def _portions(self, waiting: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+    def _portions(self, waiting: Sequence[_Asked]) -> Iterator[Sequence[_Asked]]:
         """Requests that share a call; the samples of one request stay together."""
+        if len(waiting) == 1:
+            yield waiting
+            return
         by_key: dict[tuple[object, ...], list[_Asked]] = {}
         for each in waiting:
             by_key.setdefault(each.key, []).append(each)
@@ -118,9 +121,6 @@ class SharedCalls:
         for alike in by_key.values():
             limit = _limit(accepts, is_feature=alike[0].call.sent == "feature")
             yield from portions([(each, each.sizes) for each in alike], limit)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
 
     async def _ask(self, together: Sequence[_Asked], wasted_bytes: int = 0) -> None:
         """Ask for all of them; `wasted_bytes` were sent for each sample in an earlier call that failed."""
