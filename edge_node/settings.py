@@ -14,7 +14,6 @@ from offramp.serving.http.limits import HttpLimits, check_open_files, usual_conn
 from offramp.serving.settings import NodeSettings
 from offramp.wire.messages import TIER_NAME
 
-
 _NO_FILE = "'{}' is not a file in a folder that exists; make the folder first, or name another file"
 
 
