@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import httpx
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving.load import turn, write_script
+from benchmarks.serving.servers import offload_all
 from offramp.bundle import load_bundle
 from offramp.cli.options import BundleArgument
 from offramp.cli.processes import node_process
@@ -116,7 +116,7 @@ class Encryption(Command):
         for name, (cloud, edge) in ways.items():
             upstream = started("cloud_node", *cloud)
             addresses[name] = f"http://{started('edge_node', '--upstream', upstream, *edge)}"
-            _offload_all(addresses[name])
+            offload_all(addresses[name])
         return {name: f"{address}/v1/predict" for name, address in addresses.items()}
 
 
@@ -130,12 +130,6 @@ def _write_secrets(directory: Path) -> str:
     key, kept = new_key("camera", [Right.ASK])
     write(directory / "keys.json", KeptKeys(keys=(kept,)).model_dump_json().encode())
     return key
-
-
-def _offload_all(address: str) -> None:
-    thetas = httpx.get(f"{address}/v1/policy", trust_env=False).json()["thetas"]
-    change = {"thetas": [1.0] * len(thetas)}
-    httpx.put(f"{address}/v1/policy", json=change, trust_env=False).raise_for_status()
 
 
 if __name__ == "__main__":

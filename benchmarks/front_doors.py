@@ -60,6 +60,11 @@ def _ways(port: int, sockets: Path) -> dict[str, tuple[list[str], str, bool]]:
     web = f"http://127.0.0.1:{port}"
     return {
         "Offramp's edge node: uvicorn behind its limits": (offramp, web, False),
+        "the same, Unix socket": (
+            [*offramp[:2], "--unix-socket", f"{sockets}/offramp", *offramp[4:]],
+            f"unix:{sockets}/offramp",
+            False,
+        ),
         "uvicorn": ([*uvicorn, *tcp], web, False),
         "uvicorn, Unix socket": ([*uvicorn, "--uds", f"{sockets}/uvicorn"], f"unix:{sockets}/uvicorn", False),
         "granian": ([*granian, *tcp, "--http", "1"], web, False),

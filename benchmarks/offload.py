@@ -19,7 +19,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Self
 
-import httpx
 import psutil
 from pydantic import Field, model_validator
 from rich.console import Console
@@ -27,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.checkouts import Checkout
 from benchmarks.serving.load import turn, write_script
-from benchmarks.serving.servers import Tree
+from benchmarks.serving.servers import Tree, offload_all
 from offramp.bundle import load_bundle
 from offramp.cli.options import BundleArgument
 from offramp.cli.processes import NodeProcess
@@ -95,12 +94,13 @@ class Offload(Command):
                 for name, checkout in versions.items()
             }
             for nodes in (each for pair in ways.values() for each in pair):
-                _exit_nowhere(nodes["edge"])
+                offload_all(f"http://{nodes['edge'].address}")
                 _used(nodes, script, clients, _WARM_UP_S)
             with progress(f"turns, {clients} clients", 2 * len(versions) * self.rounds) as advance:
                 for number in range(self.rounds):
                     for name in sorted(ways, reverse=bool(number % 2)):
-                        alone, both = (self._turn(nodes, script, clients, advance) for nodes in ways[name])
+                        alone, both = (_used(nodes, script, clients, self.seconds) for nodes in ways[name])
+                        advance(2)
                         rounds[name].append(
                             {
                                 "edge alone": alone["edge"],
@@ -113,13 +113,6 @@ class Offload(Command):
             name: {part: median(each[part] for each in seen) for part in seen[0]}
             for name, seen in rounds.items()
         }
-
-    def _turn(
-        self, nodes: Mapping[str, NodeProcess], script: Path, clients: int, advance: object
-    ) -> Microseconds:
-        found = _used(nodes, script, clients, self.seconds)
-        advance(1)  # type: ignore[operator]
-        return found
 
     def _table(self, found: Mapping[int, Mapping[str, Microseconds]]) -> Table:
         table = Table(
@@ -141,12 +134,6 @@ class Offload(Command):
                 ratio = "" if parts["call"] == first else f"{parts['call'] / first:.2f} x"
                 table.add_row(str(clients), name, *(f"{parts[part]:.0f}" for part in columns.values()), ratio)
         return table
-
-
-def _exit_nowhere(edge: NodeProcess) -> None:
-    policy = f"http://{edge.address}/v1/policy"
-    thetas = httpx.get(policy, trust_env=False).json()["thetas"]
-    httpx.put(policy, json={"thetas": [1.0] * len(thetas)}, trust_env=False).raise_for_status()
 
 
 def _used(nodes: Mapping[str, NodeProcess], script: Path, clients: int, seconds: int) -> Microseconds:

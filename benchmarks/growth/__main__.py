@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,7 @@ from benchmarks.serving.servers import Tree
 from offramp.authoring.backbones.attach import attach_exits
 from offramp.authoring.export.bundling import export_bundle
 from offramp.authoring.networks.efficientnet_lite import PREPROCESSING, efficientnet_lite0
-from offramp.bundle import Bundle, load_bundle
+from offramp.bundle import Bundle
 from offramp.cli.options import BundleArgument
 from offramp.cli.processes import node_process
 from offramp.cli.progress import progress
@@ -40,6 +40,7 @@ from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Tier
 
 _CLASSES = 10
+_TIMED = 60
 Advance = Callable[[int], None]
 
 
@@ -193,19 +194,16 @@ def _with_exits(count: int, directory: Path) -> Bundle:
 
 def _milliseconds(bundle: Bundle, theta: float) -> float:
     """Median time of a sample with this θ at every exit."""
-    manifest = load_bundle(bundle.directory).manifest
+    manifest = bundle.manifest
     tier = Tier(manifest, load_blocks(bundle, 1, len(manifest.blocks)), start=1)
     pixels = np.zeros((1, *manifest.preprocessing.pixel_shape), np.uint8)
-    times = list(_times(lambda: tier.run(pixels, [theta] * (manifest.num_exits - 1)), range(60)))
-    return 1000 * median(times)
-
-
-def _times(run: Callable[[], Sequence[object]], rounds: Iterable[int]) -> Iterator[float]:
+    times = []
     with pinned(one_core()):
-        for _ in rounds:
+        for _ in range(_TIMED):
             begun = time.perf_counter()
-            run()
-            yield time.perf_counter() - begun
+            tier.run(pixels, [theta] * (manifest.num_exits - 1))
+            times.append(time.perf_counter() - begun)
+    return 1000 * median(times)
 
 
 if __name__ == "__main__":

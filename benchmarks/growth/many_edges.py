@@ -14,7 +14,7 @@ from statistics import quantiles
 import httpx
 import psutil
 
-from benchmarks.serving.servers import Tree, free_port
+from benchmarks.serving.servers import Tree, free_port, offload_all
 from offramp.bundle import load_bundle
 from offramp.cli.processes import NodeProcess, node_process
 
@@ -51,9 +51,8 @@ def ask_edges(
             for number in range(edges)
         ]
         urls = [f"http://{node.address}" for node in nodes]
-        never = {"thetas": [1.0] * (manifest.num_exits - 1)}
         for url in urls:
-            httpx.put(f"{url}/v1/policy", json=never, trust_env=False).raise_for_status()
+            offload_all(url)
         asyncio.run(_asked(urls, photos, per_second, _SETTLE_S))
         trees = {"edges": _trees(nodes), "cloud": _trees([cloud])}
         before, calls = _used_s(trees), _calls(metrics)

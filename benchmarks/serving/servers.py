@@ -157,6 +157,13 @@ def _until_it_answers(
     raise ConfigError(f"{name} did not answer at {url}: {said[-1] if said else 'it printed nothing'}")
 
 
+def offload_all(edge: str) -> None:
+    """Set θ of an edge node, at http://HOST:PORT, so that no exit answers but the last."""
+    policy = f"{edge}/v1/policy"
+    thetas = httpx.get(policy, trust_env=False).json()["thetas"]
+    httpx.put(policy, json={"thetas": [1.0] * len(thetas)}, trust_env=False).raise_for_status()
+
+
 def as_request(photo: bytes, *, form: bool) -> dict[str, Any]:
     """What httpx is to send: the photo as a form field or as the body."""
     if form:
