@@ -40,7 +40,7 @@ async def _serve(settings: CloudSettings) -> None:
     log_native_output()
     start_logging(settings.log_level)
 
-    from cloud_node.server import CloudServer, until_told_to_stop
+    from cloud_node.server import CloudServer, told_to_stop
     from offramp.serving.running import block_range, running_node, spare_collections
 
     manifest = bundle.manifest
@@ -48,6 +48,7 @@ async def _serve(settings: CloudSettings) -> None:
     blocks = block_range(settings, manifest, default=(1, len(manifest.blocks)))
     async with running_node(settings, bundle, blocks) as node:
         server = CloudServer(node, settings)
+        told = told_to_stop()
         await server.start()
         log = logging.getLogger("cloud_node")
         warn_if_open(settings, settings.host)
@@ -62,7 +63,7 @@ async def _serve(settings: CloudSettings) -> None:
             )
         )
         spare_collections()
-        await until_told_to_stop()
+        await told.wait()
         log.info(line("draining", tier=settings.tier))
         await server.drain()
 

@@ -165,10 +165,10 @@ def largest_message(node: Node, settings: CloudSettings) -> int:
     return min(settings.max_samples * one, max(settings.max_message_bytes, one + _BYTES_BESIDE_A_CALL))
 
 
-async def until_told_to_stop() -> None:
-    """Wait for SIGTERM or SIGINT."""
+def told_to_stop() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set from now on, instead of ending the process."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await told.wait()
+    return told

@@ -13,7 +13,7 @@ from offramp.bundle import Manifest
 from offramp.logs import line
 from offramp.serving.access.settings import warn_if_open
 from offramp.serving.asgi import ASGIApp
-from offramp.serving.http.server import HttpConfig, HttpServer, ignore_signals
+from offramp.serving.http.server import HttpConfig, HttpServer
 from offramp.serving.listening import in_address, listening_file, listening_socket
 
 # The event loop accepts one connection per socket in each round, and a busy node has few rounds.
@@ -41,9 +41,9 @@ def address_of(settings: EdgeSettings, listening: socket.socket) -> str:
     return in_address(settings.host, listening.getsockname()[1])
 
 
-def http_server(app: ASGIApp, settings: EdgeSettings) -> HttpServer:
-    """A server for an app that is ready."""
-    return HttpServer(http_config(app, settings))
+def http_server(app: ASGIApp, settings: EdgeSettings, *, handles_signals: bool = True) -> HttpServer:
+    """A server for an app that is ready; with `handles_signals`, SIGTERM and SIGINT stop it, and then do nothing."""
+    return HttpServer(http_config(app, settings), handles_signals=handles_signals)
 
 
 def http_config(app: ASGIApp | Callable[[], ASGIApp], settings: EdgeSettings, **more: Any) -> HttpConfig:
@@ -73,6 +73,5 @@ def log_ready(settings: EdgeSettings, manifest: Manifest, blocks: tuple[int, int
 
 async def serve(app: ASGIApp, listening: socket.socket, settings: EdgeSettings) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish the ones in progress."""
-    ignore_signals()
     listeners = [listening, *(listening.dup() for _ in range(LISTENERS - 1))]
     await http_server(app, settings).serve(sockets=listeners)

@@ -67,7 +67,7 @@ async def running_edge(
     chosen = block_range(settings, bundle.manifest, default=(1, 3))
     with bound_socket(settings) as socket:
         async with running_node(settings, bundle, chosen) as node:
-            server = http_server(edge_app(node, settings), settings)
+            server = http_server(edge_app(node, settings), settings, handles_signals=False)
             serving = asyncio.create_task(server.serve(sockets=[socket]))
             place = in_address(settings.host, socket.getsockname()[1])
             address = f"{'https' if trusting else 'http'}://{place}"

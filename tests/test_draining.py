@@ -130,3 +130,22 @@ def test_a_worker_that_is_stuck_does_not_keep_a_node_from_ending(tiny_bundle: Bu
         begun = time.monotonic()
         process.wait(10)
         assert time.monotonic() - begun < 5
+
+
+_TOLD_TOO_SOON = """
+import os, signal, sys
+import edge_node.server
+from edge_node.__main__ import Edge
+from offramp.command import run_command
+made = edge_node.server.http_server
+def told(*given, **named):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return made(*given, **named)
+edge_node.server.http_server = told
+run_command(Edge, sys.argv[1:], program="edge")
+"""
+
+
+def test_a_node_that_is_told_to_stop_before_it_answers_ends(tiny_bundle: Bundle) -> None:
+    command = [sys.executable, "-P", "-c", _TOLD_TOO_SOON, str(tiny_bundle.directory), "--port", "0"]
+    assert subprocess.run(command, timeout=30).returncode == -signal.SIGTERM

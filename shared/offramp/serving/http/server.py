@@ -105,12 +105,15 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at SIGTERM and SIGINT, unless whoever runs this server sees to that."""
-        if self._handles_signals:
-            with super().capture_signals():
-                yield
-        else:
+        """Stop at SIGTERM and SIGINT, unless whoever runs this server sees to that; once stopped, ignore them."""
+        if not self._handles_signals:
             yield
+            return
+        _at_signals(self.handle_exit)
+        try:
+            yield
+        finally:
+            _at_signals(signal.SIG_IGN)  # uvicorn would raise them again, before the node is closed
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready first; every answer says that the connection closes; then no new ones; then the last answers."""
@@ -148,7 +151,6 @@ def _accepted(listening: socket.socket) -> socket.socket | None:
     return connection
 
 
-def ignore_signals() -> None:
-    """Leave SIGTERM and SIGINT to the server: once it has stopped, uvicorn raises them again."""
+def _at_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, handler)
