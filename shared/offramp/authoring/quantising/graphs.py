@@ -76,14 +76,13 @@ class Quantiser:
 
     def quantised(self, left: Collection[str]) -> Quantised:
         """The block in int8, but for the layers of these names."""
-        overrides = {self._model.graph.input[0].name: [_override(self._taken)]} if self._taken else {}
+        given = self._model.graph.input[0].name
+        overrides = {given: [_override(self._taken)]} if self._taken else {}
         out = self._folder / "quantised.onnx"
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
         quantization.quantize_static(
-            model,
+            _without_copies(self._model),
             out,
-            _Batches(self._batches, model.graph.input[0].name),
+            _Batches(self._batches, given),
             op_types_to_quantize=[*_LAYERS, *_BETWEEN],
             nodes_to_exclude=[*self._never, *left],
             per_channel=True,
@@ -118,6 +117,21 @@ def _prepared(graph: bytes, folder: Path) -> Any:
     for number, node in enumerate(model.graph.node, start=1):
         node.name = f"{number}-{node.op_type}"
     return model
+
+
+def _without_copies(model: Any) -> Any:
+    """The model without pools over one pixel, which change no value: they keep a layout that only float32 has."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    returned = {output.name for output in graph.output}
+    for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
+        sizes = {each.name: set(each.ints) for each in pool.attribute}
+        if sizes["kernel_shape"] == sizes.get("strides", {1}) == {1} and returned.isdisjoint(pool.output):
+            for node in graph.node:
+                node.input[:] = [pool.input[0] if name == pool.output[0] else name for name in node.input]
+            graph.node.remove(pool)
+    return made
 
 
 def _quantisable(graph: Any) -> tuple[Sequence[str], Collection[str]]:
