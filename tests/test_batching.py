@@ -118,6 +118,20 @@ async def test_no_batch_is_larger_than_asked(started: Started) -> None:
     assert new_batches(block) == [[1, 2, 3], [4, 5, 6], [7]]
 
 
+@pytest.mark.parametrize(
+    ("gaining", "batches"), [(1, [[1], [2], [3], [4]]), (2, [[1], [2, 3], [4]]), (9, [[1], [2, 3, 4]])]
+)
+async def test_where_batches_gain_they_grow_while_the_one_before_runs(
+    started: Started, gaining: int, batches: list[list[int]]
+) -> None:
+    block = Block(takes_s=_SLOW_S)
+    batcher = started(block, gaining=gaining)
+    first = asyncio.create_task(batcher.run(call(1)))
+    await asyncio.sleep(_SLOW_S / 4)
+    await asyncio.gather(first, together(batcher, [call(2), call(3), call(4)]))
+    assert block.batches == batches
+
+
 async def test_calls_with_other_thetas_do_not_share_a_batch(started: Started) -> None:
     block = Block()
     batcher = started(block)

@@ -1,7 +1,7 @@
 """Decides when calls run: waiting calls share a batch, earliest deadline first, on the event loop or on a worker.
 
-A batch takes the calls that are already waiting. A CPU gains next to nothing from a larger batch, so no call is held
-back for others, unless a window is set, which can help on a GPU. Passing a call to a thread and back takes about as
+A batch takes the calls that are already waiting, as many as this tier gains from (`gain.py`). No call is held back for
+others, unless a window is set. Passing a call to a thread and back takes about as
 long as a small network, and threads that share an interpreter slow each other down. So a batch that is expected to be
 short runs on the event loop itself, between two rounds of socket I/O.
 """
@@ -68,6 +68,7 @@ class Batcher:
         *,
         workers: int,
         max_batch: int = 32,
+        gaining: int = 1,
         window_s: float = 0.0,
         at_once_s: float = _AT_ONCE_S,
     ) -> None:
@@ -77,6 +78,7 @@ class Batcher:
             tier: what to run.
             workers: threads for long batches.
             max_batch: most samples in a batch of several calls.
+            gaining: largest batch in which a sample takes less time than in a smaller one.
             window_s: how long a call is held back for others, in seconds.
             at_once_s: longest time that batches may block the event loop, in seconds.
         """
@@ -84,6 +86,7 @@ class Batcher:
         self._free = workers
         self._workers = Workers(workers)
         self._max_batch = max_batch
+        self._gaining = gaining
         self._window_s = window_s
         self._at_once_s = at_once_s
         self._waiting: list[_Waiting] = []
@@ -175,11 +178,11 @@ class Batcher:
         return batch
 
     def _limit(self, first: _Waiting) -> int:
-        """Most samples in a batch: as many as the loop can run at once, or `max_batch` if a window collects them."""
+        """Most samples in a batch: as many as gain, or as the loop can run at once, or all that a window collects."""
         if self._window_s:
             return self._max_batch
         expected_s = self._expected_s.get(first.call.first_block, math.inf)
-        return min(self._max_batch, int(self._at_once_s / expected_s))
+        return min(self._max_batch, max(self._gaining, int(self._at_once_s / expected_s)))
 
     def _is_over_at_once(self, batch: Sequence[_Waiting]) -> bool:
         expected_s = self._expected_s.get(batch[0].call.first_block, math.inf)

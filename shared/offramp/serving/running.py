@@ -16,6 +16,7 @@ from offramp.errors import ConfigError
 from offramp.logs import line
 from offramp.serving.batching import Batcher
 from offramp.serving.decoding.decoders import Decoders
+from offramp.serving.gain import gaining_batch
 from offramp.serving.node import Node
 from offramp.serving.offload import Offloader
 from offramp.serving.offload.client import UpstreamSettings
@@ -94,6 +95,7 @@ async def running_node(
                 tier,
                 workers=settings.workers,
                 max_batch=settings.max_batch,
+                gaining=gaining_batch(tier, most=settings.max_batch),
                 window_s=settings.batch_window_ms / 1000,
             ),
             decoders=Decoders(settings.decoding_limits),

@@ -150,13 +150,15 @@ class NodeSettings(AccessSettings):
         "RESOURCE_EXHAUSTED)",
     )
     max_batch: int = Field(
-        default=32, ge=1, description="most samples in a batch of several waiting requests"
+        default=32,
+        ge=1,
+        description="most samples in a batch of several waiting requests; where larger ones gain nothing, fewer",
     )
     batch_window_ms: float = Field(
         default=0.0,
         ge=0,
         le=1000,
-        description="how long a request is held back so that others can share its batch; for a GPU",
+        description="how long a request is held back so that others can share its batch",
     )
     otlp_endpoint: str | None = Field(
         default=None,

@@ -14,7 +14,7 @@ from offramp.engine.runtime.block import BlockRunner
 from offramp.errors import ConfigError
 from offramp.install import how_to_install
 
-Runtime = Literal["onnx", "openvino", "torch", "torch-compiled"]
+Runtime = Literal["onnx", "openvino", "torch", "torch-compiled", "cuda", "tensorrt"]
 
 _TORCH = ("torch", "onnx", "onnx2fx")
 _PACKAGES: dict[Runtime, tuple[str, ...]] = {
@@ -22,7 +22,10 @@ _PACKAGES: dict[Runtime, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "torch": _TORCH,
     "torch-compiled": _TORCH,
+    "cuda": ("onnxruntime",),
+    "tensorrt": ("onnxruntime",),
 }
+_WITH_INT8: tuple[Runtime, ...] = ("onnx", "openvino")
 
 
 class _Loader(Protocol):
@@ -40,15 +43,17 @@ def load_blocks(
         stop: number of the last one.
         runtime: library that runs them. onnx: ONNX Runtime, in the bundle's precision. openvino: in int8 if the bundle
             is, otherwise in bfloat16 if the CPU supports it, or in float32. torch: eager, in float32, on CUDA if there
-            is a device. torch-compiled: the same through `torch.compile`.
+            is a device. torch-compiled: the same through `torch.compile`. cuda, tensorrt: ONNX Runtime's providers for
+            NVIDIA GPUs, in float32.
         threads: threads that share one call. More than one pays off only for large blocks and few clients.
         workers: how many threads may call a block at the same time.
 
     Raises:
-        ConfigError: the runtime's package or its compiler is missing, or it cannot run the bundle's precision.
+        ConfigError: the runtime's package, its compiler or its provider is missing, or it cannot run the bundle's
+            precision.
         BundleError: the runtime refuses a graph, or the graph's inputs or outputs differ from the manifest.
     """
-    if bundle.manifest.precision == "int8" and _PACKAGES[runtime] is _TORCH:
+    if bundle.manifest.precision == "int8" and runtime not in _WITH_INT8:
         raise ConfigError(
             f"runtime {runtime} cannot run bundle '{bundle.manifest.bundle_id}', which is in int8; choose --runtime "
             "onnx or openvino, or the bundle in float32 that it was made from"
@@ -59,9 +64,21 @@ def load_blocks(
 
 
 def runtimes_at_hand() -> tuple[Runtime, ...]:
-    """The runtimes whose packages are installed here; torch-compiled also needs a C++ compiler."""
+    """The runtimes whose packages are installed here, with the compiler or the provider that some need."""
     found = [name for name in get_args(Runtime) if all(find_spec(package) for package in _PACKAGES[name])]
-    return tuple(name for name in found if name != "torch-compiled" or has_compiler())
+    return tuple(name for name in found if _has_what_else_is_needed(name))
+
+
+def _has_what_else_is_needed(runtime: Runtime) -> bool:
+    match runtime:
+        case "torch-compiled":
+            return has_compiler()
+        case "cuda" | "tensorrt":
+            from offramp.engine.runtime.onnx_gpu import CUDA, TENSORRT
+
+            return (CUDA if runtime == "cuda" else TENSORRT).is_installed
+        case _:
+            return True
 
 
 def has_compiler() -> bool:
@@ -80,6 +97,10 @@ def _loader(runtime: Runtime) -> _Loader:
                 from offramp.engine.runtime.openvino import OpenVinoBlock
 
                 return OpenVinoBlock
+            case "cuda" | "tensorrt":
+                from offramp.engine.runtime.onnx_gpu import CUDA, TENSORRT, GpuBlock
+
+                return partial(GpuBlock, provider=CUDA if runtime == "cuda" else TENSORRT)
             case "torch" | "torch-compiled":
                 from offramp.engine.runtime.torch import TorchBlock
 

@@ -22,14 +22,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
 from offramp.engine.runtime.block import OUTPUT_NAMES, BlockOutput
+from offramp.engine.runtime.comparing import cannot_run, check_alike, noise
 from offramp.engine.runtime.onnx import OnnxBlock
-from offramp.errors import BundleError
-
-# A wrong operator is off by far more than this, TF32 on a GPU by less.
-_TOLERANCE = 1e-2
-# The compiler generates separate code for a fixed batch size, for any size, for a single sample, and for sizes that
-# fill a vector register. These batches trigger all of it before the first request.
-_BATCHES = (2, 3, 1, 16)
 
 
 class TorchBlock:
@@ -55,17 +49,10 @@ class TorchBlock:
                 graph = onnx.load_from_string(bundle.graphs[block.number])
                 self._names = [output.name for output in graph.graph.output]
                 module = onnx2fx.convert(graph).eval().to(self._device)
-                self._module = _compiled(module, self._held(_noise(block, 3))) if compiled else module
-                apart = self._apart_from(reference, block)
+                self._module = _compiled(module, self._held(noise(block, 3))) if compiled else module
             except Exception as error:
-                raise BundleError(
-                    f"{bundle.directory / block.file} is not a graph torch can run: {error}; choose --runtime onnx"
-                ) from error
-        if not apart <= _TOLERANCE:
-            raise BundleError(
-                f"{bundle.directory / block.file} differs on torch by {apart:.2g} from ONNX Runtime, but at most "
-                f"{_TOLERANCE} is allowed; choose --runtime onnx"
-            )
+                raise cannot_run(block, bundle, error, where="torch") from error
+            check_alike(self, reference, block, bundle, where="torch")
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
         """Run the block on a batch (B, …) of its input shape and dtype."""
@@ -80,16 +67,6 @@ class TorchBlock:
         # torch.tensor copies: features from the wire are read-only, and pinned memory needs a copy anyway.
         held = torch.tensor(np.ascontiguousarray(batch), device="cpu", pin_memory=self._device.type == "cuda")
         return held.to(self._device, non_blocking=True)
-
-    def _apart_from(self, reference: OnnxBlock, block: Block) -> float:
-        apart = 0.0
-        for count in _BATCHES:
-            batch = _noise(block, count)
-            expected, found = reference.run(batch), self.run(batch)
-            apart = max(
-                apart, *(_apart(getattr(expected, name), getattr(found, name)) for name in OUTPUT_NAMES)
-            )
-        return apart
 
 
 def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
@@ -110,26 +87,6 @@ def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
             node.target = torch.ops.aten.reshape.default
     traced.recompile()
     return torch.compile(traced)
-
-
-def _noise(block: Block, count: int) -> NDArray[Any]:
-    generator = np.random.default_rng(count)
-    shape = (count, *block.input.shape)
-    if block.input.dtype == "float32":
-        return generator.random(shape, dtype=np.float32)
-    return generator.integers(0, 256, shape, dtype=np.uint8)
-
-
-def _apart(expected: NDArray[Any] | None, found: NDArray[Any] | None) -> float:
-    """Largest difference, relative to the largest value if that is above 1; for codes, the part beyond one level."""
-    if expected is None or found is None:
-        return 0.0 if expected is found else np.inf
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        return np.inf
-    difference = float(np.abs(expected.astype(np.float64) - found).max())
-    if expected.dtype == np.uint8:  # a value between two levels may be rounded either way
-        return max(0.0, difference - 1)
-    return difference / max(1.0, float(np.abs(expected).max()))
 
 
 @contextlib.contextmanager

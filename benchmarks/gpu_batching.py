@@ -1,0 +1,183 @@
+"""How a cloud node would collect batches for a GPU: its own batching, on blocks that take as long as published kernels.
+
+    python -m benchmarks.gpu_batching
+
+No GPU was at hand, so nothing here was run on one. A node's `Batcher` and the measurement that it does at start are the
+real ones; only the block is replaced by one that sleeps for as long as ResNet-50 took on a V100, according to somebody
+else's measurement, one batch at a time. Copies to the device and back, and gRPC, are not in it. Calls of one sample
+arrive at random (Poisson), at shares of what the GPU could do in batches of `most`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import uvloop
+from numpy.typing import NDArray
+from pydantic import Field
+from rich.console import Console
+
+from benchmarks.serving.page import machine
+from offramp.bundle import load_bundle
+from offramp.cli.progress import progress
+from offramp.command import Command, run_command
+from offramp.engine.runtime import BlockOutput
+from offramp.engine.tier import Tier
+from offramp.serving.batching import Batcher
+from offramp.serving.call import Call, Sample
+from offramp.serving.gain import gaining_batch
+
+_SOURCE = "https://gist.github.com/1duo/efd3be1dc8eb2c45863b75f20a76f8b2"
+# Milliseconds of a batch, by its size: ResNet-50, TensorRT 4, V100.
+_TOOK_MS = {
+    "float32": {1: 2.68, 2: 4.08, 4: 6.08, 8: 8.28, 16: 13.05, 32: 23.13},
+    "float16": {1: 2.08, 2: 2.65, 4: 2.84, 8: 3.29, 16: 4.35, 32: 6.59},
+}
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+_BUNDLE = Path("models/b-resnet56-cifar10")  # any would do: only the shape of its last block's input is used
+_HEAD = "| precision | calls/s asked for | batches | answered/s | p50 / p99 ms | mean batch |"
+
+
+class GpuBlock:
+    """The last block, on a GPU that runs one batch at a time; batches between published sizes are interpolated."""
+
+    def __init__(self, took_ms: dict[int, float]) -> None:
+        """Take the milliseconds of a batch, by its size."""
+        self._sizes, self._ms = zip(*sorted(took_ms.items()), strict=True)
+        self._is_busy = Lock()
+        self.batches: list[int] = []
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        """Sleep for as long as the batch would take."""
+        with self._is_busy:
+            time.sleep(float(np.interp(len(batch), self._sizes, self._ms)) / 1000)
+            self.batches.append(len(batch))
+        return BlockOutput(
+            None, np.full((len(batch), 10), 0.1, np.float32), np.full(len(batch), 0.5, np.float32)
+        )
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to collect batches: what the page calls it, whether gains are measured, and the window."""
+
+    name: str
+    measures: bool = True
+    window_ms: float = 0.0
+
+
+_WAYS = (
+    Way("as on a CPU", measures=False),
+    Way("as large as gains, measured at start"),
+    Way("held back for 5 ms", measures=False, window_ms=5.0),
+)
+
+
+class GpuBatching(Command):
+    """Simulate how a node collects batches for a GPU.
+
+    Example: python -m benchmarks.gpu_batching --page benchmarks/gpu_batching.md
+    """
+
+    seconds: float = Field(default=4.0, gt=0, description="length of each turn")
+    most: int = Field(default=32, ge=1, le=32, description="most samples in a batch")
+    workers: int = Field(default=2, ge=1, description="threads that hand batches to the GPU")
+    page: Path | None = Field(default=None, description="also write this Markdown file")
+
+    def execute(self) -> None:
+        """Run every way at every rate and print the rows."""
+        rows = []
+        turns = [(kind, share, way) for kind in _TOOK_MS for share in _SHARES for way in _WAYS]
+        with progress("turns", len(turns)) as advance:
+            for kind, share, way in turns:
+                rows.append(self._row(kind, share, way))
+                advance(1)
+        text = "\n".join(self._lines(rows))
+        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+        if self.page:
+            self.page.write_text(text + "\n")
+
+    def _row(self, kind: str, share: float, way: Way) -> str:
+        took_ms = _TOOK_MS[kind]
+        rate = share * self.most / np.interp(self.most, list(took_ms), list(took_ms.values())) * 1000
+        block = GpuBlock(took_ms)
+        manifest = load_bundle(_BUNDLE).manifest
+        tier = Tier(manifest, [block], start=len(manifest.blocks))
+        gaining = gaining_batch(tier, most=self.most) if way.measures else 1
+        block.batches.clear()
+        batcher = Batcher(
+            tier, workers=self.workers, max_batch=self.most, gaining=gaining, window_s=way.window_ms / 1000
+        )
+        arrivals = list(_arrivals(rate, self.seconds))
+        call = Call(
+            samples=[Sample("")],
+            thetas=(1.0,) * (manifest.num_exits - 1),
+            first_block=tier.start,
+            load=lambda: np.zeros((1, *manifest.blocks[-1].input.shape), np.float32),
+            is_light=True,
+        )
+        times_ms, took_s = uvloop.run(_asked(batcher, call, arrivals))
+        batcher.close()
+        median, slowest = np.percentile(times_ms, [50, 99])
+        return (
+            f"| {kind} | {rate:.0f} | {way.name} | {len(times_ms) / took_s:.0f} | {median:.1f} / {slowest:.1f} "
+            f"| {np.mean(block.batches):.1f} |"
+        )
+
+    def _lines(self, rows: Sequence[str]) -> Iterator[str]:
+        yield "# Batches for a GPU, simulated"
+        yield ""
+        yield (
+            "Made by `python -m benchmarks.gpu_batching`. **Nothing of this ran on a GPU**: a node's own batching ran "
+            f"with blocks that sleep for as long as ResNet-50 took on a V100, as published at <{_SOURCE}>, "
+            f"one batch at a time. Calls of one sample arrive at random; {self.workers} workers, batches of at most "
+            f"{self.most}, {self.seconds:g} s each. A rate that is not answered makes calls wait ever longer."
+        )
+        yield ""
+        yield machine()
+        yield ""
+        yield from (_HEAD, "| --- | --- | --- | --- | --- | --- |", *rows)
+
+
+def _arrivals(rate: float, seconds: float) -> Iterator[float]:
+    """Seconds from the beginning at which calls arrive; the same for every way."""
+    drawn = random.Random(0)
+    at = 0.0
+    while (at := at + drawn.expovariate(rate)) < seconds:
+        yield at
+
+
+async def _asked(batcher: Batcher, call: Call, arrivals: Sequence[float]) -> tuple[list[float], float]:
+    """Milliseconds that each call took, and the seconds until the last one was answered."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    times_ms: list[float] = []
+
+    async def ask(at: float) -> None:
+        await batcher.run(call)
+        times_ms.append(1000 * (loop.time() - begun - at))
+
+    async with asyncio.TaskGroup() as asking:
+        left = list(arrivals)
+        while left:
+            due = bisect_left(left, loop.time() - begun)
+            for at in left[:due]:
+                asking.create_task(ask(at))
+            del left[:due]
+            if left:
+                await asyncio.sleep(max(0.0, left[0] - (loop.time() - begun)))
+    return times_ms, loop.time() - begun
+
+
+if __name__ == "__main__":
+    run_command(GpuBatching, sys.argv[1:], program="python -m benchmarks.gpu_batching")

@@ -1,0 +1,152 @@
+"""Blocks on ONNX Runtime's providers for NVIDIA GPUs. Written without one at hand: only its use of memory was ever run.
+
+A call takes a lane: a session, which has a CUDA stream of its own, and for each size of batch memory that stays where
+it is. So a batch is copied from pinned memory, its kernels are launched together as the CUDA graph that was captured
+for its size, and only results are copied back. Sizes are powers of two; a batch is filled up to the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import LifoQueue
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession, OrtDeviceMemoryType, OrtValue, RunOptions
+
+from offramp.bundle import Bundle
+from offramp.bundle.manifest import Block
+from offramp.engine.runtime.block import OUTPUT_NAMES, BlockOutput
+from offramp.engine.runtime.comparing import cannot_run, check_alike
+from offramp.engine.runtime.onnx import OnnxBlock
+from offramp.errors import ConfigError
+
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+
+
+@dataclass(frozen=True)
+class Provider:
+    """What ONNX Runtime calls a kind of device, what memory on it is called, and options for it.
+
+    others: providers that run what this one does not.
+    """
+
+    name: str
+    device: str = "cuda"
+    options: Mapping[str, str] = field(default_factory=dict)
+    others: Sequence[str] = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the ONNX Runtime that is installed was built with it."""
+        return self.name in onnxruntime.get_available_providers()
+
+
+CUDA = Provider(
+    "CUDAExecutionProvider",
+    options={"enable_cuda_graph": "1", "use_tf32": "0"},
+    others=("CPUExecutionProvider",),
+)
+TENSORRT = Provider("TensorrtExecutionProvider")
+
+
+class GpuBlock:
+    """One block on a GPU, in float32; it is compared with ONNX Runtime on the CPU when it is loaded."""
+
+    def __init__(
+        self, block: Block, bundle: Bundle, *, threads: int, workers: int, provider: Provider
+    ) -> None:
+        """Load the graph once for each worker; raises the errors of `load_blocks`. `threads` are a CPU's."""
+        del threads
+        reference = OnnxBlock(block, bundle, threads=1, workers=1)  # checks the graph against the manifest
+        if not provider.is_installed:
+            raise ConfigError(
+                f"ONNX Runtime has no {provider.name} here, only {', '.join(onnxruntime.get_available_providers())}; "
+                "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
+            )
+        self._lanes = LifoQueue[_Lane]()
+        for _ in range(workers):
+            try:
+                self._lanes.put(_Lane(bundle.graphs[block.number], provider))
+            except ConfigError:
+                raise
+            except Exception as error:
+                raise cannot_run(block, bundle, error, where=provider.name) from error
+        check_alike(self, reference, block, bundle, where=provider.name)
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        """Run the block on a batch (B, …) of its input shape and dtype."""
+        lane = self._lanes.get()
+        try:
+            return lane.run(batch)
+        finally:
+            self._lanes.put(lane)
+
+
+class _Lane:
+    """A session, and its memory for each size of batch; for one caller at a time."""
+
+    def __init__(self, graph: bytes, provider: Provider) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = InferenceSession(
+            graph, options, providers=[(provider.name, dict(provider.options)), *provider.others]
+        )
+        # A provider whose libraries or device are missing is left out without an error.
+        if provider.name not in self._session.get_providers():
+            raise ConfigError(
+                f"{provider.name} did not start, so only {', '.join(self._session.get_providers())} would run; check "
+                "that there is a device and the CUDA that ONNX Runtime was built for, or choose --runtime onnx"
+            )
+        self._provider = provider
+        self._bound: dict[int, _Bound] = {}
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        size = 1 << (len(batch) - 1).bit_length()
+        if size not in self._bound:
+            self._bound[size] = _Bound(self._session, size, self._provider)
+        return self._bound[size].run(batch)
+
+
+class _Bound:
+    """Memory for one size of batch, bound to a session; for one caller at a time."""
+
+    def __init__(self, session: InferenceSession, size: int, provider: Provider) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        [given] = session.get_inputs()
+        shape, dtype = (size, *given.shape[1:]), _DTYPES[given.type]
+        self._pinned = _pinned(shape, dtype, provider)
+        self._given = OrtValue.ortvalue_from_shape_and_type(shape, dtype, provider.device, 0)
+        self._binding.bind_ortvalue_input(given.name, self._given)
+        self._found = {}
+        for output in session.get_outputs():
+            kind = _DTYPES[output.type]
+            value = OrtValue.ortvalue_from_shape_and_type((size, *output.shape[1:]), kind, provider.device, 0)
+            self._binding.bind_ortvalue_output(output.name, value)
+            self._found[output.name] = value
+        self._options = RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(size))
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        held = self._pinned.numpy()
+        held[: len(batch)] = batch
+        self._given.update_inplace(held)
+        self._session.run_with_iobinding(self._binding, self._options)
+        # Copied: the next batch overwrites it.
+        values = {name: value.numpy()[: len(batch)].copy() for name, value in self._found.items()}
+        return BlockOutput(*map(values.get, OUTPUT_NAMES))
+
+
+def _pinned(shape: Sequence[int], dtype: Any, provider: Provider) -> OrtValue:
+    """Memory that the device copies from without help, or ordinary memory if the provider has none."""
+    for device in onnxruntime.get_ep_devices():
+        if device.ep_name == provider.name:
+            memory = device.memory_info(OrtDeviceMemoryType.HOST_ACCESSIBLE)
+            if memory is not None:
+                return OrtValue.ortvalue_from_shape_and_type(shape, dtype, memory_info=memory)
+    return OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", 0)
