@@ -1,8 +1,10 @@
-"""What decoding in a process costs, how soon a killed one is replaced, and the memory that a pixel takes at most.
+"""What decoding costs by format and in a process, how soon a killed one is replaced, and the memory of a pixel at most.
 
-    python -m benchmarks.decoding
+    python -m benchmarks.decoding --photos samples/grocery
 
-It makes its own photos. Each way decodes the same ones in turn, round after round, on an otherwise idle machine.
+It makes its own photos, but for those that it turns into every format. Each way decodes the same ones in turn, round
+after round, on an otherwise idle machine. Where the package `imagecodecs` is installed, a column says what libpng,
+libwebp and libjpeg-turbo take by themselves: what another library could gain at most.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import io
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -51,6 +56,13 @@ _KINDS: dict[str, tuple[str, str, dict[str, object]]] = {
 }
 _SIDE = 3000
 _TURNS, _CALLS = 7, 500
+_PHOTOS, _SIDES = 20, (32, 348)
+_FORMATS: dict[str, tuple[str, dict[str, object]]] = {
+    "JPEG, quality 90": ("JPEG", {"quality": 90}),
+    "PNG": ("PNG", {}),
+    "WebP, quality 80": ("WEBP", {"quality": 80}),
+    "WebP without loss": ("WEBP", {"lossless": True}),
+}
 
 
 class Decoding(Command):
@@ -59,12 +71,16 @@ class Decoding(Command):
     Example: python -m benchmarks.decoding --rounds 60
     """
 
+    photos: Path = Field(
+        default=Path("samples/grocery"), description="folder of photos to turn into every format"
+    )
     rounds: int = Field(default=60, ge=1, description="times that each way decodes each photo")
 
     def execute(self) -> None:
         """Measure, and print the tables."""
         console = Console()
         console.print(_small_photo())
+        console.print(_formats(self.photos))
         console.print(asyncio.run(_times(self.rounds)))
         table = Table(
             "image", "bytes a pixel, at most", title=f"{_SIDE} × {_SIDE} pixels, in a process of its own"
@@ -92,15 +108,59 @@ def _small_photo() -> Table:
     return table
 
 
+def _formats(folder: Path) -> Table:
+    """The same photos in every format: by Offramp, with resizing where they are larger than the network's input."""
+    files = sorted(path for path in folder.rglob("*.*") if path.is_file())[:_PHOTOS]
+    alone = import_module("imagecodecs") if find_spec("imagecodecs") else None
+    table = Table("pixels", "format", "bytes", "µs", *(["the format's library alone, µs"] if alone else []))
+    table.title = f"{len(files)} photos of {folder}, decoded for a network of at most 224 pixels"
+    for side in _SIDES:
+        width = min(side, 224)
+        wanted = _WHOLE.model_copy(update={"width": width, "height": width})
+        for name, (kind, options) in _FORMATS.items():
+            photos = [
+                _as_file(Image.open(file).convert("RGB").resize((side, side)), kind, **options)
+                for file in files
+            ]
+            ways: list[Callable[[bytes], object]] = [partial(_decoded, wanted)]
+            if alone:
+                ways.append(getattr(alone, f"{kind.lower()}_decode"))
+            size = sum(map(len, photos)) / len(photos)
+            table.add_row(
+                f"{side} × {side}", name, f"{size:.0f}", *(f"{us:.0f}" for us in _turns_us(ways, photos))
+            )
+    return table
+
+
+def _decoded(preprocessing: Preprocessing, photo: bytes) -> object:
+    return open_images([photo]).decode(preprocessing)
+
+
+def _turns_us(ways: Sequence[Callable[[bytes], object]], photos: Sequence[bytes]) -> list[float]:
+    """Microseconds that each way takes for one photo, taking turns."""
+    found: list[list[float]] = [[] for _ in ways]
+    for _ in range(_TURNS):
+        for way, times in zip(ways, found, strict=True):
+            begun = time.perf_counter()
+            for photo in photos:
+                way(photo)
+            times.append(1e6 * (time.perf_counter() - begun) / len(photos))
+    return [median(times) for times in found]
+
+
+def _as_file(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
 def _photo(size: tuple[int, int], kind: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
     shape = (size[1], size[0], len(mode))
     pixels = np.random.default_rng(0).integers(
         0, 255, (shape[0] // 8 + 1, shape[1] // 8 + 1, shape[2]), np.uint8
     )
     image = Image.fromarray(np.repeat(np.repeat(pixels, 8, 0), 8, 1)[: shape[0], : shape[1]])
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+    return _as_file(image, kind, **options)
 
 
 async def _times(rounds: int) -> Table:
