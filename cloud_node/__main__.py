@@ -13,6 +13,7 @@ from cloud_node.settings import CloudSettings
 from offramp.command import run_command
 from offramp.logs import line, start_logging
 from offramp.serving.access.settings import warn_if_open
+from offramp.serving.ending import end_when_told
 from offramp.serving.listening import in_address
 from offramp.serving.native_output import log_native_output
 
@@ -28,6 +29,7 @@ class Cloud(CloudSettings):
 
     def execute(self) -> None:
         """Serve until SIGTERM or SIGINT."""
+        end_when_told()
         start_logging(self.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(self))

@@ -13,6 +13,7 @@ from offramp.bundle import Bundle, Manifest
 from offramp.command import run_command
 from offramp.errors import ConfigError
 from offramp.logs import start_logging
+from offramp.serving.ending import end_when_told
 from offramp.serving.running import block_range, running_node, spare_collections
 
 
@@ -26,6 +27,7 @@ class Edge(EdgeSettings):
 
     def execute(self) -> None:
         """Serve until SIGTERM or SIGINT."""
+        end_when_told()
         start_logging(self.log_level)
         # Imported here, so that `offramp` can list this command without the extra `edge`.
         from edge_node.server import bound_socket

@@ -35,6 +35,7 @@ class Block:
         (0.02, 0.0, 24, 16, 16),
         (0.0, 0.02, 16, 1, 2),  # a CPU: larger ones are not even tried
         (0.02, 0.0, 1, 1, 1),
+        (0.3, 0.0, 16, 1, 1),  # too slow to be a GPU, whatever it gains
     ],
 )
 def test_a_batch_grows_as_long_as_samples_gain(

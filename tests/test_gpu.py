@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from offramp.bundle import Bundle, load_bundle
 from offramp.engine.images import decode_image
 from offramp.engine.runtime import BlockOutput, Runtime, load_blocks, onnx_gpu, runtimes_at_hand
+from offramp.engine.runtime.comparing import check_alike
 from offramp.engine.runtime.onnx_gpu import CUDA, GpuBlock, Provider
 from offramp.errors import BundleError, ConfigError
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
@@ -28,7 +31,7 @@ def fashion() -> Bundle:
 
 @pytest.fixture(scope="module")
 def photos(fashion: Bundle) -> NDArray[np.uint8]:
-    files = sorted(SAMPLES.glob("*/*.png"))[:20]
+    files = sorted(SAMPLES.glob("*/*.png"))[:70]
     return np.stack([decode_image(file.read_bytes(), fashion.manifest.preprocessing) for file in files])
 
 
@@ -44,7 +47,7 @@ def check_same(found: BlockOutput, expected: BlockOutput) -> None:
 def test_a_batch_of_any_size_gets_its_own_answers(fashion: Bundle, photos: NDArray[np.uint8]) -> None:
     [plain] = load_blocks(fashion, 1, 1)
     block = block_on_cpu(fashion)
-    for size in (1, 5, 16, 3, 20, 1):
+    for size in (1, 5, 16, 3, 20, 1, 33, 70):
         check_same(block.run(photos[:size]), plain.run(photos[:size]))
 
 
@@ -101,12 +104,27 @@ def test_int8_is_refused() -> None:
         load_blocks(bundle, 1, 1, runtime="cuda")
 
 
-def test_a_graph_that_is_none_is_refused(fashion: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: GpuBlock, batch: NDArray[np.generic]) -> BlockOutput:
-        raise RuntimeError("an operator has no kernel")
+def test_a_block_that_fails_or_says_no_numbers_is_refused(fashion: Bundle) -> None:
+    [plain] = load_blocks(fashion, 1, 1)
 
-    monkeypatch.setattr(GpuBlock, "run", broken)
-    with pytest.raises(
-        BundleError, match="is not a graph CPUExecutionProvider can run: an operator has no kernel"
-    ):
-        block_on_cpu(fashion)
+    class Broken:
+        """Runs the block, and then does something to its confidence."""
+
+        def __init__(self, does: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+            self._does = does
+
+        def run(self, batch: NDArray[np.generic]) -> BlockOutput:
+            found = plain.run(batch)
+            assert found.confidence is not None
+            return replace(found, confidence=self._does(found.confidence))
+
+    def check(does: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        check_alike(Broken(does), plain, fashion.manifest.blocks[0], fashion, where="a GPU")
+
+    check(lambda confidence: confidence + np.float32(0.001))
+    with pytest.raises(BundleError, match=r"differs on a GPU by 0\.02 from ONNX Runtime"):
+        check(lambda confidence: confidence - np.float32(0.02))
+    with pytest.raises(BundleError, match="differs on a GPU by nan"):
+        check(lambda confidence: confidence * np.float32("nan"))
+    with pytest.raises(BundleError, match="is not a graph a GPU can run: integer division or modulo by zero"):
+        check(lambda confidence: confidence * (1 // 0))

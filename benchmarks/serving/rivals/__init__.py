@@ -10,7 +10,8 @@ from pathlib import Path
 PROGRAMS = Path(__file__).parent
 # The releases that Offramp runs on here, so that decoders and kernels are the same.
 _COMMON = tuple(
-    f"{package}=={version(package)}" for package in ("numpy", "onnxruntime", "pillow", "simplejpeg")
+    f"{package}=={version(package)}"
+    for package in ("cykooz.resizer", "numpy", "onnxruntime", "pillow", "simplejpeg")
 )
 
 

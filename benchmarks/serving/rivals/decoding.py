@@ -28,7 +28,7 @@ _ORIENTATION, _LIES = 0x0112, 5  # from this orientation on, the sides of the fi
 class Decoder:
     """Decodes as one bundle says; `preprocessing` is that of its manifest, as JSON.
 
-    turbo: whether a JPEG without notes is decoded with simplejpeg.
+    turbo: whether a JPEG without notes is decoded with simplejpeg, and resized with what the bundle names.
     """
 
     def __init__(self, preprocessing: Mapping[str, Any], *, turbo: bool = False) -> None:
@@ -96,9 +96,31 @@ class Decoder:
                     min((upper + height) * down, image.height),
                 )
                 box = (left * across, upper * down, right, lower)
-                return image.resize((width, height), self._filter, box)
-            image = image.resize(whole, self._filter)
+                return self._resized(image, (width, height), box)
+            image = self._resized(image, whole, (0.0, 0.0, *image.size))
         return image if (width, height) == whole else image.crop((left, upper, left + width, upper + height))
+
+    def _resized(
+        self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+    ) -> Image.Image:
+        if not self._turbo or self._given.get("resizer", "pillow") == "pillow" or image.mode != "RGB":
+            return image.resize(size, self._filter, box)
+        from cykooz_resizer import (
+            CropBox,
+            FilterType,
+            ImageData,
+            PixelType,
+            ResizeAlg,
+            ResizeOptions,
+            Resizer,
+        )
+
+        left, upper, right, lower = box
+        found, kind = ImageData(*size, PixelType.U8x3), ResizeAlg.convolution(FilterType.bilinear)
+        part = CropBox(left, upper, right - left, lower - upper)
+        options = ResizeOptions(resize_alg=kind, crop_box=part, use_alpha=False)
+        Resizer().resize(ImageData(*image.size, PixelType.U8x3, image.tobytes()), found, options)
+        return Image.frombytes("RGB", size, found.get_buffer())
 
     def _flat(self, image: Image.Image) -> Image.Image:
         if image.mode == "RGBA":

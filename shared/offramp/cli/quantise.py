@@ -11,6 +11,7 @@ from rich.table import Table
 
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import load_bundle, write_bundle
+from offramp.bundle.preprocessing import Resizer
 from offramp.cli.held_out import photos_for, signed
 from offramp.cli.options import (
     BundleArgument,
@@ -55,14 +56,19 @@ class Quantise(Command):
     all_layers: bool = Field(
         default=False, description="do not time layers on this machine: put all that can be into int8"
     )
+    resizer: Resizer | None = Field(
+        default=None, description="library that resizes photos from now on (default: as in the bundle given)"
+    )
     skip_unreadable: SkipOption = False
     cache_mb: CacheOption = CACHE_MB
 
     def execute(self) -> None:
         """Quantise, write the bundle, and print what was gained and what to do next."""
-        from offramp.authoring.quantising.quantise import quantise
+        from offramp.authoring.quantising.quantise import quantise, resized_by
 
         loaded = load_bundle(self.bundle)
+        if self.resizer:
+            loaded = resized_by(self.resizer, loaded)
         reading = Reading(self.skip_unreadable, self.cache_mb, loaded.manifest.task.kind)
         training, unseen = photos_for(
             loaded, self.data, self.calibration or self.data, reading, most=self.photos

@@ -182,11 +182,14 @@ class Batcher:
         if self._window_s:
             return self._max_batch
         expected_s = self._expected_s.get(first.call.first_block, math.inf)
-        return min(self._max_batch, max(self._gaining, int(self._at_once_s / expected_s)))
+        # What gains in one batch may gain more on several workers.
+        gaining = min(self._gaining, math.ceil((1 + len(self._waiting)) / self._free))
+        return min(self._max_batch, max(gaining, int(self._at_once_s / expected_s)))
 
     def _is_over_at_once(self, batch: Sequence[_Waiting]) -> bool:
         expected_s = self._expected_s.get(batch[0].call.first_block, math.inf)
-        samples = sum(len(waiting.call.samples) for waiting in batch)
+        # Where larger batches gain, few samples take as long as many.
+        samples = max(self._gaining, sum(len(waiting.call.samples) for waiting in batch))
         return samples * expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
 
     def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:

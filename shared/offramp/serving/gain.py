@@ -18,8 +18,9 @@ from offramp.logs import line
 _log = logging.getLogger("offramp.serving")
 
 _GAINS = 0.9  # a sample takes at most this much of its time in a batch half as large
-_RUNS = 3
+_RUNS = 5
 _LONGEST_S = 0.5  # for all runs of one size
+_NO_GPU_S = 0.25  # for one sample: a node should not start late to learn that it runs on a CPU
 
 
 def gaining_batch(tier: Tier, *, most: int) -> int:
@@ -30,7 +31,7 @@ def gaining_batch(tier: Tier, *, most: int) -> int:
         most: samples in a batch.
     """
     best, best_s = 1, _sample_s(tier, 1)
-    for size in _doubled(most):
+    for size in _doubled(most if best_s < _NO_GPU_S else 1):
         sample_s = _sample_s(tier, size)
         if sample_s > _GAINS * best_s:
             break

@@ -139,10 +139,10 @@ def _times(graphs: Sequence[bytes], sample: NDArray[Any]) -> list[float]:
     found: list[list[float]] = [[] for _ in graphs]
     for turn in range(_ROUNDS + 1):
         for session, times in zip(sessions, found, strict=True):
-            calls, begun = 0, time.perf_counter()
-            while (spent := time.perf_counter() - begun) < _ROUND_S:
+            calls, spent, begun = 0, 0.0, time.perf_counter()
+            while spent < _ROUND_S:
                 session.run(None, {session.get_inputs()[0].name: sample})
-                calls += 1
+                calls, spent = calls + 1, time.perf_counter() - begun
             if turn:
                 times.append(spent / calls * 1e6)
     return [min(times) for times in found]

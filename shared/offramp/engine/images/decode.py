@@ -12,10 +12,11 @@ from PIL import Image
 
 from offramp.bundle.preprocessing import Preprocessing
 from offramp.engine.images.files import Picture, damage_told, read_header
-from offramp.engine.images.fit import Box, cut_out, fitted, seen_size, turned
+from offramp.engine.images.fit import cut_out, fitted, seen_size, turned
 from offramp.engine.images.header import LIGHT_BYTES, Header
 from offramp.engine.images.limits import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.images.orientation import UPRIGHT
+from offramp.engine.images.resizing import Box
 from offramp.errors import ConfigError, RequestError
 
 _LIGHT_PIXELS = 512 * 512

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from offramp.bundle.preprocessing import Preprocessing
-
-Box = tuple[float, float, float, float]
-
-FILTERS: Mapping[str, Image.Resampling] = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
-}
+from offramp.engine.images.resizing import Box, resized
 
 # With these, resizing only what a crop keeps gives the pixels of resizing all of it, within a level. With the others,
 # which overshoot, it matters whether Pillow resizes across or down first, and it decides that by the sizes.
-_WITHIN_A_LEVEL = {Image.Resampling.BILINEAR, Image.Resampling.BOX}
+_WITHIN_A_LEVEL = {"bilinear", "area"}
 
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,9 +47,9 @@ def fitted(image: Image.Image, preprocessing: Preprocessing, whole: tuple[int, i
     if whole == target:
         if image.size != target:
             # Shrink first, so that the conversions in `_finished` do not copy a large image.
-            image = image.resize(target, FILTERS[preprocessing.interpolation])
+            image = resized(image, target, preprocessing)
     else:
-        image = _centre(image, whole, target, FILTERS[preprocessing.interpolation])
+        image = _centre(image, whole, target, preprocessing)
     return _finished(image, preprocessing)
 
 
@@ -75,13 +64,11 @@ def cut_out(image: Image.Image, preprocessing: Preprocessing, box: Box) -> NDArr
     left, upper, right, lower = box
     part = (left * width, upper * height, right * width, lower * height)
     size = (preprocessing.width, preprocessing.height)
-    return _finished(
-        _plain(image).resize(size, FILTERS[preprocessing.interpolation], box=part), preprocessing
-    )
+    return _finished(resized(_plain(image), size, preprocessing, part), preprocessing)
 
 
 def _centre(
-    image: Image.Image, whole: tuple[int, int], target: tuple[int, int], resampling: Image.Resampling
+    image: Image.Image, whole: tuple[int, int], target: tuple[int, int], preprocessing: Preprocessing
 ) -> Image.Image:
     """What a crop of the target's size around the centre keeps of an image that is resized to `whole`."""
     width, height = (min(sides) for sides in zip(whole, target, strict=True))
@@ -89,7 +76,7 @@ def _centre(
     left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
     box = (left, upper, left + width, upper + height)
     if image.size != whole:
-        if resampling in _WITHIN_A_LEVEL and (width, height) != whole:
+        if preprocessing.interpolation in _WITHIN_A_LEVEL and (width, height) != whole:
             across, down = image.width / whole[0], image.height / whole[1]
             part = (
                 left * across,
@@ -97,8 +84,8 @@ def _centre(
                 min(box[2] * across, image.width),
                 min(box[3] * down, image.height),
             )
-            return image.resize((width, height), resampling, box=part)
-        image = image.resize(whole, resampling)
+            return resized(image, (width, height), preprocessing, part)
+        image = resized(image, whole, preprocessing)
     return image if (width, height) == whole else image.crop(box)
 
 

@@ -58,7 +58,8 @@ def _apart_from(found: BlockRunner, reference: BlockRunner, block: Block) -> flo
     for count in _BATCHES:
         batch = noise(block, count)
         expected, given = reference.run(batch), found.run(batch)
-        apart = max(apart, *(_apart(getattr(expected, name), getattr(given, name)) for name in OUTPUT_NAMES))
+        found_apart = [_apart(getattr(expected, name), getattr(given, name)) for name in OUTPUT_NAMES]
+        apart = float(np.max([apart, *found_apart]))  # which NaN passes through, unlike Python's own
     return apart
 
 

@@ -76,7 +76,7 @@ def _has_what_else_is_needed(runtime: Runtime) -> bool:
         case "cuda" | "tensorrt":
             from offramp.engine.runtime.onnx_gpu import CUDA, TENSORRT
 
-            return (CUDA if runtime == "cuda" else TENSORRT).is_installed
+            return (CUDA if runtime == "cuda" else TENSORRT).is_at_hand
         case _:
             return True
 

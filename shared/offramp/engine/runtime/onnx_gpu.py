@@ -1,21 +1,25 @@
 """Blocks on ONNX Runtime's providers for NVIDIA GPUs. Written without one at hand: only its use of memory was ever run.
 
-A call takes a lane: a session, which has a CUDA stream of its own, and for each size of batch memory that stays where
-it is. So a batch is copied from pinned memory, its kernels are launched together as the CUDA graph that was captured
-for its size, and only results are copied back. Sizes are powers of two; a batch is filled up to the next one.
+A call takes a lane: a session, which has a CUDA stream of its own, and a thread of its own, because ONNX Runtime
+captures CUDA graphs for the thread that runs them. For each size of batch a lane has memory that stays where it is, and
+a graph that is captured when the block is loaded. So a batch is copied from pinned memory, its kernels are launched
+together, and only results are copied back. Sizes are powers of two; a batch is filled up to the next one, and one that
+is larger than the largest is cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import LifoQueue
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession, OrtDeviceMemoryType, OrtValue, RunOptions
+from onnxruntime import InferenceSession, OrtValue, RunOptions
 
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block
@@ -25,6 +29,9 @@ from offramp.engine.runtime.onnx import OnnxBlock
 from offramp.errors import ConfigError
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_LARGEST = 32
+_SIZES = tuple(1 << power for power in range(_LARGEST.bit_length()))
+_DRIVER = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Provider:
     def is_installed(self) -> bool:
         """Whether the ONNX Runtime that is installed was built with it."""
         return self.name in onnxruntime.get_available_providers()
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether it is installed on a machine with NVIDIA's driver."""
+        return self.is_installed and _DRIVER.exists()
 
 
 CUDA = Provider(
@@ -67,15 +79,17 @@ class GpuBlock:
                 f"ONNX Runtime has no {provider.name} here, only {', '.join(onnxruntime.get_available_providers())}; "
                 "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
             )
-        self._lanes = LifoQueue[_Lane]()
+        self._lanes = SimpleQueue[_Lane]()
+        lanes = []
         for _ in range(workers):
             try:
-                self._lanes.put(_Lane(bundle.graphs[block.number], provider))
+                lanes.append(_Lane(bundle.graphs[block.number], provider))
             except ConfigError:
                 raise
             except Exception as error:
                 raise cannot_run(block, bundle, error, where=provider.name) from error
-        check_alike(self, reference, block, bundle, where=provider.name)
+            check_alike(lanes[-1], reference, block, bundle, where=provider.name)
+            self._lanes.put(lanes[-1])
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
         """Run the block on a batch (B, …) of its input shape and dtype."""
@@ -87,29 +101,48 @@ class GpuBlock:
 
 
 class _Lane:
-    """A session, and its memory for each size of batch; for one caller at a time."""
+    """A session with a thread, and memory for each size of batch; for one caller at a time."""
 
     def __init__(self, graph: bytes, provider: Provider) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = InferenceSession(
-            graph, options, providers=[(provider.name, dict(provider.options)), *provider.others]
+        # Without a fallback an error is raised, not printed.
+        session = InferenceSession(
+            graph,
+            options,
+            providers=[(provider.name, dict(provider.options)), *provider.others],
+            enable_fallback=0,
         )
         # A provider whose libraries or device are missing is left out without an error.
-        if provider.name not in self._session.get_providers():
+        if provider.name not in session.get_providers():
             raise ConfigError(
-                f"{provider.name} did not start, so only {', '.join(self._session.get_providers())} would run; check "
+                f"{provider.name} did not start, so only {', '.join(session.get_providers())} would run; check "
                 "that there is a device and the CUDA that ONNX Runtime was built for, or choose --runtime onnx"
             )
-        self._provider = provider
-        self._bound: dict[int, _Bound] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lane")
+        self._bound = self._thread.submit(_bound_for_all, session, provider).result()
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
-        size = 1 << (len(batch) - 1).bit_length()
-        if size not in self._bound:
-            self._bound[size] = _Bound(self._session, size, self._provider)
-        return self._bound[size].run(batch)
+        return self._thread.submit(self._run, batch).result()
+
+    def _run(self, batch: NDArray[Any]) -> BlockOutput:
+        parts = [batch[start : start + _LARGEST] for start in range(0, len(batch), _LARGEST)]
+        found = [self._bound[1 << (len(part) - 1).bit_length()].run(part) for part in parts]
+        return found[0] if len(found) == 1 else _joined(found)
+
+
+def _bound_for_all(session: InferenceSession, provider: Provider) -> Mapping[int, _Bound]:
+    """Memory for every size, the largest first; each is run once, which captures its graph."""
+    bound = {size: _Bound(session, size, provider) for size in reversed(_SIZES)}
+    for each in bound.values():
+        each.run(each.zeros)
+    return bound
+
+
+def _joined(parts: Sequence[BlockOutput]) -> BlockOutput:
+    found = {name: [getattr(part, name) for part in parts] for name in OUTPUT_NAMES}
+    return BlockOutput(*(None if each[0] is None else np.concatenate(each) for each in found.values()))
 
 
 class _Bound:
@@ -121,6 +154,7 @@ class _Bound:
         [given] = session.get_inputs()
         shape, dtype = (size, *given.shape[1:]), _DTYPES[given.type]
         self._pinned = _pinned(shape, dtype, provider)
+        self.zeros = np.zeros(shape, dtype)
         self._given = OrtValue.ortvalue_from_shape_and_type(shape, dtype, provider.device, 0)
         self._binding.bind_ortvalue_input(given.name, self._given)
         self._found = {}
@@ -146,7 +180,7 @@ def _pinned(shape: Sequence[int], dtype: Any, provider: Provider) -> OrtValue:
     """Memory that the device copies from without help, or ordinary memory if the provider has none."""
     for device in onnxruntime.get_ep_devices():
         if device.ep_name == provider.name:
-            memory = device.memory_info(OrtDeviceMemoryType.HOST_ACCESSIBLE)
+            memory = device.memory_info(onnxruntime.OrtDeviceMemoryType.HOST_ACCESSIBLE)
             if memory is not None:
                 return OrtValue.ortvalue_from_shape_and_type(shape, dtype, memory_info=memory)
     return OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", 0)
