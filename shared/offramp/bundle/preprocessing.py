@@ -96,6 +96,17 @@ class Preprocessing(Record):
         ratio = max(height / box_height, width / box_width)
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
+    def resized_by(self, resizer: Resizer) -> Self:
+        """The same with another library that resizes, which changes pixels a little.
+
+        Raises:
+            ConfigError: that library does not resize as this says.
+        """
+        try:
+            return type(self).model_validate({**self.model_dump(), "resizer": resizer})
+        except ValidationError as error:
+            raise ConfigError(str(error.errors()[0]["msg"])) from error
+
     @classmethod
     def from_timm(cls, cfg: Mapping[str, Any]) -> Self:
         """Take over timm's evaluation pipeline from `model.pretrained_cfg` or `timm.data.resolve_data_config`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +49,51 @@ def training_part(origin: Data, preprocessing: Preprocessing, path: Path, readin
     Raises:
         DataError: this is other data.
     """
-    images = (
-        reading.part(path, "train", preprocessing)
-        if origin.labelled
-        else reading.unlabelled(path, preprocessing)
-    )
+    images = _training(origin, preprocessing, path, reading)
     if images.fingerprint() != origin.fingerprint:
         raise DataError(
             f"{path} is not the data this network was trained on ({origin.name}, {origin.samples} samples), so its "
             "held-out samples cannot be told from those it was trained on; give the same data"
         )
     return images
+
+
+def _training(origin: Data, preprocessing: Preprocessing, path: Path, reading: Reading) -> LabelledImages:
+    if origin.labelled:
+        return reading.part(path, "train", preprocessing)
+    return reading.unlabelled(path, preprocessing)
+
+
+def read_as(
+    preprocessing: Preprocessing, bundle: Bundle, data: Path, calibration: Path, reading: Reading
+) -> Bundle:
+    """The bundle with other preprocessing, and with the fingerprints that the same data has when it is read so.
+
+    Args:
+        preprocessing: from now on.
+        bundle: as it was.
+        data: what its network was trained on.
+        calibration: the photos that thresholds are chosen on, or the data that they belong to.
+        reading: how to read them.
+
+    Raises:
+        ConfigError: the bundle does not say what it was trained on.
+        DataError: this is other data.
+    """
+    manifest, provenance = bundle.manifest, bundle.manifest.provenance
+    origin = origin_of(manifest, bundle.directory)
+    assert provenance is not None, "it says what it was trained on"
+    training_part(origin, manifest.preprocessing, data, reading)
+    changes: dict[str, object] = {
+        "fingerprint": _training(origin, preprocessing, data, reading).fingerprint()
+    }
+    if origin.calibration is not None:
+        held_out(origin, manifest.preprocessing, calibration, reading)
+        part = calibration_part(calibration, preprocessing, reading, origin)
+        changes["calibration"] = origin.calibration.model_copy(update={"fingerprint": part.fingerprint()})
+    provenance = provenance.model_copy(update={"data": origin.model_copy(update=changes)})
+    changed = manifest.model_copy(update={"preprocessing": preprocessing, "provenance": provenance})
+    return replace(bundle, manifest=changed)
 
 
 def calibration_part(

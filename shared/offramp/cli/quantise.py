@@ -12,7 +12,7 @@ from rich.table import Table
 from offramp.authoring.data.reading import CACHE_MB
 from offramp.bundle import load_bundle, write_bundle
 from offramp.bundle.preprocessing import Resizer
-from offramp.cli.held_out import photos_for, signed
+from offramp.cli.held_out import photos_for, read_as, signed
 from offramp.cli.options import (
     BundleArgument,
     CacheOption,
@@ -64,15 +64,15 @@ class Quantise(Command):
 
     def execute(self) -> None:
         """Quantise, write the bundle, and print what was gained and what to do next."""
-        from offramp.authoring.quantising.quantise import quantise, resized_by
+        from offramp.authoring.quantising.quantise import quantise
 
         loaded = load_bundle(self.bundle)
-        if self.resizer:
-            loaded = resized_by(self.resizer, loaded)
+        calibration = self.calibration or self.data
         reading = Reading(self.skip_unreadable, self.cache_mb, loaded.manifest.task.kind)
-        training, unseen = photos_for(
-            loaded, self.data, self.calibration or self.data, reading, most=self.photos
-        )
+        if self.resizer:
+            preprocessing = loaded.manifest.preprocessing.resized_by(self.resizer)
+            loaded = read_as(preprocessing, loaded, self.data, calibration, reading)
+        training, unseen = photos_for(loaded, self.data, calibration, reading, most=self.photos)
         with progress("blocks", len(loaded.manifest.blocks)) as advance:
             found = quantise(
                 loaded,

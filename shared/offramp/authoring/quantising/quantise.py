@@ -6,19 +6,17 @@ Each block sees what the quantised blocks before it hand on. Shapes: N samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from offramp.authoring.quantising.graphs import Scale
 from offramp.authoring.quantising.layers import Chosen, choose_layers
 from offramp.bundle import Bundle
 from offramp.bundle.manifest import Block, Levels, Manifest, Tensor
-from offramp.bundle.preprocessing import Preprocessing, Resizer
 from offramp.bundle.renewed import renewed
 from offramp.errors import BundleError, ConfigError
 from offramp.wire.codec import codec_for_levels
@@ -93,21 +91,6 @@ def quantise(
             "as it is, or quantise on the machine that will serve it"
         )
     return QuantisedBundle(_manifest(manifest, blocks, graphs), graphs, every)
-
-
-def resized_by(resizer: Resizer, bundle: Bundle) -> Bundle:
-    """The bundle with photos resized by another library, which changes its answers a little.
-
-    Raises:
-        ConfigError: that library does not resize as the bundle says.
-    """
-    manifest = bundle.manifest
-    try:
-        fields = {**manifest.preprocessing.model_dump(), "resizer": resizer}
-        preprocessing = Preprocessing.model_validate(fields)
-    except ValidationError as error:
-        raise ConfigError(f"{bundle.directory}: {error.errors()[0]['msg']}") from error
-    return replace(bundle, manifest=manifest.model_copy(update={"preprocessing": preprocessing}))
 
 
 def _check(bundle: Bundle, training: int, held_out: int) -> None:
