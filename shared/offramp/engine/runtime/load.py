@@ -74,9 +74,9 @@ def _has_what_else_is_needed(runtime: Runtime) -> bool:
         case "torch-compiled":
             return has_compiler()
         case "cuda" | "tensorrt":
-            from offramp.engine.runtime.onnx_gpu import CUDA, TENSORRT
+            from offramp.engine.runtime.onnx_gpu import PROVIDERS
 
-            return (CUDA if runtime == "cuda" else TENSORRT).is_at_hand
+            return PROVIDERS[runtime].is_at_hand
         case _:
             return True
 
@@ -98,9 +98,9 @@ def _loader(runtime: Runtime) -> _Loader:
 
                 return OpenVinoBlock
             case "cuda" | "tensorrt":
-                from offramp.engine.runtime.onnx_gpu import CUDA, TENSORRT, GpuBlock
+                from offramp.engine.runtime.onnx_gpu import PROVIDERS, GpuBlock
 
-                return partial(GpuBlock, provider=CUDA if runtime == "cuda" else TENSORRT)
+                return partial(GpuBlock, provider=PROVIDERS[runtime])
             case "torch" | "torch-compiled":
                 from offramp.engine.runtime.torch import TorchBlock
 

@@ -63,6 +63,7 @@ CUDA = Provider(
     others=("CPUExecutionProvider",),
 )
 TENSORRT = Provider("TensorrtExecutionProvider")
+PROVIDERS = {"cuda": CUDA, "tensorrt": TENSORRT}
 
 
 class GpuBlock:
@@ -80,16 +81,15 @@ class GpuBlock:
                 "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
             )
         self._lanes = SimpleQueue[_Lane]()
-        lanes = []
         for _ in range(workers):
             try:
-                lanes.append(_Lane(bundle.graphs[block.number], provider))
+                lane = _Lane(bundle.graphs[block.number], provider)
             except ConfigError:
                 raise
             except Exception as error:
                 raise cannot_run(block, bundle, error, where=provider.name) from error
-            check_alike(lanes[-1], reference, block, bundle, where=provider.name)
-            self._lanes.put(lanes[-1])
+            check_alike(lane, reference, block, bundle, where=provider.name)
+            self._lanes.put(lane)
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
         """Run the block on a batch (B, …) of its input shape and dtype."""
