@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+
+import onnxruntime
 
 from offramp.bundle.manifest import Manifest
 
@@ -38,9 +39,9 @@ def doubts_about(manifest: Manifest, cpuinfo: Path = _CPUINFO) -> Sequence[str]:
             "but slower than they could be; compare with the bundle in float32"
         )
     made_with = manifest.provenance.versions.get("onnxruntime") if manifest.provenance else None
-    if made_with is not None and made_with != version("onnxruntime"):
+    if made_with is not None and made_with != onnxruntime.__version__:
         found.append(
-            f"the bundle was quantised with ONNX Runtime {made_with}, and this is {version('onnxruntime')}: a value "
+            f"the bundle was quantised with ONNX Runtime {made_with}, and this is {onnxruntime.__version__}: a value "
             "may be rounded differently; `offramp evaluate` says what it answers here"
         )
     return found
