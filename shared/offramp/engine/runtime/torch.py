@@ -64,8 +64,9 @@ class TorchBlock:
         return BlockOutput(*map(values.get, OUTPUT_NAMES))
 
     def _held(self, batch: NDArray[Any]) -> torch.Tensor:
-        # torch.tensor copies: features from the wire are read-only, and pinned memory needs a copy anyway.
-        held = torch.tensor(np.ascontiguousarray(batch), device="cpu", pin_memory=self._device.type == "cuda")
+        held = torch.tensor(np.ascontiguousarray(batch), device="cpu")  # copies: features from the wire are read-only
+        if self._device.type == "cuda":
+            held = held.pin_memory()
         return held.to(self._device, non_blocking=True)
 
 
