@@ -80,6 +80,7 @@ class GpuBlock:
                 f"ONNX Runtime has no {provider.name} here, only {', '.join(onnxruntime.get_available_providers())}; "
                 "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
             )
+        onnxruntime.preload_dlls()  # CUDA's libraries, if they were installed with pip
         self._lanes = SimpleQueue[_Lane]()
         for _ in range(workers):
             try:
