@@ -29,8 +29,8 @@ from offramp.engine.runtime.onnx import OnnxBlock
 class TorchBlock:
     """One block as a torch module, in float32 (on CUDA, torch allows TF32 in convolutions).
 
-    CUDA is used if there is a device; pixels and features are copied there through pinned memory. This project's tests
-    have no GPU and do not run that path, but the comparison with ONNX Runtime at start-up covers it too.
+    CUDA is used if there is a device; pixels and features are copied there through pinned memory. The machines that run
+    this project's tests have none; the comparison with ONNX Runtime at start-up covers that path too.
 
     torch has one thread count for the whole process: the block that is loaded last sets it for all.
     """
@@ -49,7 +49,8 @@ class TorchBlock:
                 graph = onnx.load_from_string(bundle.graphs[block.number])
                 self._names = [output.name for output in graph.graph.output]
                 module = onnx2fx.convert(graph).eval().to(self._device)
-                self._module = _compiled(module, self._held(noise(block, 3))) if compiled else module
+                with self._placing:
+                    self._module = _compiled(module, self._held(noise(block, 3))) if compiled else module
             except Exception as error:
                 raise cannot_run(block, bundle, error, where="torch") from error
             check_alike(self, reference, block, bundle, where="torch")
@@ -64,7 +65,9 @@ class TorchBlock:
         return BlockOutput(*map(values.get, OUTPUT_NAMES))
 
     def _held(self, batch: NDArray[Any]) -> torch.Tensor:
-        held = torch.tensor(np.ascontiguousarray(batch), device="cpu")  # copies: features from the wire are read-only
+        held = torch.tensor(
+            np.ascontiguousarray(batch), device="cpu"
+        )  # copies: features from the wire are read-only
         if self._device.type == "cuda":
             held = held.pin_memory()
         return held.to(self._device, non_blocking=True)
