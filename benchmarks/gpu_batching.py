@@ -1,21 +1,23 @@
-"""How a cloud node would collect batches for a GPU: its own batching, on blocks that take as long as published kernels.
+"""How a cloud node collects batches for a GPU: on one, or on blocks that take as long as published kernels.
 
-    python -m benchmarks.gpu_batching
+    python -m benchmarks.gpu_batching                                                       # without a GPU
+    python -m benchmarks.gpu_batching --bundle models/b-resnet56-cifar10 --runtime cuda     # with one
 
-No GPU was at hand, so nothing here was run on one. A node's `Batcher` and the measurement that it does at start are the
-real ones; only the block is replaced by one that sleeps for as long as ResNet-50 took on a V100, according to somebody
-else's measurement, one batch at a time. Copies to the device and back, and gRPC, are not in it. Calls of one sample
-arrive at random (Poisson), at shares of what the GPU could do in batches of `most`.
+A node's `Batcher` and its measurement at start are the real ones. Without a GPU, a block sleeps for as long as
+ResNet-50 took on a V100, according to somebody else's measurement, one batch at a time, and copies to the device and
+back are not in it. gRPC is in neither. Calls of one sample arrive at random (Poisson), at shares of what the GPU could
+do in batches of `most`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -31,7 +33,8 @@ from benchmarks.serving.page import machine
 from offramp.bundle import load_bundle
 from offramp.cli.progress import progress
 from offramp.command import Command, run_command
-from offramp.engine.runtime import BlockOutput
+from offramp.engine.runtime import BlockOutput, Runtime, load_blocks
+from offramp.engine.runtime.block import BlockRunner
 from offramp.engine.tier import Tier
 from offramp.serving.batching import Batcher
 from offramp.serving.call import Call, Sample
@@ -44,27 +47,50 @@ _TOOK_MS = {
     "float16": {1: 2.08, 2: 2.65, 4: 2.84, 8: 3.29, 16: 4.35, 32: 6.59},
 }
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
-_BUNDLE = Path("models/b-resnet56-cifar10")  # any would do: only the shape of its last block's input is used
-_HEAD = "| precision | calls/s asked for | batches | answered/s | p50 / p99 ms | mean batch |"
+_BUNDLE = Path("models/b-resnet56-cifar10")
+_RUNS = 10
+_HEAD = "| blocks | calls/s asked for | batches | answered/s | p50 / p99 ms | mean batch |"
 
 
-class GpuBlock:
+class PublishedBlock:
     """The last block, on a GPU that runs one batch at a time, filled up to the next published size."""
 
     def __init__(self, took_ms: dict[int, float]) -> None:
         """Take the milliseconds of a batch, by its size."""
         self._took_ms = took_ms
         self._is_busy = Lock()
-        self.batches: list[int] = []
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
         """Sleep for as long as the batch would take."""
         with self._is_busy:
             time.sleep(next(ms for size, ms in self._took_ms.items() if size >= len(batch)) / 1000)
-            self.batches.append(len(batch))
         return BlockOutput(
             None, np.full((len(batch), 10), 0.1, np.float32), np.full(len(batch), 0.5, np.float32)
         )
+
+
+class Counted:
+    """A block that keeps the sizes of its batches."""
+
+    def __init__(self, block: BlockRunner) -> None:
+        """Take the block."""
+        self._block = block
+        self.batches: list[int] = []
+
+    def run(self, batch: NDArray[Any]) -> BlockOutput:
+        """Run the block."""
+        found = self._block.run(batch)
+        self.batches.append(len(batch))
+        return found
+
+    def seconds_of(self, batch: NDArray[Any]) -> float:
+        """How long a batch takes, at best."""
+        took = []
+        for _ in range(_RUNS):
+            begun = time.perf_counter()
+            self.run(batch)
+            took.append(time.perf_counter() - begun)
+        return min(took)
 
 
 @dataclass(frozen=True)
@@ -84,11 +110,13 @@ _WAYS = (
 
 
 class GpuBatching(Command):
-    """Simulate how a node collects batches for a GPU.
+    """See how a node collects batches for a GPU: simulated, unless a runtime is named.
 
     Example: python -m benchmarks.gpu_batching --page benchmarks/gpu_batching.md
     """
 
+    bundle: Path = Field(default=_BUNDLE, description="whose last block is run; if simulated, any would do")
+    runtime: Runtime | None = Field(default=None, description="run the block on this one, such as cuda")
     seconds: float = Field(default=4.0, gt=0, description="length of each turn")
     most: int = Field(default=32, ge=1, le=32, description="most samples in a batch")
     workers: int = Field(default=2, ge=1, description="threads that hand batches to the GPU")
@@ -97,21 +125,34 @@ class GpuBatching(Command):
     def execute(self) -> None:
         """Run every way at every rate and print the rows."""
         rows = []
-        turns = [(kind, share, way) for kind in _TOOK_MS for share in _SHARES for way in _WAYS]
+        blocks = {name: Counted(block) for name, block in self._blocks().items()}
+        most_per_s = {name: self._most_per_s(block) for name, block in blocks.items()}
+        turns = [(name, share, way) for name in blocks for share in _SHARES for way in _WAYS]
         with progress("turns", len(turns)) as advance:
-            for kind, share, way in turns:
-                rows.append(self._row(kind, share, way))
+            for name, share, way in turns:
+                rows.append(self._row(name, blocks[name], share * most_per_s[name], way))
                 advance(1)
         text = "\n".join(self._lines(rows))
         Console().print(text, markup=False, highlight=False, soft_wrap=True)
         if self.page:
             self.page.write_text(text + "\n")
 
-    def _row(self, kind: str, share: float, way: Way) -> str:
-        took_ms = _TOOK_MS[kind]
-        rate = share * self.most / np.interp(self.most, list(took_ms), list(took_ms.values())) * 1000
-        block = GpuBlock(took_ms)
-        manifest = load_bundle(_BUNDLE).manifest
+    def _blocks(self) -> Mapping[str, BlockRunner]:
+        if self.runtime is None:
+            return {f"ResNet-50, {precision}": PublishedBlock(ms) for precision, ms in _TOOK_MS.items()}
+        bundle = load_bundle(self.bundle)
+        last = len(bundle.manifest.blocks)
+        [block] = load_blocks(bundle, last, last, runtime=self.runtime, workers=self.workers)
+        return {f"{bundle.manifest.name}, {self.runtime}": block}
+
+    def _batch(self, size: int) -> NDArray[np.float32]:
+        return np.zeros((size, *load_bundle(self.bundle).manifest.blocks[-1].input.shape), np.float32)
+
+    def _most_per_s(self, block: Counted) -> float:
+        return self.most / block.seconds_of(self._batch(self.most))
+
+    def _row(self, name: str, block: Counted, rate: float, way: Way) -> str:
+        manifest = load_bundle(self.bundle).manifest
         tier = Tier(manifest, [block], start=len(manifest.blocks))
         gaining = gaining_batch(tier, most=self.most) if way.measures else 1
         block.batches.clear()
@@ -119,34 +160,57 @@ class GpuBatching(Command):
             tier, workers=self.workers, max_batch=self.most, gaining=gaining, window_s=way.window_ms / 1000
         )
         arrivals = list(_arrivals(rate, self.seconds))
+        given = self._batch(1)
         call = Call(
             samples=[Sample("")],
             thetas=(1.0,) * (manifest.num_exits - 1),
             first_block=tier.start,
-            load=lambda: np.zeros((1, *manifest.blocks[-1].input.shape), np.float32),
+            load=lambda: given,
             is_light=True,
         )
         times_ms, took_s = uvloop.run(_asked(batcher, call, arrivals))
         batcher.close()
         median, slowest = np.percentile(times_ms, [50, 99])
         return (
-            f"| {kind} | {rate:.0f} | {way.name} | {len(times_ms) / took_s:.0f} | {median:.1f} / {slowest:.1f} "
+            f"| {name} | {rate:.0f} | {way.name} | {len(times_ms) / took_s:.0f} | {median:.1f} / {slowest:.1f} "
             f"| {np.mean(block.batches):.1f} |"
         )
 
     def _lines(self, rows: Sequence[str]) -> Iterator[str]:
-        yield "# Batches for a GPU, simulated"
+        yield f"# Batches for a GPU{'' if self.runtime else ', simulated'}"
         yield ""
         yield (
-            "Made by `python -m benchmarks.gpu_batching`. **Nothing of this ran on a GPU**: a node's own batching ran "
-            f"with blocks that sleep for as long as ResNet-50 took on a V100, as published at <{_SOURCE}>, "
-            f"one batch at a time. Calls of one sample arrive at random; {self.workers} workers, batches of at most "
-            f"{self.most}, {self.seconds:g} s each. A rate that is not answered makes calls wait ever longer."
+            f"Made by `python -m benchmarks.gpu_batching{self._options()}`. {self._what()} Calls of one sample arrive "
+            f"at random, at shares of what it could do in batches of {self.most}; {self.workers} workers, batches of "
+            f"at most {self.most}, {self.seconds:g} s each. A rate that is not answered makes calls wait ever longer."
         )
         yield ""
         yield machine()
         yield ""
         yield from (_HEAD, "| --- | --- | --- | --- | --- | --- |", *rows)
+
+    def _options(self) -> str:
+        return f" --bundle {self.bundle} --runtime {self.runtime}" if self.runtime else ""
+
+    def _what(self) -> str:
+        if self.runtime:
+            return (
+                "A node's own batching, on the last block of a bundle, copies to the device and back included. "
+                f"Device: {_gpu()}."
+            )
+        return (
+            "**Nothing of this ran on a GPU**: a node's own batching ran with blocks that sleep for as long as "
+            f"ResNet-50 took on a V100, as published at <{_SOURCE}>, one batch at a time."
+        )
+
+
+def _gpu() -> str:
+    """What the driver calls the device."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    except OSError:
+        return "no GPU"
 
 
 def _arrivals(rate: float, seconds: float) -> Iterator[float]:

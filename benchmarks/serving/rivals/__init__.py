@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
+
 PROGRAMS = Path(__file__).parent
 # The releases that Offramp runs on here, so that decoders and kernels are the same.
-_COMMON = tuple(
-    f"{package}=={version(package)}"
-    for package in ("cykooz.resizer", "numpy", "onnxruntime", "pillow", "simplejpeg")
+_COMMON = (
+    f"onnxruntime=={onnxruntime.__version__}",  # which onnxruntime-gpu provides too
+    *(f"{package}=={version(package)}" for package in ("cykooz.resizer", "numpy", "pillow", "simplejpeg")),
 )
 
 
