@@ -41,14 +41,15 @@ class Places:
 def make(entry: Entry, places: Places) -> None:
     """Train, export and calibrate, unless that is done already; an interrupted training continues."""
     bundle = places.bundle(entry)
-    if entry.start:
-        make(_named(entry.start), places)
+    for before in filter(None, (entry.start, entry.teacher)):
+        make(_named(before), places)
     data = str(places.data / entry.data)
     if not bundle.exists():
         start = ("--start", str(places.runs / entry.start)) if entry.start else ()
+        teacher = ("--teacher", str(places.runs / entry.teacher)) if entry.teacher else ()
         run = str(places.run(entry))
         recipe = entry.recipe or _attached(entry, places)
-        _offramp("train", recipe, "--data", data, *entry.options, *start, "--out", run, "--resume")
+        _offramp("train", recipe, "--data", data, *entry.options, *start, *teacher, "--out", run, "--resume")
         how = ("--aggregate",) if entry.aggregates else () if entry.calibrate else ("--static",)
         _offramp("export", run, "--out", str(bundle), *how, *entry.export)
     if entry.calibrate and len(load_bundle(bundle).manifest.operating_points) == 1:

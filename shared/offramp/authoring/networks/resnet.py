@@ -7,6 +7,8 @@ the width of the last stage: near the input, a feature sees too little of the im
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -64,19 +66,26 @@ def b_resnet(depth: int, num_classes: int = 10) -> EarlyExitNetwork:
     return EarlyExitNetwork(blocks, {1: eec_1, 2: eec_2, 3: pooled_linear(64, num_classes)})
 
 
-def resnet(depth: int, num_classes: int = 10) -> EarlyExitNetwork:
-    """The same network without early exits: one block, one classifier."""
-    stem = conv_norm_relu(3, _WIDTHS[0], 3)
-    block = nn.Sequential(stem, *_residual_blocks(depth))
-    return EarlyExitNetwork([block], {1: pooled_linear(_WIDTHS[-1], num_classes)})
+def resnet(depth: int, num_classes: int = 10, *, times: int = 1) -> EarlyExitNetwork:
+    """The same network without early exits: one block, one classifier.
+
+    Args:
+        depth: 6n + 2.
+        num_classes: K.
+        times: how many times as wide as He et al. its stages are; a wide one teaches narrow ones well.
+    """
+    widths = [times * width for width in _WIDTHS]
+    stem = conv_norm_relu(3, widths[0], 3)
+    block = nn.Sequential(stem, *_residual_blocks(depth, widths))
+    return EarlyExitNetwork([block], {1: pooled_linear(widths[-1], num_classes)})
 
 
-def _residual_blocks(depth: int) -> list[nn.Module]:
+def _residual_blocks(depth: int, widths: Sequence[int] = _WIDTHS) -> list[nn.Module]:
     assert (depth - 2) % 6 == 0, "three stages of n blocks of two layers each, stem and classifier"
     per_stage = (depth - 2) // 6
     layers: list[nn.Module] = []
-    channels_in = _WIDTHS[0]
-    for stage, width in enumerate(_WIDTHS):
+    channels_in = widths[0]
+    for stage, width in enumerate(widths):
         for number in range(per_stage):
             stride = 2 if stage and not number else 1
             layers.append(ResidualBlock(channels_in, width, stride=stride))

@@ -65,6 +65,10 @@ RECIPES: Mapping[str, Recipe] = {
     "b-vit-cifar10": _RESNET.changed(build=b_vit, learning_rate=0.03),
     # The static rival: no early exit at all.
     "resnet20-cifar10": _RESNET.changed(build=partial(resnet, 20), exit_weights=(1.0,), split_point=2),
+    # A teacher for the narrow ones; far too much work for a CPU.
+    "wide-resnet20-cifar10": _ALEXNET.changed(
+        build=partial(resnet, 20, times=6), exit_weights=(1.0,), split_point=2
+    ),
 }
 
 
