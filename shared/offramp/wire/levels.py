@@ -65,8 +65,9 @@ def pack(feature: NDArray[Any], levels: Levels | None) -> bytes:
     """As many levels in a byte as fit."""
     assert levels is not None, _ONLY_LEVELS
     places = _places(len(levels.frequencies))
-    if left_over := feature.size % len(places):
-        feature = np.append(feature, np.zeros(len(places) - left_over, dtype=np.uint8))
+    if feature.size % len(places):
+        values, feature = feature, np.zeros(-(-feature.size // len(places)) * len(places), dtype=np.uint8)
+        feature[: values.size] = values.ravel()
     return (feature.reshape(-1, len(places)) @ places).tobytes()
 
 
@@ -75,18 +76,18 @@ def unpack(payload: bytes, shape: tuple[int, ...], levels: Levels | None) -> NDA
     assert levels is not None, _ONLY_LEVELS
     count, values = len(levels.frequencies), math.prod(shape)
     table = _unpacked(count)
-    needed = -(-values // table.shape[1])
-    packed = np.frombuffer(payload, dtype=np.uint8)
-    if len(packed) != needed:
-        raise FeatureError(f"packed levels of shape {shape} need {needed} bytes, got {len(packed)}")
-    if len(table) < _BYTE and packed.size and packed.max() >= len(table):
+    needed, left_over = -(-values // table.shape[1]), values % table.shape[1]
+    if len(payload) != needed:
+        raise FeatureError(f"packed levels of shape {shape} need {needed} bytes, got {len(payload)}")
+    try:
+        unpacked = table.take(np.frombuffer(payload, dtype=np.uint8), axis=0)
+    except IndexError:
         raise FeatureError(
-            f"packed levels hold the byte {packed.max()}, but {table.shape[1]} of {count} levels are below {len(table)}"
-        )
-    unpacked = table[packed]
-    if unpacked.size == values:
+            f"packed levels hold the byte {max(payload)}, but {table.shape[1]} of {count} levels are below {len(table)}"
+        ) from None
+    if not left_over:
         return unpacked.reshape(shape)
-    if unpacked.ravel()[values:].any():
+    if payload[-1] >= count**left_over:
         raise FeatureError(f"packed levels do not end where their {values} values do")
     return unpacked.ravel()[:values].reshape(shape)
 
