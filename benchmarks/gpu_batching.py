@@ -209,7 +209,7 @@ def _gpu() -> str:
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
-    except OSError:
+    except (OSError, subprocess.CalledProcessError):
         return "no GPU"
 
 

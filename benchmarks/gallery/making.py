@@ -41,10 +41,10 @@ class Places:
 def make(entry: Entry, places: Places) -> None:
     """Train, export and calibrate, unless that is done already; an interrupted training continues."""
     bundle = places.bundle(entry)
-    for before in filter(None, (entry.start, entry.teacher)):
-        make(_named(before), places)
     data = str(places.data / entry.data)
     if not bundle.exists():
+        for before in filter(None, (entry.start, entry.teacher)):
+            make(_named(before), places)
         start = ("--start", str(places.runs / entry.start)) if entry.start else ()
         teacher = ("--teacher", str(places.runs / entry.teacher)) if entry.teacher else ()
         run = str(places.run(entry))

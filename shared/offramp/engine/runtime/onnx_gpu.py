@@ -137,7 +137,7 @@ def _bound_for_all(session: InferenceSession, provider: Provider) -> Mapping[int
     """Memory for every size, the largest first; each is run once, which captures its graph."""
     bound = {size: _Bound(session, size, provider) for size in reversed(_SIZES)}
     for each in bound.values():
-        each.run(each.zeros)
+        each.run(each.held)
     return bound
 
 
@@ -154,8 +154,7 @@ class _Bound:
         self._binding = session.io_binding()
         [given] = session.get_inputs()
         shape, dtype = (size, *given.shape[1:]), _DTYPES[given.type]
-        self.zeros = np.zeros(shape, dtype)
-        self._held = np.zeros(shape, dtype)
+        self.held = np.zeros(shape, dtype)
         self._given = OrtValue.ortvalue_from_shape_and_type(shape, dtype, provider.device, 0)
         self._binding.bind_ortvalue_input(given.name, self._given)
         self._found = {}
@@ -169,8 +168,8 @@ class _Bound:
         self._is_view = provider.device == "cpu"
 
     def run(self, batch: NDArray[Any]) -> BlockOutput:
-        self._held[: len(batch)] = batch
-        self._given.update_inplace(self._held)
+        self.held[: len(batch)] = batch
+        self._given.update_inplace(self.held)
         self._session.run_with_iobinding(self._binding, self._options)
         values = {name: self._copied(value)[: len(batch)] for name, value in self._found.items()}
         return BlockOutput(*map(values.get, OUTPUT_NAMES))
