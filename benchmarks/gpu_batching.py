@@ -19,6 +19,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -31,6 +32,7 @@ from rich.console import Console
 
 from benchmarks.serving.page import machine
 from offramp.bundle import load_bundle
+from offramp.bundle.manifest import Manifest
 from offramp.cli.progress import progress
 from offramp.command import Command, run_command
 from offramp.engine.runtime import BlockOutput, Runtime, load_blocks
@@ -145,14 +147,19 @@ class GpuBatching(Command):
         [block] = load_blocks(bundle, last, last, runtime=self.runtime, workers=self.workers)
         return {f"{bundle.manifest.name}, {self.runtime}": block}
 
-    def _batch(self, size: int) -> NDArray[np.float32]:
-        return np.zeros((size, *load_bundle(self.bundle).manifest.blocks[-1].input.shape), np.float32)
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return load_bundle(self.bundle).manifest
+
+    def _batch(self, size: int) -> NDArray[Any]:
+        given = self._manifest.blocks[-1].input
+        return np.zeros((size, *given.shape), given.dtype)
 
     def _most_per_s(self, block: Counted) -> float:
         return self.most / block.seconds_of(self._batch(self.most))
 
     def _row(self, name: str, block: Counted, rate: float, way: Way) -> str:
-        manifest = load_bundle(self.bundle).manifest
+        manifest = self._manifest
         tier = Tier(manifest, [block], start=len(manifest.blocks))
         gaining = gaining_batch(tier, most=self.most) if way.measures else 1
         block.batches.clear()
@@ -181,8 +188,9 @@ class GpuBatching(Command):
         yield ""
         yield (
             f"Made by `python -m benchmarks.gpu_batching{self._options()}`. {self._what()} Calls of one sample arrive "
-            f"at random, at shares of what it could do in batches of {self.most}; {self.workers} workers, batches of "
-            f"at most {self.most}, {self.seconds:g} s each. A rate that is not answered makes calls wait ever longer."
+            f"at random, at shares of what the block could do in batches of {self.most}; {self.workers} workers, "
+            f"batches of at most {self.most}, {self.seconds:g} s each. A rate that is not answered makes calls wait "
+            "ever longer."
         )
         yield ""
         yield machine()
@@ -196,7 +204,7 @@ class GpuBatching(Command):
         if self.runtime:
             return (
                 "A node's own batching, on the last block of a bundle, copies to the device and back included. "
-                f"Device: {_gpu()}."
+                f"GPU: {_gpus()}."
             )
         return (
             "**Nothing of this ran on a GPU**: a node's own batching ran with blocks that sleep for as long as "
@@ -204,13 +212,17 @@ class GpuBatching(Command):
         )
 
 
-def _gpu() -> str:
-    """What the driver calls the device."""
+def _gpus() -> str:
+    """What the driver calls the devices of this machine; the runtime may use none."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+        return (
+            subprocess.run(command, capture_output=True, check=True, text=True)
+            .stdout.strip()
+            .replace("\n", ", ")
+        )
     except (OSError, subprocess.CalledProcessError):
-        return "no GPU"
+        return "none"
 
 
 def _arrivals(rate: float, seconds: float) -> Iterator[float]:

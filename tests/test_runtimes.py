@@ -16,7 +16,6 @@ from typing import get_args
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -49,8 +48,12 @@ def needs(runtime: Runtime) -> Runtime:
 
 
 def tolerance(bundle: Bundle, runtime: Runtime) -> float:
+    if runtime.startswith("torch"):
+        import torch
+
+        return _TF32 if torch.cuda.is_available() else _FLOAT32
     if runtime != "openvino":
-        return _TF32 if runtime == "torch" and torch.cuda.is_available() else _FLOAT32
+        return _FLOAT32
     from offramp.engine.runtime.openvino import OpenVinoBlock
 
     block = load_blocks(bundle, 1, 1, runtime="openvino")[0]
@@ -95,10 +98,10 @@ def test_every_runtime_gives_the_same_answers(name: str, runtime: Runtime) -> No
 def test_torch_compiled_gives_the_same_answers() -> None:
     bundle, photos, expected = shipped(FASHION_BUNDLE.name)
     found = predict_every_exit(bundle, photos, runtime=needs("torch-compiled"))
-    assert np.abs(found.probabilities - expected.probabilities).max() <= _FLOAT32
+    assert np.abs(found.probabilities - expected.probabilities).max() <= tolerance(bundle, "torch-compiled")
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch", "cuda"])
 @pytest.mark.parametrize("name", ["b-alexnet-cifar10", "b-lenet-mnist-narrow"])
 def test_a_batch_of_any_size_says_what_its_samples_say_alone(name: str, runtime: Runtime) -> None:
     bundle, photos, _ = shipped(name)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gallery --data data
 
-Training takes hours on two cores; an interrupted run continues where it stopped.
+Training takes hours on two cores, and B-ResNet-56 and its teacher need a GPU; an interrupted run continues where it
+stopped.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ _CERTIFIED = ("--guarantee", "0.02")
 _NARROW = ("--bytes", "128", "--epochs", "24", "--learning-rate", "0.05")
 _SMALL = ("--bytes", "64", "--epochs", "12", "--learning-rate", "0.05")
 _ON_TOP = ("--epochs", "15")
+_TAUGHT = ("--regime", "distill", "--unfrozen", "--alpha", "0.6")
+_DECAYED = ("--weight-decay", "5e-4")
 _GROCERY = "grocery.zip"
 _LITE0, _LITE0_WEIGHTS = "offramp.authoring.networks.efficientnet_lite", "efficientnet-lite0.pth"
 _ATTACHED = (
@@ -97,7 +99,7 @@ ENTRIES: tuple[Entry, ...] = (
         start="resnet20-first",
         calibrate=(),
     ),
-    # This and the next one need a GPU.
+    # It and the next one were trained on a GPU.
     Entry(
         name="wide-resnet20-cifar10",
         recipe="wide-resnet20-cifar10",
@@ -109,20 +111,7 @@ ENTRIES: tuple[Entry, ...] = (
         name="b-resnet56-cifar10",
         recipe="b-resnet56-cifar10",
         data=_CIFAR,
-        options=(
-            *(
-                "--regime",
-                "distill",
-                "--unfrozen",
-                "--alpha",
-                "0.6",
-                "--epochs",
-                "150",
-                "--batch-size",
-                "512",
-            ),
-            *("--learning-rate", "0.25", "--weight-decay", "5e-4"),
-        ),
+        options=(*_TAUGHT, "--epochs", "150", "--batch-size", "512", "--learning-rate", "0.25", *_DECAYED),
         teacher="wide-resnet20-cifar10",
         calibrate=("--max-drop", "0.5", *_CERTIFIED),
         compress=("--bytes", "128", "--epochs", "12", "--learning-rate", "0.05"),

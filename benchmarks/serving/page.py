@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
 import psutil
 
 from benchmarks.gallery.page import Sheet
@@ -62,7 +63,7 @@ def machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
     return (
         f"Machine: {model}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, "
-        f"onnxruntime {version('onnxruntime')}, uvicorn {version('uvicorn')}, grpcio {version('grpcio')}."
+        f"onnxruntime {onnxruntime.__version__}, uvicorn {version('uvicorn')}, grpcio {version('grpcio')}."
     )
 
 
@@ -99,7 +100,8 @@ def _section(found: Comparison, plan: Plan) -> str:
 
 
 def _accuracy(found: Comparison) -> str:
-    text = f"On validation samples, this point is {found.accuracy_drop:.2f} points below the plain backbone."
+    side = "below" if found.accuracy_drop >= 0 else "above"
+    text = f"On validation samples, this point is {abs(found.accuracy_drop):.2f} points {side} the plain backbone."
     if found.test_accuracy is not None and found.test_accuracy_of_backbone is not None:
         text += (
             f" On the test images its accuracy is {found.test_accuracy:.2%}, the backbone's "

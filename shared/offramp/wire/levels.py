@@ -66,8 +66,10 @@ def pack(feature: NDArray[Any], levels: Levels | None) -> bytes:
     assert levels is not None, _ONLY_LEVELS
     places = _places(len(levels.frequencies))
     if feature.size % len(places):
-        values, feature = feature, np.zeros(-(-feature.size // len(places)) * len(places), dtype=np.uint8)
-        feature[: values.size] = values.ravel()
+        needed = -(-feature.size // len(places))
+        padded = np.zeros(needed * len(places), dtype=np.uint8)
+        padded[: feature.size] = feature.ravel()
+        feature = padded
     return (feature.reshape(-1, len(places)) @ places).tobytes()
 
 

@@ -63,9 +63,9 @@ RECIPES: Mapping[str, Recipe] = {
     "b-resnet110-cifar10": _RESNET.changed(build=partial(b_resnet, 110)),
     "b-mobilenet-cifar10": _RESNET.changed(build=b_mobilenet),
     "b-vit-cifar10": _RESNET.changed(build=b_vit, learning_rate=0.03),
-    # The static rival: no early exit at all.
+    # Static networks: no early exit at all.
     "resnet20-cifar10": _RESNET.changed(build=partial(resnet, 20), exit_weights=(1.0,), split_point=2),
-    # A teacher for the narrow ones; far too much work for a CPU.
+    # This one teaches the others; it is far too much work for a CPU.
     "wide-resnet20-cifar10": _ALEXNET.changed(
         build=partial(resnet, 20, times=6), exit_weights=(1.0,), split_point=2
     ),

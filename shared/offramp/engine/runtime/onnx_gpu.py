@@ -4,14 +4,17 @@ A call takes a lane: a session, which has a CUDA stream of its own, and a thread
 captures CUDA graphs for the thread that runs them. For each size of batch a lane has memory that stays where it is, and
 a graph that is captured when the block is loaded. So a batch is copied there, its kernels are launched together, and
 only results are copied back. Sizes are powers of two; a batch is filled up to the next one, and one that is larger than
-the largest is cut. Memory is not pinned: ONNX Runtime offers none for these providers.
+the largest is cut. Memory is not pinned: ONNX Runtime 1.31 has none for CUDA.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -80,7 +83,7 @@ class GpuBlock:
                 f"ONNX Runtime has no {provider.name} here, only {', '.join(onnxruntime.get_available_providers())}; "
                 "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
             )
-        onnxruntime.preload_dlls()  # CUDA's libraries, if they were installed with pip
+        _preload()
         self._lanes = SimpleQueue[_Lane]()
         for _ in range(workers):
             try:
@@ -99,6 +102,13 @@ class GpuBlock:
             return lane.run(batch)
         finally:
             self._lanes.put(lane)
+
+
+@cache
+def _preload() -> None:
+    """Load CUDA's libraries, if they were installed with pip; what is missing there may still be found elsewhere."""
+    with redirect_stdout(sys.stderr):  # it prints what it does not find
+        onnxruntime.preload_dlls()
 
 
 class _Lane:

@@ -30,7 +30,7 @@ class TorchBlock:
     """One block as a torch module, in float32 (on CUDA, torch allows TF32 in convolutions).
 
     CUDA is used if there is a device; pixels and features are copied there through pinned memory. The machines that run
-    this project's tests have none; the comparison with ONNX Runtime at start-up covers that path too.
+    this project's tests have no GPU; the comparison with ONNX Runtime at start-up covers that path too.
 
     torch has one thread count for the whole process: the block that is loaded last sets it for all.
     """
@@ -65,9 +65,8 @@ class TorchBlock:
         return BlockOutput(*map(values.get, OUTPUT_NAMES))
 
     def _held(self, batch: NDArray[Any]) -> torch.Tensor:
-        held = torch.tensor(
-            np.ascontiguousarray(batch), device="cpu"
-        )  # copies: features from the wire are read-only
+        # A copy: features from the wire are read-only.
+        held = torch.tensor(np.ascontiguousarray(batch), device="cpu")
         if self._device.type == "cuda":
             held = held.pin_memory()
         return held.to(self._device, non_blocking=True)
