@@ -49,8 +49,9 @@ def test_the_backbone_in_one_piece_says_what_its_blocks_say(name: str) -> None:
         batch = output.feature if output.feature is not None else batch
     found = whole.run(["probabilities", "confidence"], {whole.get_inputs()[0].name: pixels})
     assert output is not None and output.probabilities is not None and output.confidence is not None
-    # In one piece, other operators are fused, so that in int8 a value may be rounded to the level beside.
-    allowed = 0.05 if bundle.manifest.precision == "int8" else 1e-6
+    # In one piece, other operators are fused, so that in int8 a value may be rounded to the level beside. In float32,
+    # the last bits differ, over 50 layers.
+    allowed = 0.05 if bundle.manifest.precision == "int8" else 1e-5
     np.testing.assert_allclose(found[0], output.probabilities, atol=allowed)
     np.testing.assert_allclose(found[1], output.confidence, atol=allowed)
 
