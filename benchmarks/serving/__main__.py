@@ -109,6 +109,7 @@ class Serving(Command):
             sent=describe(photos),
             backbone=backbone,
             turbo=self.turbo,
+            point=self.point,
             megapixels=self.megapixels,
             edge=shlex.split(self.edge_args),
             cloud=_cloud(bundle) if self.cloud_args is None else shlex.split(self.cloud_args),

@@ -120,7 +120,7 @@ class Plan:
 
     photos: the folder to send. sent: how many they are and how large, in words. megapixels: what they were enlarged to,
     if they were. backbone: the bundle whose plain backbone the rivals serve; None: the one that is measured. turbo:
-    whether they decode with simplejpeg.
+    whether they decode with simplejpeg. point: the one that was asked for; None: chosen by accuracy.
     """
 
     clients: Sequence[int]
@@ -132,6 +132,7 @@ class Plan:
     sent: str
     backbone: Bundle | None = None
     turbo: bool = False
+    point: str | None = None
     megapixels: float | None = None
     edge: Sequence[str]
     cloud: Sequence[str]

@@ -96,12 +96,14 @@ def _section(found: Comparison, plan: Plan) -> str:
     )
     servers = Sheet("Servers", columns, [_row(name, each, plan) for name, each in found.servers.items()])
     plot = f"![requests a second and latency]({plot_name(found, plan)})\n\n"
-    return "\n".join((ratios.as_markdown(), _accuracy(found), "#" + servers.as_markdown(), plot))
+    return "\n".join((ratios.as_markdown(), _accuracy(found, plan), "#" + servers.as_markdown(), plot))
 
 
-def _accuracy(found: Comparison) -> str:
+def _accuracy(found: Comparison, plan: Plan) -> str:
     side = "below" if found.accuracy_drop >= 0 else "above"
     text = f"On validation samples, this point is {abs(found.accuracy_drop):.2f} points {side} the plain backbone."
+    if plan.point:
+        text = f"It was given with `--point {plan.point}`. {text}"
     if found.test_accuracy is not None and found.test_accuracy_of_backbone is not None:
         text += (
             f" On the test images its accuracy is {found.test_accuracy:.2%}, the backbone's "
