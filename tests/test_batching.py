@@ -196,6 +196,14 @@ async def test_what_is_short_runs_on_the_loop_once_that_is_known(started: Starte
     assert block.threads[0] != threading.get_ident() == block.threads[-1]
 
 
+async def test_one_sample_runs_on_the_loop_however_much_larger_batches_gain(started: Started) -> None:
+    block = Block(takes_s=_SLOW_S / 4)
+    batcher = started(block, gaining=32)
+    await settled(batcher)
+    await batcher.run(call(1))
+    assert block.threads[-1] == threading.get_ident()
+
+
 async def test_what_is_long_or_hard_to_decode_runs_on_a_worker(started: Started) -> None:
     slow, short = Block(takes_s=_SLOW_S), Block()
     for block, is_light in ((slow, True), (short, False)):

@@ -26,13 +26,13 @@ from offramp.engine.tier import Outcome, Tier
 from offramp.errors import ExpiredError
 from offramp.logs import line
 from offramp.serving.call import Call
+from offramp.serving.pace import Pace
 from offramp.serving.workers import Workers
 
 _log = logging.getLogger("offramp.serving")
 
 _AT_ONCE_S = 0.002
 _LAST_S = 5.0  # what a worker is given for its batch when the node ends
-_MEMORY = 0.9  # weight of the previous estimate when a batch updates the expected time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -93,7 +93,7 @@ class Batcher:
         self._numbers = count()
         self._is_woken = False
         self._is_closed = False
-        self._expected_s: dict[int, float] = {}  # for one sample, by first block
+        self._pace = Pace()
         self._begun: set[float] = set()  # when each batch that is on a worker began
         self._left = math.inf  # when the loop last returned to its sockets with calls still waiting
 
@@ -181,16 +181,16 @@ class Batcher:
         """Most samples in a batch: as many as gain, or as the loop can run at once, or all that a window collects."""
         if self._window_s:
             return self._max_batch
-        expected_s = self._expected_s.get(first.call.first_block, math.inf)
         # What gains in one batch may gain more on several workers.
         gaining = min(self._gaining, math.ceil((1 + len(self._waiting)) / self._free))
-        return min(self._max_batch, max(gaining, int(self._at_once_s / expected_s)))
+        return min(
+            self._max_batch, max(gaining, self._pace.most_within(first.call.first_block, self._at_once_s))
+        )
 
     def _is_over_at_once(self, batch: Sequence[_Waiting]) -> bool:
-        expected_s = self._expected_s.get(batch[0].call.first_block, math.inf)
-        # Where larger batches gain, few samples take as long as many.
-        samples = max(self._gaining, sum(len(waiting.call.samples) for waiting in batch))
-        return samples * expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
+        samples = sum(len(waiting.call.samples) for waiting in batch)
+        expected_s = self._pace.expected_s(batch[0].call.first_block, samples)
+        return expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
 
     def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
         try:
@@ -222,12 +222,8 @@ class Batcher:
         for at, load_ms in loads_ms.items():
             own = [next(outcomes) for _ in range(len(batch[at].call.samples))]
             found[at] = Ran(own, _ms(batch[at].arrived, started), load_ms, _ms(loaded, done))
-        self._learn(first.first_block, (done - started) / len(together))
+        self._pace.learn(first.first_block, len(together), done - started)
         return found
-
-    def _learn(self, first_block: int, sample_s: float) -> None:
-        before = self._expected_s.get(first_block, sample_s)
-        self._expected_s[first_block] = _MEMORY * before + (1 - _MEMORY) * sample_s
 
     def _done(
         self,
