@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -55,24 +57,31 @@ class Door:
         async def stream(_: object, context: Any) -> AsyncIterator[Any]:
             try:
                 with self._streams.taken(host_of(context.peer())):
-                    if handler.request_streaming:
-                        replies = handler.stream_stream(self._requests(parse, context), context)
-                    else:
-                        async with self._room.message(context, has_place=True) as data:
-                            request = _parsed(parse, data)
-                        replies = handler.unary_stream(request, context)
-                    async for reply in replies:
+                    async for reply in replies(handler, context):
                         yield reply
             except (OverloadError, RequestError) as error:
                 await self._refuse(error, context)
 
+        replies = self._replies_to_many if handler.request_streaming else self._replies_to_one
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, None, serialize)
         return grpc.stream_unary_rpc_method_handler(answer, None, serialize)
 
-    async def _requests(self, parse: Callable[[bytes], Any], context: Any) -> AsyncIterator[Any]:
-        while isinstance(data := await context.read(), bytes):  # until grpc.aio's mark of the end
-            yield _parsed(parse, data)
+    async def _replies_to_one(self, handler: Any, context: Any) -> AsyncIterator[Any]:
+        async with self._room.message(context, has_place=True) as data:
+            request = _parsed(handler.request_deserializer, data)
+        async for reply in handler.unary_stream(request, context):
+            yield reply
+
+    async def _replies_to_many(self, handler: Any, context: Any) -> AsyncIterator[Any]:
+        parse = partial(_parsed, handler.request_deserializer)
+        with closing(self._room.messages(context, parse)) as requests:
+            async for reply in handler.stream_stream(requests, context):
+                yield reply
+
+    def close(self) -> None:
+        """End the calls that stay open between two of their messages."""
+        self._room.close()
 
     async def _refuse(self, error: Exception, context: Any) -> NoReturn:
         """End the call with the status of an error; raises what ends it."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from offramp.errors import OverloadError, RequestError
 
@@ -56,7 +56,11 @@ class Places:
 
 
 class Room:
-    """The memory for messages. One that is arriving counts as the largest allowed, one that has arrived as it is."""
+    """The memory for messages. One that is arriving counts as the largest allowed, one that has arrived as it is.
+
+    A call that stays open counts as a message that is arriving. Such calls take half of the room at most, and a quarter
+    for one host; as soon as anybody has to wait for room, all of them that wait for their next message are ended.
+    """
 
     def __init__(self, limits: Limits) -> None:
         """All of it is free."""
@@ -65,6 +69,9 @@ class Room:
         self._held = 0
         self._arriving: Counter[str] = Counter()  # bytes, by host
         self._waiting: dict[asyncio.Future[None], str] = {}  # host of each, in order
+        self._idle: set[asyncio.Timeout] = set()  # of calls that stay open, between two messages
+        self._idle_of: Counter[str] = Counter()  # how many of them, by host
+        self._is_closed = False
 
     @property
     def held_bytes(self) -> int:
@@ -89,6 +96,48 @@ class Room:
             RequestError: it did not arrive in time, or not at all.
         """
         return _Message(self, context, has_place)
+
+    def messages(self, context: Any, parse: Callable[[bytes], Any]) -> Messages:
+        """The messages of a call that stays open."""
+        return Messages(self, context, parse)
+
+    def close(self) -> None:
+        """End the calls that stay open: at once those that wait for their next message, the others after this one."""
+        self._is_closed = True
+        self._end_idle()
+
+    async def next(self, context: Any) -> bytes | None:
+        """Wait for the next message of a call that stays open, which is counted until it is `left`.
+
+        Returns:
+            None if there is none within the time that a message may take, or if the call's room is needed.
+        """
+        host = host_of(context.peer())
+        if self._is_closed or not self._fits_open(host):
+            return None
+        patience = asyncio.timeout(self._limits.arrival_s)
+        self._book(host)
+        self._idle_of[host] += 1
+        data = None
+        try:
+            async with patience:
+                self._idle.add(patience)
+                found = await context.read()
+            if isinstance(found, bytes):  # until grpc.aio's mark of the end
+                data = found
+        except TimeoutError:
+            pass
+        finally:
+            self._idle.discard(patience)
+            _less(self._idle_of, host, 1)
+            self._unbook(host, len(data or b""))
+        return data
+
+    def _end_idle(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for patience in self._idle:
+            if not patience.expired():
+                patience.reschedule(now)
 
     async def arrived(self, context: Any, *, has_place: bool) -> bytes:
         """Wait for a message, which is counted until it is `left`; see `message`."""
@@ -130,6 +179,7 @@ class Room:
     async def _turn(self, host: str, deadline: float | None) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = host
+        self._end_idle()
         try:
             async with asyncio.timeout_at(deadline):
                 await turn
@@ -146,6 +196,15 @@ class Room:
         most, largest = self._limits.buffered_bytes, self._limits.message_bytes
         # A host that sends slowly leaves half of the room to the others.
         return self._held + largest <= most and self._arriving[host] + largest <= max(most // 2, largest)
+
+    def _fits_open(self, host: str) -> bool:
+        most, one = self._limits.buffered_bytes, self._limits.message_bytes
+        return (
+            not self._waiting
+            and self._fits(host)
+            and (len(self._idle) + 1) * one <= most // 2
+            and (self._idle_of[host] + 1) * one <= most // 4
+        )
 
     def _book(self, host: str) -> None:
         self._held += self._limits.message_bytes
@@ -180,6 +239,32 @@ class _Message:
 
     async def __aexit__(self, *_: object) -> None:
         self._room.left(self._data)
+
+
+class Messages:
+    """The messages of a call that stays open, parsed; each is counted until the next one is asked for, or `close`."""
+
+    __slots__ = ("_context", "_data", "_parse", "_room")
+
+    def __init__(self, room: Room, context: Any, parse: Callable[[bytes], Any]) -> None:
+        self._room, self._context, self._parse = room, context, parse
+        self._data = b""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        self.close()
+        data = await self._room.next(self._context)
+        if data is None:
+            raise StopAsyncIteration
+        self._data = data
+        return self._parse(data)
+
+    def close(self) -> None:
+        """The last message is no longer needed."""
+        self._room.left(self._data)
+        self._data = b""
 
 
 def _less(counter: Counter[str], host: str, by: int) -> None:

@@ -36,6 +36,7 @@ _WATCH_EVERY_S = 0.5
 # What a caller needs for each method; None: nothing. A test sees to it that no method is missing.
 RIGHTS: dict[str, Right | None] = {
     f"/{SERVICE_NAME}/Infer": Right.ASK,
+    f"/{SERVICE_NAME}/InferStream": Right.ASK,
     f"/{SERVICE_NAME}/Describe": Right.ASK,
     f"/{HEALTH_NAME}/Check": None,
     f"/{HEALTH_NAME}/List": None,
@@ -83,7 +84,7 @@ class CloudServer:
             ),
         )
         self._health = Health(("", SERVICE_NAME))
-        self._add_services(TierServicer(node, settings, max_bytes=largest), largest)
+        self._add_services(TierServicer(node, settings, max_bytes=largest, streams=True), largest)
         # gRPC does not say why it cannot bind, and logs its own lines about it, so try the port first.
         listening_socket(settings.host, settings.port).close()
         try:
@@ -100,7 +101,8 @@ class CloudServer:
             streams=settings.max_streams,
             arrival_s=settings.message_timeout_s,
         )
-        door: Any = Door(limits, refused=self._node.metrics.refused)
+        self._door = Door(limits, refused=self._node.metrics.refused)
+        door: Any = self._door
         add_TierServiceServicer_to_server(tier, door)  # type: ignore[no-untyped-call] # generated
         health_pb2_grpc.add_HealthServicer_to_server(self._health, door)
         shown = reflection.aio.ReflectionServicer(  # type: ignore[attr-defined] # its stubs lack it
@@ -143,6 +145,7 @@ class CloudServer:
         """Stop: report it to health checks first, so that callers go elsewhere, then finish the calls in progress."""
         self._watching.cancel()
         self._health.tell(is_serving=False)
+        self._door.close()
         await asyncio.sleep(self._settings.drain_s)
         self._health.close()
         await self._server.stop(self._settings.grace_s)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NoReturn, Protocol
@@ -72,13 +72,16 @@ class Context(Protocol):
 class TierServicer(TierServiceServicer):
     """Serves one node's tier."""
 
-    def __init__(self, node: Node, settings: CloudSettings, *, max_bytes: int = 0) -> None:
+    def __init__(
+        self, node: Node, settings: CloudSettings, *, max_bytes: int = 0, streams: bool = False
+    ) -> None:
         """Serve `node` within the limits of its settings on the samples of a call, and on the pixels of its images.
 
-        max_bytes: of a call, as callers are told; 0 does not tell.
+        max_bytes: of a call, as callers are told; 0 does not tell. streams: whether its server knows InferStream.
         """
         self._node = node
         self._max_bytes = max_bytes
+        self._streams = streams
         self._max_samples = settings.max_samples
         self._most_samples = f"{settings.max_samples} ({settings.variable('max_samples')})"
         self._limits = settings.image_limits
@@ -99,6 +102,7 @@ class TierServicer(TierServiceServicer):
             takes_pixels=True,
             max_bytes=self._max_bytes,
             behind=_behind(self._node.behind),
+            streams=self._streams,
         )
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
@@ -112,6 +116,13 @@ class TierServicer(TierServiceServicer):
         # Logged once the answer is on its way.
         asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
         return _response(request, answers, self._node.behind)
+
+    async def InferStream(
+        self, requests: AsyncIterator[pb.InferRequest], context: Context
+    ) -> AsyncIterator[pb.InferResponse]:
+        """Answer one request after another, until there are no more."""
+        async for request in requests:
+            yield await self.Infer(request, context)
 
     def _check(self, request: pb.InferRequest) -> None:
         tier = self._node.tier
@@ -157,7 +168,7 @@ class TierServicer(TierServiceServicer):
                 ),
                 True,
             )
-        remaining_s = context.time_remaining()
+        remaining_s = request.timeout_ms / 1000 if request.timeout_ms else context.time_remaining()
         return Call(
             samples=samples,
             thetas=thetas,

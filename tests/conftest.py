@@ -20,6 +20,7 @@ from offramp.authoring.networks import EarlyExitNetwork
 from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest
 from tests.tiny import tiny_network
+from tests.upstreams import Upstream
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples" / "fashion-mnist"
@@ -143,3 +144,9 @@ def exitless_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         preprocessing=Preprocessing(height=8, width=8, mode="RGB", mean=(0.5,) * 3, std=(0.25,) * 3),
         split_point=2,
     )
+
+
+@pytest.fixture(params=[False, True], ids=["calls", "streams"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have requests come in calls of their own, and once more in calls that stay open."""
+    monkeypatch.setattr(Upstream, "takes_streams", request.param)

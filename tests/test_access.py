@@ -246,7 +246,7 @@ async def code_of(channel: Any, method: str, key: str | None) -> grpc.StatusCode
     """How a call of a method ends for whoever has this key."""
     metadata = [("authorization", f"Bearer {key}")] if key else None
     try:
-        if method.endswith("Info"):
+        if method.endswith(("Info", "Stream")):
             await channel.stream_stream(method)(iter([b""]), metadata=metadata, timeout=5).read()
         elif method.endswith("Watch"):
             await channel.unary_stream(method)(b"", metadata=metadata, timeout=5).read()

@@ -26,6 +26,8 @@ from tests.upstreams import Upstream, offloader, resume, serving
 
 AT_ONCE_S = 0.1
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 class Held:
     """Does not answer, and notes when a call begins and when its caller has gone."""

@@ -21,6 +21,8 @@ from tests.upstreams import Reply, Upstream, answer, never, offloader, replying,
 
 NAN, INFINITE = float("nan"), float("inf")
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def numbers(*values: float) -> bytes:
     return np.array(values, dtype="<f4").tobytes()

@@ -28,22 +28,37 @@ Reply = Callable[[pb.InferRequest, Any], Awaitable[pb.InferResponse]]
 
 
 class Upstream(TierServiceServicer):
-    """An upstream that answers as a test tells it to, and counts the calls."""
+    """An upstream that answers as a test tells it to, and counts requests, and calls that stay open."""
+
+    takes_streams = False  # so each request comes in a call of its own
 
     def __init__(self, bundle_id: str, reply: Reply) -> None:
         self.bundle_id = bundle_id
         self.calls = 0
+        self.streams = 0
         self.codecs: list[pb.Codec] = [pb.CODEC_FLOAT32]
         self.described: dict[str, int] = {}
         self.reply = reply
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
-        fields: dict[str, Any] = {"first_block": 2, "last_block": 3, **self.described}
+        fields: dict[str, Any] = {
+            "first_block": 2,
+            "last_block": 3,
+            "streams": self.takes_streams,
+            **self.described,
+        }
         return pb.DescribeResponse(bundle_id=self.bundle_id, tier="cloud", codecs=self.codecs, **fields)
 
     async def Infer(self, request: pb.InferRequest, context: Any) -> pb.InferResponse:
         self.calls += 1
         return await self.reply(request, context)
+
+    async def InferStream(
+        self, requests: AsyncIterator[pb.InferRequest], context: Any
+    ) -> AsyncIterator[pb.InferResponse]:
+        self.streams += 1
+        async for request in requests:
+            yield await self.Infer(request, context)
 
 
 @asynccontextmanager

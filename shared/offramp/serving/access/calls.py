@@ -99,6 +99,7 @@ def _guarded(handler: Any, check: Callable[[Any], Awaitable[None]]) -> Any:
         async for each in (handler.stream_stream if handler.request_streaming else handler.unary_stream)(
             request, context
         ):
+            await check(context)  # the right may have been taken away since the call began
             yield each
 
     makers = {

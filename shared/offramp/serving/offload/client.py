@@ -1,4 +1,4 @@
-"""Makes the service's two calls over one channel, with deadlines, safe retries, and our own errors."""
+"""Makes the service's calls over one channel, with deadlines, safe retries, and our own errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -17,8 +17,17 @@ from offramp.record import Record
 from offramp.serving.access.certificates import CertificateFiles, Certificates, followed, private_file
 from offramp.serving.access.following import Followed
 from offramp.serving.access.tls import channel_credentials
+from offramp.serving.offload.streams import StreamEndedError, Streams
 from offramp.serving.tracing import TRACEPARENT
-from offramp.wire.messages import KEEPALIVE_S, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE_NAME, told
+from offramp.wire.messages import (
+    BYTES_OF_CALL,
+    BYTES_ON_STREAM,
+    KEEPALIVE_S,
+    MAX_MESSAGE_BYTES,
+    MESSAGE_OPTIONS,
+    SERVICE_NAME,
+    told,
+)
 from offramp.wire.v1 import wire_pb2 as pb
 
 _REASONS = {
@@ -48,7 +57,7 @@ _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"outlier_detection_experimental": _OUTLIERS}],
     "methodConfig": [
         {
-            "name": [{"service": SERVICE_NAME}],
+            "name": [{"service": SERVICE_NAME, "method": method} for method in ("Infer", "Describe")],
             "retryPolicy": {
                 "maxAttempts": 3,
                 "initialBackoff": "0.02s",
@@ -72,8 +81,8 @@ _CHANNEL_OPTIONS = [
     # A replica with a new address is found within a second, not after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
-# Parsed here: gRPC would write a traceback into the log for bytes that are no message.
-_REPLIES: dict[str, Any] = {"Infer": pb.InferResponse, "Describe": pb.DescribeResponse}
+_MOST_MS = 2**32 - 1
+Reply = TypeVar("Reply", pb.InferResponse, pb.DescribeResponse)
 _GRACE_S = 5.0  # for calls under way when certificates change
 
 
@@ -110,8 +119,8 @@ class UpstreamSettings(Record):
     )
     health_check: bool = Field(
         default=True,
-        description="whether the channel watches the health of each address; turn it off behind a proxy, where one "
-        "draining replica would answer for all of them",
+        description="whether the channel watches the health of each address, and calls may stay open; turn it off "
+        "behind a proxy, where one draining replica would answer for all, and which spreads calls and not messages",
     )
     failures_to_open: int = Field(default=3, ge=1)
     probe_interval_s: float = Field(default=0.5, gt=0)
@@ -120,11 +129,6 @@ class UpstreamSettings(Record):
     refresh_s: float = Field(
         default=5.0, gt=0, description="how often an upstream with a tier behind it is asked how that is"
     )
-
-
-def _to_bytes(request: Any) -> bytes:
-    data: bytes = request.SerializeToString()
-    return data
 
 
 def _opened(
@@ -158,6 +162,7 @@ class TierClient:
         file = settings.api_key
         self._closing: set[asyncio.Task[None]] = set()
         self._api_key = Followed([file], lambda: private_file(file), what="api_key") if file else None
+        self.takes_streams = False  # until the upstream says so
 
     async def __aenter__(self) -> Self:
         """Open the channel; it connects with the first call."""
@@ -176,29 +181,61 @@ class TierClient:
         self._shown = self._certificates.current if self._certificates else None
         self._channel = _opened(self.settings, self._shown, self._max_answer_bytes)
         self._methods = {
-            name: self._channel.unary_unary(f"/{SERVICE_NAME}/{name}", _to_bytes, None) for name in _REPLIES
+            name: self._channel.unary_unary(f"/{SERVICE_NAME}/{name}", None, None)
+            for name in ("Infer", "Describe")
         }
+        streamed = self._channel.stream_stream(f"/{SERVICE_NAME}/InferStream", None, None)
+        self._streams = Streams(lambda: streamed(None, metadata=self._key()))
 
     def _follow(self) -> None:
         """Use new certificates from the next call on; calls under way end on the old channel."""
         if self._certificates and self._certificates.current is not self._shown:
+            self._streams.close()
             closing = asyncio.create_task(self._channel.close(_GRACE_S))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             self._open()
 
     async def infer(
-        self, request: pb.InferRequest, *, deadline: float, traceparent: str | None
+        self, request: pb.InferRequest, *, deadline: float, traceparent: str | None, sent: list[int]
     ) -> pb.InferResponse:
         """Ask for answers and wait until `deadline`, on the clock of `time.monotonic`.
+
+        sent: the bytes on the socket are added to it, as often as the request is sent.
 
         Raises:
             OffloadError: no answer came.
         """
-        metadata = [(TRACEPARENT, traceparent)] if traceparent else []
+        self._follow()
+        data = None
+        if self._may_stream and traceparent is None:
+            data = await self._streamed(request, deadline, sent)
+        if data is None:
+            message = request.SerializeToString()
+            sent.append(len(message) + BYTES_OF_CALL)
+            metadata = [(TRACEPARENT, traceparent)] if traceparent else []
+            data = await self._called("Infer", message, deadline - time.monotonic(), metadata)
+        return self._parsed(pb.InferResponse, data)
+
+    @property
+    def _may_stream(self) -> bool:
+        return self.takes_streams and self.settings.health_check and self._streams.is_ready
+
+    async def _streamed(self, request: pb.InferRequest, deadline: float, sent: list[int]) -> bytes | None:
+        """The answer, by a call that stays open; None if that ended instead."""
         timeout_s = max(0.0, deadline - time.monotonic())
-        response: pb.InferResponse = await self._call("Infer", request, timeout_s, metadata)
-        return response
+        request.timeout_ms = min(max(1, round(1000 * timeout_s)), _MOST_MS)
+        message = request.SerializeToString()
+        sent.append(len(message) + BYTES_ON_STREAM)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._streams.ask(message)
+        except StreamEndedError:
+            return None
+        except TimeoutError as error:
+            raise self._translated(grpc.StatusCode.DEADLINE_EXCEEDED, None, timeout_s) from error
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error.code(), error.details(), timeout_s) from error
 
     async def describe(self) -> pb.DescribeResponse:
         """Ask what the upstream serves.
@@ -206,22 +243,33 @@ class TierClient:
         Raises:
             OffloadError: no answer came.
         """
-        timeout_s = self.settings.probe_timeout_s
-        response: pb.DescribeResponse = await self._call("Describe", pb.DescribeRequest(), timeout_s, [])
-        return response
-
-    async def _call(
-        self, method: str, request: object, timeout_s: float, metadata: list[tuple[str, str]]
-    ) -> Any:
         self._follow()
-        if self._api_key:
-            metadata.append(("authorization", f"Bearer {self._api_key.current.decode('latin-1').strip()}"))
+        timeout_s = self.settings.probe_timeout_s
+        data = await self._called("Describe", pb.DescribeRequest().SerializeToString(), timeout_s, [])
+        return self._parsed(pb.DescribeResponse, data)
+
+    async def _called(
+        self, method: str, message: bytes, timeout_s: float, metadata: list[tuple[str, str]]
+    ) -> bytes:
+        """The answer, by a call for this message alone."""
+        metadata.extend(self._key())
         try:
-            data = await self._methods[method](request, timeout=timeout_s, metadata=metadata or None)
+            data: bytes = await self._methods[method](
+                message, timeout=max(0.0, timeout_s), metadata=metadata or None
+            )
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error, timeout_s) from error
+            raise self._translated(error.code(), error.details(), timeout_s) from error
+        return data
+
+    def _key(self) -> list[tuple[str, str]]:
+        if not self._api_key:
+            return []
+        return [("authorization", f"Bearer {self._api_key.current.decode('latin-1').strip()}")]
+
+    def _parsed(self, kind: type[Reply], data: bytes) -> Reply:
+        # Parsed here: gRPC would write a traceback into the log for bytes that are no message.
         try:
-            return _REPLIES[method].FromString(data)
+            return kind.FromString(data)
         except DecodeError as error:
             raise OffloadError(
                 f"{self.settings.target} answered with {len(data)} bytes that are not a message; "
@@ -229,8 +277,7 @@ class TierClient:
                 OffloadReason.REFUSED,
             ) from error
 
-    def _translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> OffloadError:
-        code = error.code()
+    def _translated(self, code: grpc.StatusCode, details: str | None, timeout_s: float) -> OffloadError:
         reason = _REASONS.get(code, OffloadReason.REFUSED)
         target = self.settings.target
         match reason:
@@ -239,5 +286,5 @@ class TierClient:
             case OffloadReason.UNREACHABLE:
                 text = f"{target} cannot be reached"
             case _:
-                text = f"{target} refused: {code.name}: {told(error.details() or '')}"
+                text = f"{target} refused: {code.name}: {told(details or '')}"
         return OffloadError(text, reason, blames_request=code is grpc.StatusCode.INVALID_ARGUMENT)

@@ -16,7 +16,6 @@ from offramp.serving.offload.health import UpstreamHealth, Wanted
 from offramp.serving.offload.hedging import Hedge
 from offramp.serving.offload.offloader import MOST_SAMPLES, Accepts, UpstreamState
 from offramp.wire.codec import encode_feature, most_bytes
-from offramp.wire.messages import BYTES_OF_CALL
 from offramp.wire.v1 import wire_pb2 as pb
 
 
@@ -97,22 +96,24 @@ class GrpcOffloader:
         """Finish samples upstream, in one message; see `Offloader.resume`."""
         self._health.check()
         request = self._request(call)
-        share = math.ceil((request.ByteSize() + BYTES_OF_CALL) / len(call.samples))
         begun = time.monotonic()
-        attempts = 0
+        sent: list[int] = []
+
+        def share() -> int:
+            return math.ceil(sum(sent) / len(call.samples))
 
         async def attempt() -> Answers:
-            nonlocal attempts
-            attempts += 1
-            response = await self._client.infer(request, deadline=call.deadline, traceparent=call.traceparent)
+            response = await self._client.infer(
+                request, deadline=call.deadline, traceparent=call.traceparent, sent=sent
+            )
             self._health.heard(response)
-            return self._check.answers(response, call, uplink_bytes=attempts * share)
+            return self._check.answers(response, call, uplink_bytes=share())
 
         try:
             answers = await self._hedge.ask(attempt, timeout_s=call.deadline - begun)
         except OffloadError as error:
             if error.reason is not OffloadReason.UNREACHABLE:
-                error.uplink_bytes = attempts * share
+                error.uplink_bytes = share()
             self._health.failed(error, begun)
             raise
         self._health.succeeded()

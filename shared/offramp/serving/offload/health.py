@@ -208,6 +208,7 @@ class UpstreamHealth:
 
     def _hear(self, found: pb.DescribeResponse) -> None:
         self._wanted.check(found, self._settings.target)
+        self._client.takes_streams = found.streams
         max_bytes = max(1, (found.max_bytes or MAX_MESSAGE_BYTES) - _BYTES_OF_CALL)
         self.accepts = Accepts(
             besides_features=_besides_features(found),

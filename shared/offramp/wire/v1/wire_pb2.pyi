@@ -33,7 +33,7 @@ class FeatureTensor(_message.Message):
     def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images", "pixels")
+    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images", "pixels", "timeout_ms")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class InferRequest(_message.Message):
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     PIXELS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     next_block: int
@@ -48,7 +49,8 @@ class InferRequest(_message.Message):
     feature: FeatureTensor
     images: _containers.RepeatedScalarFieldContainer[bytes]
     pixels: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ..., pixels: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    timeout_ms: int
+    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ..., pixels: _Optional[_Iterable[bytes]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class InferResponse(_message.Message):
     __slots__ = ("answers", "times", "behind")
@@ -105,7 +107,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples", "takes_pixels", "max_bytes", "behind")
+    __slots__ = ("bundle_id", "tier", "first_block", "last_block", "codecs", "max_pixels", "max_samples", "takes_pixels", "max_bytes", "behind", "streams")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +118,7 @@ class DescribeResponse(_message.Message):
     TAKES_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     BEHIND_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     tier: str
     first_block: int
@@ -126,4 +129,5 @@ class DescribeResponse(_message.Message):
     takes_pixels: bool
     max_bytes: int
     behind: Behind
-    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ..., takes_pixels: _Optional[bool] = ..., max_bytes: _Optional[int] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ...) -> None: ...
+    streams: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., tier: _Optional[str] = ..., first_block: _Optional[int] = ..., last_block: _Optional[int] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., max_pixels: _Optional[int] = ..., max_samples: _Optional[int] = ..., takes_pixels: _Optional[bool] = ..., max_bytes: _Optional[int] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ..., streams: _Optional[bool] = ...) -> None: ...

@@ -39,6 +39,11 @@ class TierServiceStub:
                 request_serializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferRequest.SerializeToString,
                 response_deserializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferResponse.FromString,
                 _registered_method=True)
+        self.InferStream = channel.stream_stream(
+                '/offramp.wire.v1.TierService/InferStream',
+                request_serializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferRequest.SerializeToString,
+                response_deserializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/offramp.wire.v1.TierService/Describe',
                 request_serializer=offramp_dot_wire_dot_v1_dot_wire__pb2.DescribeRequest.SerializeToString,
@@ -62,6 +67,15 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferStream(self, request_iterator, context):
+        """The same for one request after another: each is answered before the next one is read. It costs both sides about half
+        of a call for each. What refuses a request ends the call with its status. The node may also end it with OK at any time;
+        a request that was not answered by then is sent again, in a call of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """Says what this node serves; asked when a node connects, after its upstream was lost, and now and then if there is a
         tier behind it.
@@ -75,6 +89,11 @@ def add_TierServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Infer': grpc.unary_unary_rpc_method_handler(
                     servicer.Infer,
+                    request_deserializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferRequest.FromString,
+                    response_serializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferResponse.SerializeToString,
+            ),
+            'InferStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.InferStream,
                     request_deserializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferRequest.FromString,
                     response_serializer=offramp_dot_wire_dot_v1_dot_wire__pb2.InferResponse.SerializeToString,
             ),
@@ -109,6 +128,33 @@ class TierService:
             request,
             target,
             '/offramp.wire.v1.TierService/Infer',
+            offramp_dot_wire_dot_v1_dot_wire__pb2.InferRequest.SerializeToString,
+            offramp_dot_wire_dot_v1_dot_wire__pb2.InferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/offramp.wire.v1.TierService/InferStream',
             offramp_dot_wire_dot_v1_dot_wire__pb2.InferRequest.SerializeToString,
             offramp_dot_wire_dot_v1_dot_wire__pb2.InferResponse.FromString,
             options,
