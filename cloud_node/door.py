@@ -77,10 +77,11 @@ class Door:
         parse = partial(_parsed, handler.request_deserializer)
         with closing(self._room.messages(context, parse)) as requests:
             async for reply in handler.stream_stream(requests, context):
+                requests.close()  # the caller may take its time to read the reply
                 yield reply
 
     def close(self) -> None:
-        """End the calls that stay open between two of their messages."""
+        """End the calls that stay open: at once those between two messages, the others after this one."""
         self._room.close()
 
     async def _refuse(self, error: Exception, context: Any) -> NoReturn:

@@ -58,8 +58,9 @@ class Places:
 class Room:
     """The memory for messages. One that is arriving counts as the largest allowed, one that has arrived as it is.
 
-    A call that stays open counts as a message that is arriving. Such calls take half of the room at most, and a quarter
-    for one host; as soon as anybody has to wait for room, all of them that wait for their next message are ended.
+    A call that sends one message after another counts as one that is arriving while it waits for the next. Such calls
+    take half of the room at most, and a quarter for one host. For each message that finds no room, one of them is
+    ended: the one that has been silent for longest.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -69,8 +70,9 @@ class Room:
         self._held = 0
         self._arriving: Counter[str] = Counter()  # bytes, by host
         self._waiting: dict[asyncio.Future[None], str] = {}  # host of each, in order
-        self._idle: set[asyncio.Timeout] = set()  # of calls that stay open, between two messages
-        self._idle_of: Counter[str] = Counter()  # how many of them, by host
+        # Calls between two messages: until when each may be silent, the longest silent first; and how many, by host.
+        self._silent: dict[asyncio.Timeout, None] = {}
+        self._silent_of: Counter[str] = Counter()
         self._is_closed = False
 
     @property
@@ -97,47 +99,53 @@ class Room:
         """
         return _Message(self, context, has_place)
 
-    def messages(self, context: Any, parse: Callable[[bytes], Any]) -> Messages:
-        """The messages of a call that stays open."""
-        return Messages(self, context, parse)
+    def messages(self, context: Any, parse: Callable[[bytes], Any]) -> MessageStream:
+        """The messages of a call that sends one after another."""
+        return MessageStream(self, context, parse)
 
     def close(self) -> None:
-        """End the calls that stay open: at once those that wait for their next message, the others after this one."""
+        """End the calls that send one message after another: at once those between two, the others after this one."""
         self._is_closed = True
-        self._end_idle()
+        while self._silent:
+            self._end_longest_silent()
 
-    async def next(self, context: Any) -> bytes | None:
-        """Wait for the next message of a call that stays open, which is counted until it is `left`.
+    async def following(self, context: Any) -> bytes | None:
+        """Wait for the next message of a call that sends one after another; it is counted until it is `left`.
 
         Returns:
-            None if there is none within the time that a message may take, or if the call's room is needed.
+            None if there is none: the caller has ended the call, or is silent for longer than a message may take, or
+            there is no room to wait for it, or no longer, or the room is closed.
         """
         host = host_of(context.peer())
-        if self._is_closed or not self._fits_open(host):
+        if self._is_closed or not self._fits_silent(host):
             return None
         patience = asyncio.timeout(self._limits.arrival_s)
-        self._book(host)
-        self._idle_of[host] += 1
+        self._held += self._limits.message_bytes
+        self._silent_of[host] += 1
         data = None
         try:
             async with patience:
-                self._idle.add(patience)
+                self._silent[patience] = None
                 found = await context.read()
             if isinstance(found, bytes):  # until grpc.aio's mark of the end
                 data = found
         except TimeoutError:
             pass
         finally:
-            self._idle.discard(patience)
-            _less(self._idle_of, host, 1)
-            self._unbook(host, len(data or b""))
+            self._silent.pop(patience, None)
+            _less(self._silent_of, host, 1)
+            self._held -= self._limits.message_bytes - len(data or b"")
+            if self._waiting:
+                self._wake()
         return data
 
-    def _end_idle(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for patience in self._idle:
+    def _end_longest_silent(self) -> None:
+        while self._silent:
+            patience = next(iter(self._silent))
+            del self._silent[patience]
             if not patience.expired():
-                patience.reschedule(now)
+                patience.reschedule(asyncio.get_running_loop().time())
+                return
 
     async def arrived(self, context: Any, *, has_place: bool) -> bytes:
         """Wait for a message, which is counted until it is `left`; see `message`."""
@@ -179,7 +187,8 @@ class Room:
     async def _turn(self, host: str, deadline: float | None) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = host
-        self._end_idle()
+        if not self._has_room():  # and not merely its host's share of it
+            self._end_longest_silent()
         try:
             async with asyncio.timeout_at(deadline):
                 await turn
@@ -195,16 +204,15 @@ class Room:
     def _fits(self, host: str) -> bool:
         most, largest = self._limits.buffered_bytes, self._limits.message_bytes
         # A host that sends slowly leaves half of the room to the others.
-        return self._held + largest <= most and self._arriving[host] + largest <= max(most // 2, largest)
+        return self._has_room() and self._arriving[host] + largest <= max(most // 2, largest)
 
-    def _fits_open(self, host: str) -> bool:
-        most, one = self._limits.buffered_bytes, self._limits.message_bytes
-        return (
-            not self._waiting
-            and self._fits(host)
-            and (len(self._idle) + 1) * one <= most // 2
-            and (self._idle_of[host] + 1) * one <= most // 4
-        )
+    def _fits_silent(self, host: str) -> bool:
+        most, largest = self._limits.buffered_bytes, self._limits.message_bytes
+        of_all, of_host = self._silent_of.total() + 1, self._silent_of[host] + 1
+        return self._has_room() and of_all * largest <= most // 2 and of_host * largest <= most // 4
+
+    def _has_room(self) -> bool:
+        return self._held + self._limits.message_bytes <= self._limits.buffered_bytes
 
     def _book(self, host: str) -> None:
         self._held += self._limits.message_bytes
@@ -241,8 +249,8 @@ class _Message:
         self._room.left(self._data)
 
 
-class Messages:
-    """The messages of a call that stays open, parsed; each is counted until the next one is asked for, or `close`."""
+class MessageStream:
+    """The messages of one call, parsed; each is counted until `close`, or until the next one is asked for."""
 
     __slots__ = ("_context", "_data", "_parse", "_room")
 
@@ -255,7 +263,7 @@ class Messages:
 
     async def __anext__(self) -> Any:
         self.close()
-        data = await self._room.next(self._context)
+        data = await self._room.following(self._context)
         if data is None:
             raise StopAsyncIteration
         self._data = data

@@ -108,21 +108,30 @@ class TierServicer(TierServiceServicer):
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Answer every sample of a call."""
         try:
-            self._check(request)
-            answers = await self._node.classify(self._call(request, context))
-            _check_finite(answers)
+            return await self._answered(request, context)
         except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets a status
-            await _refuse(error, context, self._node.metrics)
-        # Logged once the answer is on its way.
-        asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
-        return _response(request, answers, self._node.behind)
+            await context.abort(*_refused(error, self._node.metrics))
 
     async def InferStream(
         self, requests: AsyncIterator[pb.InferRequest], context: Context
     ) -> AsyncIterator[pb.InferResponse]:
-        """Answer one request after another, until there are no more."""
+        """Answer or refuse one request after another, until there are no more."""
         async for request in requests:
-            yield await self.Infer(request, context)
+            try:
+                response = await self._answered(request, context)
+            except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets a status
+                status, reason = _refused(error, self._node.metrics)
+                response = pb.InferResponse(refusal=pb.Refusal(status=status.value[0], reason=reason))
+            del request  # the caller may take its time to read the answer
+            yield response
+
+    async def _answered(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
+        self._check(request)
+        answers = await self._node.classify(self._call(request, context))
+        _check_finite(answers)
+        # Logged once the answer is on its way.
+        asyncio.get_running_loop().call_soon(_log_answers, list(request.request_ids), answers)
+        return _response(request, answers, self._node.behind)
 
     def _check(self, request: pb.InferRequest) -> None:
         tier = self._node.tier
@@ -168,7 +177,9 @@ class TierServicer(TierServiceServicer):
                 ),
                 True,
             )
-        remaining_s = request.timeout_ms / 1000 if request.timeout_ms else context.time_remaining()
+        remaining_s = context.time_remaining()
+        if remaining_s is None and request.timeout_ms:
+            remaining_s = request.timeout_ms / 1000
         return Call(
             samples=samples,
             thetas=thetas,
@@ -176,7 +187,7 @@ class TierServicer(TierServiceServicer):
             load=load,
             is_light=is_light,
             deadline=math.inf if remaining_s is None else time.monotonic() + remaining_s,
-            traceparent=_traceparent(context),
+            traceparent=request.traceparent or _traceparent(context),
         )
 
 
@@ -211,16 +222,16 @@ def _check_finite(answers: Answers) -> None:
         )
 
 
-async def _refuse(error: Exception, context: Context, metrics: NodeMetrics) -> NoReturn:
-    """End a call with the status of an error; whatever happened, the caller gets one, and no internals."""
+def _refused(error: Exception, metrics: NodeMetrics) -> tuple[grpc.StatusCode, str]:
+    """The status of an error, and what the caller is told: of an unexpected one, no internals."""
     for kind, status in _STATUS:
         if isinstance(error, kind):
             metrics.refused(status.name.lower())
             _log.warning(line("refused", status=status.name, detail=error))
-            await context.abort(status, str(error))
+            return status, str(error)
     metrics.refused("internal")
     _log.error("a call failed with an unexpected error", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "this node failed; its log says why")
+    return grpc.StatusCode.INTERNAL, "this node failed; its log says why"
 
 
 def _behind(state: UpstreamState | None) -> pb.Behind | None:

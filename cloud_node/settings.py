@@ -44,7 +44,7 @@ class CloudSettings(NodeSettings):
     max_streams: int = Field(
         default=20_000,
         ge=2,
-        description="most calls that stay open, such as health watches: every edge process has one; one host may have "
-        "half of them",
+        description="most calls that stay open: every edge process has a health watch, and streams while it offloads "
+        "often; one host may have half of them",
     )
     message_timeout_s: float = Field(default=10.0, gt=0, description="how long a message may take to arrive")

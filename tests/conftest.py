@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from offramp.authoring.export import export_bundle
 from offramp.authoring.networks import EarlyExitNetwork
 from offramp.bundle import Bundle, Preprocessing, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest
+from offramp.serving.offload import streams
 from tests.tiny import tiny_network
 from tests.upstreams import Upstream
 
@@ -148,5 +150,6 @@ def exitless_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(params=[False, True], ids=["calls", "streams"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have requests come in calls of their own, and once more in calls that stay open."""
+    """Have requests come in calls of their own, and once more one after another in the same call."""
     monkeypatch.setattr(Upstream, "takes_streams", request.param)
+    monkeypatch.setattr(streams, "_MAX_AGE_S", math.inf)  # otherwise only those that come often do

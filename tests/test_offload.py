@@ -74,7 +74,7 @@ async def test_a_refusal_is_reported_with_its_status(tiny_bundle: Bundle, code: 
 
 async def test_a_call_is_made_again_unless_the_request_is_at_fault(tiny_bundle: Bundle) -> None:
     codes = grpc.StatusCode
-    # Unavailable calls are made again by gRPC; after one that stays open, the request has a call of its own first.
+    # gRPC itself repeats calls that are unavailable; before that comes a streamed request, if there is one.
     unavailable = 3 + Upstream.takes_streams
     for code, calls in ((codes.UNAVAILABLE, unavailable), (codes.INTERNAL, 3), (codes.INVALID_ARGUMENT, 1)):
         upstream = Upstream(tiny_bundle.manifest.bundle_id, failing(code))

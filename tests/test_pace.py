@@ -20,7 +20,7 @@ from offramp.serving.pace import Pace
         ({1: 0.2, 8: 0.4}, 2, 0.4),
         ({1: 0.1, 8: 0.8}, 2, 0.2),
         ({1: 0.2, 8: 0.4}, 32, 1.6),
-        ({3: 0.3}, 4, 0.3),  # sizes count up to the next power of two
+        ({3: 0.3}, 4, 0.4),  # sizes count up to the next power of two
     ],
 )
 def test_a_batch_takes_no_longer_than_a_larger_one_or_several_smaller_ones(
@@ -33,13 +33,23 @@ def test_a_batch_takes_no_longer_than_a_larger_one_or_several_smaller_ones(
     assert pace.expected_s(1, samples) == math.inf, "another block says nothing"
 
 
-def test_as_many_samples_fit_as_the_cheapest_batches_let_expect() -> None:
+@pytest.mark.parametrize(
+    ("ran", "most"),
+    [
+        ({}, 0),
+        ({1: 3.0}, 0),
+        ({1: 0.5}, 4),
+        ({1: 0.5, 8: 1.0}, 16),
+        ({1: 0.3, 32: 4.0}, 4),
+        ({1: 1e-9}, 1024),
+    ],
+)
+def test_as_many_samples_fit_as_are_expected_to_be_done_in_time(ran: dict[int, float], most: int) -> None:
     pace = Pace()
-    assert pace.most_within(1, 2.0) == 0
-    pace.learn(1, 1, 0.5)
-    assert pace.most_within(1, 2.0) == 4
-    pace.learn(1, 8, 1.0)
-    assert pace.most_within(1, 2.0) == 16
+    for size, seconds in ran.items():
+        pace.learn(1, size, seconds)
+    assert pace.most_within(1, 2.0) == most
+    assert not most or pace.expected_s(1, most) <= 2.0
 
 
 def test_an_estimate_follows_what_batches_take_now() -> None:

@@ -62,7 +62,7 @@ async def test_a_replica_that_hangs_alone_costs_no_answer_and_is_left_out(tiny_b
 async def test_what_one_replica_refuses_another_may_answer(
     tiny_bundle: Bundle, reply: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "_MAX_AGE_S", 0.0)  # otherwise one replica answers for ten seconds
+    monkeypatch.setattr(streams, "_MAX_AGE_S", 0.02)  # otherwise one replica answers all the time
     async with two_replicas(tiny_bundle, WELL, WELL) as (client, well, refuses):
         async with asyncio.timeout(5):
             while not (well.calls and refuses.calls):
@@ -71,8 +71,7 @@ async def test_what_one_replica_refuses_another_may_answer(
             while not refuses.calls:
                 found = (await resume(client)).samples[0]
                 assert found.offloaded and client.state.up
-    once = found.uplink_bytes // 2
-    assert found.uplink_bytes == 2 * once > 8 * 4 * 4 * 4, "what was sent twice counts twice"
+    assert found.uplink_bytes > 2 * 8 * 4 * 4 * 4, "what was sent twice counts twice"
 
 
 async def test_a_failure_does_not_count_while_others_are_answered(tiny_bundle: Bundle) -> None:

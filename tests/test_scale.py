@@ -25,7 +25,8 @@ from benchmarks.scale.envoy import envoy_binary, running_envoy
 from benchmarks.scale.ray_serve import environment, has_ray, running_ray
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli.processes import NodeProcess, node_process
-from offramp.serving.offload.client import channel_options
+from offramp.serving.offload import streams
+from offramp.serving.offload.channel import channel_options
 from offramp.wire.v1 import wire_pb2 as pb
 from offramp.wire.v1.wire_pb2_grpc import TierServiceStub
 from tests.conftest import FASHION_BUNDLE, ROOT, SAMPLES
@@ -89,8 +90,13 @@ async def check_answers_like_one_cloud(
 
 @ways
 async def test_two_clouds_share_the_calls_and_answer_like_one(
-    tiny_bundle: Bundle, tiny_pixels: NDArray[np.uint8], way: str, health_check: bool
+    tiny_bundle: Bundle,
+    tiny_pixels: NDArray[np.uint8],
+    way: str,
+    health_check: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(streams, "_MAX_AGE_S", 0.02)  # otherwise one cloud would be asked all the time
     with two_clouds(tiny_bundle) as clouds, one_address(way, clouds) as upstream:
         tiers = await check_answers_like_one_cloud(
             tiny_bundle, tiny_pixels, upstream, upstream_health_check=health_check

@@ -18,7 +18,7 @@ from offramp.bundle.manifest import Payload
 from offramp.engine.tier import Handover
 from offramp.serving.answers import Answers
 from offramp.serving.call import Call, Sample
-from offramp.serving.offload.client import UpstreamSettings
+from offramp.serving.offload.channel import UpstreamSettings
 from offramp.serving.offload.grpc import GrpcOffloader
 from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb
@@ -58,7 +58,32 @@ class Upstream(TierServiceServicer):
     ) -> AsyncIterator[pb.InferResponse]:
         self.streams += 1
         async for request in requests:
-            yield await self.Infer(request, context)
+            yield await self.streamed(request, context)
+
+    async def streamed(self, request: pb.InferRequest, context: Any) -> pb.InferResponse:
+        """What is said to one request of many: a refusal, where Infer would end its call."""
+        try:
+            return await self.Infer(request, _Streamed(context))
+        except _RefusedError as refused:
+            return pb.InferResponse(refusal=refused.args[0])
+
+
+class _RefusedError(Exception):
+    pass
+
+
+class _Streamed:
+    """The context of one request of many, which ends the call for that request alone."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def time_remaining(self) -> float | None:
+        remaining: float | None = self._context.time_remaining()
+        return remaining
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
+        raise _RefusedError(pb.Refusal(status=code.value[0], reason=details))
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from offramp.command import Command, run_command
 from offramp.engine.runtime import load_blocks
 from offramp.engine.tier import Answer, Handover, Tier
 from offramp.errors import ConfigError
-from offramp.serving.offload.client import channel_options
+from offramp.serving.offload.channel import channel_options
 from offramp.wire.codec import decode_feature, encode_feature
 from offramp.wire.messages import SERVICE_NAME, probabilities_to_bytes
 from offramp.wire.v1 import wire_pb2 as pb

@@ -20,7 +20,7 @@ from offramp.engine.tier import Handover
 from offramp.errors import OfframpError
 from offramp.serving.answers import Answers
 from offramp.serving.call import Call, Sample
-from offramp.serving.offload.client import UpstreamSettings
+from offramp.serving.offload.channel import UpstreamSettings
 from offramp.serving.offload.grpc import GrpcOffloader
 from offramp.wire.messages import SERVICE_NAME
 from offramp.wire.v1 import wire_pb2 as pb

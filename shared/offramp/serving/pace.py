@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 
 _MEMORY = 0.9  # weight of the previous estimate
+_MOST = 1024  # no batch is larger
 
 
 class Pace:
@@ -22,7 +23,8 @@ class Pace:
     def learn(self, first_block: int, samples: int, seconds: float) -> None:
         """A batch has run."""
         known_s, size = self._known_s[first_block], _size(samples)
-        known_s[size] = _MEMORY * known_s.get(size, seconds) + (1 - _MEMORY) * seconds
+        full_s = seconds * size / samples
+        known_s[size] = _MEMORY * known_s.get(size, full_s) + (1 - _MEMORY) * full_s
 
     def expected_s(self, first_block: int, samples: int) -> float:
         """Seconds for a batch, at most: as for a larger one, or for several smaller ones; infinite if none has run."""
@@ -33,9 +35,11 @@ class Pace:
         return min((seconds * times for seconds, times in longest), default=math.inf)
 
     def most_within(self, first_block: int, seconds: float) -> int:
-        """How many samples take no longer than this, at the pace of the batches that took least for each."""
-        known_s = self._known_s[first_block]
-        return max((int(size * seconds / each) for size, each in known_s.items()), default=0)
+        """Samples of the largest batch, doubling from 1, that is expected to take no longer; 0 if none is."""
+        samples = 0
+        while self.expected_s(first_block, max(1, 2 * samples)) <= seconds and samples < _MOST:
+            samples = max(1, 2 * samples)
+        return samples
 
 
 def _size(samples: int) -> int:

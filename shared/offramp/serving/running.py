@@ -19,7 +19,7 @@ from offramp.serving.decoding.decoders import Decoders
 from offramp.serving.gain import gaining_batch
 from offramp.serving.node import Node
 from offramp.serving.offload import Offloader
-from offramp.serving.offload.client import UpstreamSettings
+from offramp.serving.offload.channel import UpstreamSettings
 from offramp.serving.offload.grpc import GrpcOffloader
 from offramp.serving.offload.payload import ChosenPayloads
 from offramp.serving.offload.sharing import SharedCalls

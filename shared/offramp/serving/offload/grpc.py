@@ -10,8 +10,9 @@ from offramp.bundle.manifest import Codec, Manifest, Payload
 from offramp.errors import OffloadError, OffloadReason
 from offramp.serving.answers import Answers
 from offramp.serving.call import Call
+from offramp.serving.offload.channel import UpstreamSettings
 from offramp.serving.offload.checking import AnswerCheck, largest_answer
-from offramp.serving.offload.client import TierClient, UpstreamSettings
+from offramp.serving.offload.client import TierClient
 from offramp.serving.offload.health import UpstreamHealth, Wanted
 from offramp.serving.offload.hedging import Hedge
 from offramp.serving.offload.offloader import MOST_SAMPLES, Accepts, UpstreamState

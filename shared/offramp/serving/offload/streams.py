@@ -1,7 +1,8 @@
-"""Calls that stay open: each carries one request after another, at about half of what a call for each costs both sides.
+"""Calls of `InferStream`: each carries one request after another, at about half of what a call for each costs.
 
 Only one request at a time is under way on each, so they need no numbers, and what ends one concerns that request alone.
-A request that finds all of them busy begins another one.
+A request that finds all of them busy begins another one. They are short: gRPC counts a call once it ends, and takes an
+address for broken if all calls that end there within half a second have failed.
 """
 
 from __future__ import annotations
@@ -9,112 +10,146 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-_MOST_BUSY = 16
-# Then the next one may come to another replica, or let another caller have its place.
-_MAX_AGE_S = 10.0
-# After the upstream ended one instead of answering: it may have no room for them.
-_PAUSE_S = 5.0
-_ENDED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED}
+from offramp.wire.messages import BYTES_OF_STREAM, BYTES_ON_STREAM
+
+_MOST_BUSY = 8
+_MAX_AGE_S = 0.25
+# After one that was ended before it carried anything: the upstream has no room for it. Each time twice as long.
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 120.0
+_ENDING_S = 5.0
 
 
 class StreamEndedError(Exception):
-    """The upstream ended the call instead of answering; the request can be sent again in a call of its own."""
+    """The call ended without an answer; the request can be sent again in a call of its own."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _Stream:
     call: Any
     begun: float
+    has_answered: bool = False
 
     @property
     def is_old(self) -> bool:
-        return time.monotonic() > self.begun + _MAX_AGE_S
+        return time.monotonic() >= self.begun + _MAX_AGE_S
 
 
 class Streams:
-    """The open calls of one channel. For one event loop."""
+    """The streams of one channel. For one event loop."""
 
     def __init__(self, begin: Callable[[], Any]) -> None:
-        """None is open yet; `begin` makes one."""
+        """There is none yet; `begin` makes one."""
         self._begin = begin
         self._free: list[_Stream] = []
         self._busy = 0
+        self._last_at = -1.0
+        self._pause_s = _PAUSE_S
         self._paused_until = 0.0
+        self._is_closed = False
+        self._sweep: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a request can be sent now."""
-        return self._busy < _MOST_BUSY and time.monotonic() >= self._paused_until
+    def takes_next(self) -> bool:
+        """Whether to `ask` for the next request: only if requests come so often that a stream carries several."""
+        now = time.monotonic()
+        is_often, self._last_at = now < self._last_at + _MAX_AGE_S, now
+        is_open = not self._is_closed and now >= self._paused_until
+        return is_often and is_open and self._busy < _MOST_BUSY
 
-    async def ask(self, message: bytes) -> bytes:
-        """Send a request and wait for its answer; only if `is_ready`. Whoever is cancelled here ends the call.
+    async def ask(self, message: bytes, sent: list[int]) -> bytes:
+        """Send a request and wait for its answer. Whoever is cancelled here ends the call.
+
+        sent: the bytes on the socket are added to it.
 
         Raises:
-            StreamEndedError: there was no answer, for no fault of the request.
-            grpc.aio.AioRpcError: the upstream refuses the request.
+            StreamEndedError: there was no answer.
         """
         self._busy += 1
         try:
             stream = self._taken()
-            reply = await _exchanged(stream.call, message)
+            beginning = 0 if stream.has_answered else BYTES_OF_STREAM
+            sent.append(len(message) + BYTES_ON_STREAM + beginning)
+            try:
+                reply = await _exchanged(stream.call, message)
+            except BaseException:
+                stream.call.cancel()  # gRPC does so itself, but not while it connects
+                raise
         except StreamEndedError:
-            self._paused_until = time.monotonic() + _PAUSE_S
+            if not stream.has_answered:
+                self._pause()
             raise
         finally:
             self._busy -= 1
+        stream.has_answered = True
+        self._pause_s = _PAUSE_S
         self._give_back(stream)
         return reply
 
     def close(self) -> None:
-        """End those that carry nothing now; the others end with their request."""
-        free, self._free = self._free, []
-        for stream in free:
-            self._end(stream)
-        self._paused_until = float("inf")
+        """End those that carry nothing now at once, the others after their request."""
+        self._is_closed = True
+        self._end_old()
 
     def _taken(self) -> _Stream:
         # The last one first, so that those which are not needed grow old.
         while self._free:
             stream = self._free.pop()
-            if not stream.call.done():  # the upstream ends those that carry nothing for long
+            if not (stream.is_old or stream.call.done()):
                 return stream
+            self._end(stream)
         return _Stream(self._begin(), time.monotonic())
 
     def _give_back(self, stream: _Stream) -> None:
-        if not stream.is_old:
-            self._free.append(stream)
-            return
-        for old in [stream, *(each for each in self._free if each.is_old)]:
-            self._end(old)
-        self._free = [each for each in self._free if not each.is_old]
+        self._free.append(stream)
+        if stream.is_old or self._is_closed:
+            self._end_old()
+        elif not self._sweep:
+            self._sweep = asyncio.get_running_loop().call_later(_MAX_AGE_S, self._end_old)
+
+    def _end_old(self) -> None:
+        if self._sweep:
+            self._sweep.cancel()
+            self._sweep = None
+        old = [stream for stream in self._free if stream.is_old or self._is_closed]
+        self._free = [stream for stream in self._free if stream not in old]
+        for stream in old:
+            self._end(stream)
+        if self._free:
+            self._sweep = asyncio.get_running_loop().call_later(_MAX_AGE_S, self._end_old)
 
     def _end(self, stream: _Stream) -> None:
         ending = asyncio.create_task(_end(stream.call))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
+    def _pause(self) -> None:
+        self._paused_until = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
 
 async def _exchanged(call: Any, message: bytes) -> bytes:
+    # Whatever ended the call, the request is made again, and the status told then. Here it may be another: while a
+    # message is being written, gRPC makes INTERNAL of all.
     try:
         await call.write(message)
         reply = await call.read()
-    except asyncio.InvalidStateError as error:  # it has ended
+    except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:
         raise StreamEndedError from error
-    except grpc.aio.AioRpcError as error:
-        if error.code() in _ENDED:
-            raise StreamEndedError from error
-        raise
     if not isinstance(reply, bytes):  # grpc.aio's mark of the end
         raise StreamEndedError
     return reply
 
 
 async def _end(call: Any) -> None:
-    await call.done_writing()
-    await call.code()  # a call that nobody holds is cancelled, and would count as a failure of its replica
+    """End a call in order: one that is cancelled, or that nobody holds, would count as a failure of its address."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ENDING_S):
+            await call.done_writing()
+            await call.code()
+    call.cancel()

@@ -24,31 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aofframp/wire/v1/wire.proto\x12\x0fofframp.wire.v1\"V\n\rFeatureTensor\x12%\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x16.offramp.wire.v1.Codec\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\xbf\x01\n\x0cInferRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x13\n\x0brequest_ids\x18\x02 \x03(\t\x12\x12\n\nnext_block\x18\x03 \x01(\r\x12\x0e\n\x06thetas\x18\x04 \x03(\x02\x12/\n\x07\x66\x65\x61ture\x18\x05 \x01(\x0b\x32\x1e.offramp.wire.v1.FeatureTensor\x12\x0e\n\x06images\x18\x06 \x03(\x0c\x12\x0e\n\x06pixels\x18\x07 \x03(\x0c\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\"\x8c\x01\n\rInferResponse\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.offramp.wire.v1.Answer\x12(\n\x05times\x18\x02 \x03(\x0b\x32\x19.offramp.wire.v1.TierTime\x12\'\n\x06\x62\x65hind\x18\x03 \x01(\x0b\x32\x17.offramp.wire.v1.Behind\"\xa7\x01\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x13\n\x0b\x65xit_number\x18\x04 \x01(\r\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x06 \x01(\t\x12\x0e\n\x06passed\x18\x07 \x03(\x02\x12\x12\n\nunfamiliar\x18\x08 \x01(\x08\"4\n\x06\x42\x65hind\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\">\n\x08TierTime\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\ncompute_ms\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\x90\x02\n\x10\x44\x65scribeResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x13\n\x0b\x66irst_block\x18\x03 \x01(\r\x12\x12\n\nlast_block\x18\x04 \x01(\r\x12&\n\x06\x63odecs\x18\x05 \x03(\x0e\x32\x16.offramp.wire.v1.Codec\x12\x12\n\nmax_pixels\x18\x06 \x01(\x04\x12\x13\n\x0bmax_samples\x18\x07 \x01(\r\x12\x14\n\x0ctakes_pixels\x18\x08 \x01(\x08\x12\x11\n\tmax_bytes\x18\t \x01(\x04\x12\'\n\x06\x62\x65hind\x18\n \x01(\x0b\x32\x17.offramp.wire.v1.Behind\x12\x0f\n\x07streams\x18\x0b \x01(\x08*u\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x11\n\rCODEC_FLOAT32\x10\x01\x12\x11\n\rCODEC_FLOAT16\x10\x02\x12\r\n\tCODEC_ANS\x10\x03\x12\x10\n\x0c\x43ODEC_PACKED\x10\x04\x12\x0e\n\nCODEC_ZSTD\x10\x05\x32\xf8\x01\n\x0bTierService\x12\x46\n\x05Infer\x12\x1d.offramp.wire.v1.InferRequest\x1a\x1e.offramp.wire.v1.InferResponse\x12P\n\x0bInferStream\x12\x1d.offramp.wire.v1.InferRequest\x1a\x1e.offramp.wire.v1.InferResponse(\x01\x30\x01\x12O\n\x08\x44\x65scribe\x12 .offramp.wire.v1.DescribeRequest\x1a!.offramp.wire.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aofframp/wire/v1/wire.proto\x12\x0fofframp.wire.v1\"V\n\rFeatureTensor\x12%\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x16.offramp.wire.v1.Codec\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\xd4\x01\n\x0cInferRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x13\n\x0brequest_ids\x18\x02 \x03(\t\x12\x12\n\nnext_block\x18\x03 \x01(\r\x12\x0e\n\x06thetas\x18\x04 \x03(\x02\x12/\n\x07\x66\x65\x61ture\x18\x05 \x01(\x0b\x32\x1e.offramp.wire.v1.FeatureTensor\x12\x0e\n\x06images\x18\x06 \x03(\x0c\x12\x0e\n\x06pixels\x18\x07 \x03(\x0c\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x13\n\x0btraceparent\x18\t \x01(\t\"\xb7\x01\n\rInferResponse\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.offramp.wire.v1.Answer\x12(\n\x05times\x18\x02 \x03(\x0b\x32\x19.offramp.wire.v1.TierTime\x12\'\n\x06\x62\x65hind\x18\x03 \x01(\x0b\x32\x17.offramp.wire.v1.Behind\x12)\n\x07refusal\x18\x04 \x01(\x0b\x32\x18.offramp.wire.v1.Refusal\")\n\x07Refusal\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa7\x01\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x13\n\x0b\x65xit_number\x18\x04 \x01(\r\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x06 \x01(\t\x12\x0e\n\x06passed\x18\x07 \x03(\x02\x12\x12\n\nunfamiliar\x18\x08 \x01(\x08\"4\n\x06\x42\x65hind\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\">\n\x08TierTime\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\ncompute_ms\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\x90\x02\n\x10\x44\x65scribeResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x13\n\x0b\x66irst_block\x18\x03 \x01(\r\x12\x12\n\nlast_block\x18\x04 \x01(\r\x12&\n\x06\x63odecs\x18\x05 \x03(\x0e\x32\x16.offramp.wire.v1.Codec\x12\x12\n\nmax_pixels\x18\x06 \x01(\x04\x12\x13\n\x0bmax_samples\x18\x07 \x01(\r\x12\x14\n\x0ctakes_pixels\x18\x08 \x01(\x08\x12\x11\n\tmax_bytes\x18\t \x01(\x04\x12\'\n\x06\x62\x65hind\x18\n \x01(\x0b\x32\x17.offramp.wire.v1.Behind\x12\x0f\n\x07streams\x18\x0b \x01(\x08*u\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x11\n\rCODEC_FLOAT32\x10\x01\x12\x11\n\rCODEC_FLOAT16\x10\x02\x12\r\n\tCODEC_ANS\x10\x03\x12\x10\n\x0c\x43ODEC_PACKED\x10\x04\x12\x0e\n\nCODEC_ZSTD\x10\x05\x32\xf8\x01\n\x0bTierService\x12\x46\n\x05Infer\x12\x1d.offramp.wire.v1.InferRequest\x1a\x1e.offramp.wire.v1.InferResponse\x12P\n\x0bInferStream\x12\x1d.offramp.wire.v1.InferRequest\x1a\x1e.offramp.wire.v1.InferResponse(\x01\x30\x01\x12O\n\x08\x44\x65scribe\x12 .offramp.wire.v1.DescribeRequest\x1a!.offramp.wire.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'offramp.wire.v1.wire_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEC']._serialized_start=1054
-  _globals['_CODEC']._serialized_end=1171
+  _globals['_CODEC']._serialized_start=1161
+  _globals['_CODEC']._serialized_end=1278
   _globals['_FEATURETENSOR']._serialized_start=47
   _globals['_FEATURETENSOR']._serialized_end=133
   _globals['_INFERREQUEST']._serialized_start=136
-  _globals['_INFERREQUEST']._serialized_end=327
-  _globals['_INFERRESPONSE']._serialized_start=330
-  _globals['_INFERRESPONSE']._serialized_end=470
-  _globals['_ANSWER']._serialized_start=473
-  _globals['_ANSWER']._serialized_end=640
-  _globals['_BEHIND']._serialized_start=642
-  _globals['_BEHIND']._serialized_end=694
-  _globals['_TIERTIME']._serialized_start=696
-  _globals['_TIERTIME']._serialized_end=758
-  _globals['_DESCRIBEREQUEST']._serialized_start=760
-  _globals['_DESCRIBEREQUEST']._serialized_end=777
-  _globals['_DESCRIBERESPONSE']._serialized_start=780
-  _globals['_DESCRIBERESPONSE']._serialized_end=1052
-  _globals['_TIERSERVICE']._serialized_start=1174
-  _globals['_TIERSERVICE']._serialized_end=1422
+  _globals['_INFERREQUEST']._serialized_end=348
+  _globals['_INFERRESPONSE']._serialized_start=351
+  _globals['_INFERRESPONSE']._serialized_end=534
+  _globals['_REFUSAL']._serialized_start=536
+  _globals['_REFUSAL']._serialized_end=577
+  _globals['_ANSWER']._serialized_start=580
+  _globals['_ANSWER']._serialized_end=747
+  _globals['_BEHIND']._serialized_start=749
+  _globals['_BEHIND']._serialized_end=801
+  _globals['_TIERTIME']._serialized_start=803
+  _globals['_TIERTIME']._serialized_end=865
+  _globals['_DESCRIBEREQUEST']._serialized_start=867
+  _globals['_DESCRIBEREQUEST']._serialized_end=884
+  _globals['_DESCRIBERESPONSE']._serialized_start=887
+  _globals['_DESCRIBERESPONSE']._serialized_end=1159
+  _globals['_TIERSERVICE']._serialized_start=1281
+  _globals['_TIERSERVICE']._serialized_end=1529
 # @@protoc_insertion_point(module_scope)

@@ -33,7 +33,7 @@ class FeatureTensor(_message.Message):
     def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images", "pixels", "timeout_ms")
+    __slots__ = ("bundle_id", "request_ids", "next_block", "thetas", "feature", "images", "pixels", "timeout_ms", "traceparent")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class InferRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     PIXELS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     next_block: int
@@ -50,17 +51,28 @@ class InferRequest(_message.Message):
     images: _containers.RepeatedScalarFieldContainer[bytes]
     pixels: _containers.RepeatedScalarFieldContainer[bytes]
     timeout_ms: int
-    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ..., pixels: _Optional[_Iterable[bytes]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, bundle_id: _Optional[str] = ..., request_ids: _Optional[_Iterable[str]] = ..., next_block: _Optional[int] = ..., thetas: _Optional[_Iterable[float]] = ..., feature: _Optional[_Union[FeatureTensor, _Mapping]] = ..., images: _Optional[_Iterable[bytes]] = ..., pixels: _Optional[_Iterable[bytes]] = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class InferResponse(_message.Message):
-    __slots__ = ("answers", "times", "behind")
+    __slots__ = ("answers", "times", "behind", "refusal")
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
     BEHIND_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[Answer]
     times: _containers.RepeatedCompositeFieldContainer[TierTime]
     behind: Behind
-    def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., times: _Optional[_Iterable[_Union[TierTime, _Mapping]]] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ...) -> None: ...
+    refusal: Refusal
+    def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., times: _Optional[_Iterable[_Union[TierTime, _Mapping]]] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("status", "reason")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    reason: str
+    def __init__(self, status: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("request_id", "probabilities", "confidence", "exit_number", "tier", "degraded_reason", "passed", "unfamiliar")

@@ -68,9 +68,9 @@ class TierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InferStream(self, request_iterator, context):
-        """The same for one request after another: each is answered before the next one is read. It costs both sides about half
-        of a call for each. What refuses a request ends the call with its status. The node may also end it with OK at any time;
-        a request that was not answered by then is sent again, in a call of its own.
+        """The same for one request after another: each is answered, or refused, before the next one is read. It costs both sides
+        about half of a call for each. The node may end it at any time; a request without an answer is then sent again, by
+        Infer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
