@@ -20,7 +20,8 @@ from offramp.serving.pace import Pace
         ({1: 0.2, 8: 0.4}, 2, 0.4),
         ({1: 0.1, 8: 0.8}, 2, 0.2),
         ({1: 0.2, 8: 0.4}, 32, 1.6),
-        ({3: 0.3}, 4, 0.4),  # sizes count up to the next power of two
+        ({3: 0.3}, 4, 0.4),  # sizes are counted up to the next power of two
+        ({3: 0.3}, 3, 0.3),
     ],
 )
 def test_a_batch_takes_no_longer_than_a_larger_one_or_several_smaller_ones(
@@ -40,8 +41,8 @@ def test_a_batch_takes_no_longer_than_a_larger_one_or_several_smaller_ones(
         ({1: 3.0}, 0),
         ({1: 0.5}, 4),
         ({1: 0.5, 8: 1.0}, 16),
-        ({1: 0.3, 32: 4.0}, 4),
-        ({1: 1e-9}, 1024),
+        ({1: 0.3, 32: 4.0}, 6),
+        ({4: 1.2}, 6),
     ],
 )
 def test_as_many_samples_fit_as_are_expected_to_be_done_in_time(ran: dict[int, float], most: int) -> None:

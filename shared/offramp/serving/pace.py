@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 
 _MEMORY = 0.9  # weight of the previous estimate
-_MOST = 1024  # no batch is larger
+_LEAST_S = 1e-6
 
 
 class Pace:
@@ -23,23 +23,25 @@ class Pace:
     def learn(self, first_block: int, samples: int, seconds: float) -> None:
         """A batch has run."""
         known_s, size = self._known_s[first_block], _size(samples)
-        full_s = seconds * size / samples
+        full_s = max(seconds, _LEAST_S) * size / samples
         known_s[size] = _MEMORY * known_s.get(size, full_s) + (1 - _MEMORY) * full_s
 
     def expected_s(self, first_block: int, samples: int) -> float:
         """Seconds for a batch, at most: as for a larger one, or for several smaller ones; infinite if none has run."""
         known_s, size = self._known_s[first_block], _size(samples)
-        if size in known_s:
-            return known_s[size]
-        longest = ((seconds, max(1.0, samples / of)) for of, seconds in known_s.items())
-        return min((seconds * times for seconds, times in longest), default=math.inf)
+        return min(
+            (each_s * (samples / of if of <= size else 1.0) for of, each_s in known_s.items()),
+            default=math.inf,
+        )
 
     def most_within(self, first_block: int, seconds: float) -> int:
-        """Samples of the largest batch, doubling from 1, that is expected to take no longer; 0 if none is."""
-        samples = 0
-        while self.expected_s(first_block, max(1, 2 * samples)) <= seconds and samples < _MOST:
-            samples = max(1, 2 * samples)
-        return samples
+        """Samples of the largest batch that is expected to take no longer; 0 if none is."""
+        known_s = self._known_s[first_block]
+        most = [int(of * seconds / each_s) for of, each_s in known_s.items()]
+        return max((each for each in most if self._takes(first_block, each, seconds)), default=0)
+
+    def _takes(self, first_block: int, samples: int, seconds: float) -> bool:
+        return samples > 0 and self.expected_s(first_block, samples) <= seconds
 
 
 def _size(samples: int) -> int:
