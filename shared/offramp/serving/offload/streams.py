@@ -1,4 +1,4 @@
-"""Calls of `InferStream`: each carries one request after another, at about half of what a call for each costs.
+"""Calls of `InferStream`: each carries one request after another, which costs less than a call for each.
 
 Only one request at a time is under way on each, so they need no numbers, and what ends one concerns that request alone.
 A request that finds all of them busy begins another one. They are short: gRPC counts a call once it ends, and takes an

@@ -69,8 +69,7 @@ class TierServiceServicer:
 
     def InferStream(self, request_iterator, context):
         """The same for one request after another: each is answered, or refused, before the next one is read. It costs both sides
-        about half of a call for each. The node may end it at any time; a request without an answer is then sent again, by
-        Infer.
+        less than a call for each. The node may end it at any time; a request without an answer is then sent again, by Infer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
