@@ -94,12 +94,11 @@ class TierClient:
             OffloadError: no answer came.
         """
         self._follow()
-        if (
-            not sent
-            and self._may_stream
-            and (response := await self._streamed(request, deadline, traceparent, sent))
-        ):
-            return response
+        # What is made again goes in a call of its own, which round-robin takes to another replica.
+        if not sent and self._may_stream():
+            response = await self._streamed(request, deadline, traceparent, sent)
+            if response is not None:
+                return response
         request.ClearField("timeout_ms")  # here the call has a deadline
         request.ClearField("traceparent")
         message = request.SerializeToString()
@@ -108,7 +107,6 @@ class TierClient:
         data = await self._called("Infer", message, deadline - time.monotonic(), metadata)
         return self._parsed(pb.InferResponse, data)
 
-    @property
     def _may_stream(self) -> bool:
         return self.takes_streams and self.settings.health_check and self._streams.takes_next()
 
