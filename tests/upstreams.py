@@ -111,9 +111,9 @@ async def serving(upstream: Upstream, health: Any = None) -> AsyncIterator[str]:
 
 
 def offloader(bundle: Bundle, target: str, payload: Payload = "exact", **settings: Any) -> GrpcOffloader:
-    """A client that hands over at block 2, and probes every 50 ms."""
+    """A client that hands over at block 2, and probes every 50 ms; a slow machine has time to answer."""
     return GrpcOffloader(
-        UpstreamSettings(target=target, probe_interval_s=0.05, **settings),
+        UpstreamSettings(target=target, **{"probe_interval_s": 0.05, "probe_timeout_s": 20.0, **settings}),
         bundle.manifest,
         tier="edge",
         split_point=2,
@@ -122,7 +122,7 @@ def offloader(bundle: Bundle, target: str, payload: Payload = "exact", **setting
     )
 
 
-async def resume(client: GrpcOffloader, timeout_s: float = 2.0) -> Answers:
+async def resume(client: GrpcOffloader, timeout_s: float = 20.0) -> Answers:
     """Have a client finish one sample."""
     handover = Handover(2, np.ones((8, 4, 4), dtype=np.float32))
     call = Call(

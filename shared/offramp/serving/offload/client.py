@@ -57,6 +57,7 @@ class TierClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._streams.stop()
         await self._channel.close(None)
 
     @property

@@ -96,6 +96,13 @@ class Streams:
         self._is_closed = True
         self._end_old()
 
+    async def stop(self) -> None:
+        """End those that carry nothing now, and forget them: while a call is known, its channel stays connected."""
+        self.close()
+        for ending in self._ending:
+            ending.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
     def _taken(self) -> _Stream:
         # The last one first, so that those which are not needed grow old.
         while self._free:
@@ -148,8 +155,10 @@ async def _exchanged(call: Any, message: bytes) -> bytes:
 
 async def _end(call: Any) -> None:
     """End a call in order: one that is cancelled, or that nobody holds, would count as a failure of its address."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_ENDING_S):
-            await call.done_writing()
-            await call.code()
-    call.cancel()
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING_S):
+                await call.done_writing()
+                await call.code()
+    finally:
+        call.cancel()
