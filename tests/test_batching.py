@@ -174,17 +174,24 @@ async def test_a_call_that_cannot_be_decoded_harms_no_other(started: Started) ->
     assert (numbers_in(first), numbers_in(third)) == ([1], [3])
 
 
-async def test_a_block_that_fails_fails_its_calls_and_no_later_one(started: Started) -> None:
+class Panic(BaseException):
+    """As an extension in Rust raises it, which is no `Exception`."""
+
+
+@pytest.mark.parametrize("takes_s", [0.0, _SLOW_S])
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), Panic()])
+async def test_a_block_that_fails_fails_its_calls_and_no_later_one(
+    started: Started, takes_s: float, error: BaseException
+) -> None:
     class Failing(Block):
         def run(self, batch: NDArray[Any]) -> BlockOutput:
             if batch[0, 0] == 1:
-                raise RuntimeError("no memory")
+                raise error
             return super().run(batch)
 
-    batcher = started(Failing())
+    batcher = started(Failing(takes_s=takes_s))
     await settled(batcher)
-    [failed] = await together(batcher, [call(1)])
-    assert isinstance(failed, RuntimeError)
+    assert await together(batcher, [call(1)]) == [error]
     assert numbers_in(await batcher.run(call(2))) == [2]
 
 

@@ -152,8 +152,7 @@ class Batcher:
                 return
             self._free -= 1
             self._begun.add(now := time.perf_counter())
-            running = loop.run_in_executor(self._workers, self._run, batch)
-            running.add_done_callback(partial(self._done, loop, batch, now))
+            self._workers.submit(partial(self._run, batch), partial(self._done, loop, batch, now))
         # The loop can now be idle, and idle time must not count as time spent on its sockets.
         self._left = math.inf
 
@@ -192,13 +191,13 @@ class Batcher:
         expected_s = self._pace.expected_s(batch[0].call.first_block, samples)
         return expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
 
-    def _run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
+    def _run(self, batch: Sequence[_Waiting]) -> Sequence[Ran | BaseException]:
         try:
             return self._decode_and_run(batch)
-        except Exception as error:  # noqa: BLE001 - it is raised in the calls of the batch
+        except BaseException as error:  # noqa: BLE001 - it is raised in the calls of the batch; not all are an Exception
             return [error] * len(batch)
 
-    def _decode_and_run(self, batch: Sequence[_Waiting]) -> list[Ran | Exception]:
+    def _decode_and_run(self, batch: Sequence[_Waiting]) -> Sequence[Ran | Exception]:
         """Decode each call on its own, so that a call that cannot be decoded fails alone, and run the rest together."""
         started = time.perf_counter()
         inputs: list[NDArray[Any]] = []
@@ -230,19 +229,15 @@ class Batcher:
         loop: asyncio.AbstractEventLoop,
         batch: Sequence[_Waiting],
         begun: float,
-        done: asyncio.Future[list[Ran | Exception]],
+        found: Sequence[Ran | BaseException],
     ) -> None:
         self._free += 1
         self._begun.discard(begun)
-        if done.cancelled():
-            for waiting in batch:
-                waiting.answer.cancel()
-            return
-        self._hand_out(batch, done.result())
+        self._hand_out(batch, found)
         if self._waiting:
             self._wake(loop)
 
-    def _hand_out(self, batch: Sequence[_Waiting], found: Sequence[Ran | Exception]) -> None:
+    def _hand_out(self, batch: Sequence[_Waiting], found: Sequence[Ran | BaseException]) -> None:
         for waiting, each in zip(batch, found, strict=True):
             if waiting.answer.done():
                 continue

@@ -1,35 +1,38 @@
-"""Threads that run blocks. Unlike those of the standard library, one that is stuck does not keep the process alive."""
+"""Threads that run blocks. Unlike those of the standard library, one that is stuck does not keep the process alive.
+
+The event loop is told of a result directly: two futures of the standard library, one for threads and one for the loop,
+would take interpreter time that answers wait for.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
 T = TypeVar("T")
+_Work = tuple[Callable[[], Any], Callable[[Any], None], asyncio.AbstractEventLoop]
 
 
-class Workers(Executor):
+class Workers:
     """A number of threads, which start with the first work."""
 
     def __init__(self, count: int) -> None:
         """Nothing runs yet."""
         self._count = count
         self._threads: list[Thread] = []
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a thread call `fn`."""
+    def submit(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Have a thread make a call, which must not raise anything, and this event loop `then` one with its result."""
         if len(self._threads) < self._count:
             self._threads.append(Thread(target=self._run, name=f"blocks-{len(self._threads)}", daemon=True))
             self._threads[-1].start()
-        future: Future[T] = Future()
-        self._work.put((future, lambda: fn(*args, **kwargs)))
-        return future
+        self._work.put((call, then, asyncio.get_running_loop()))
 
     def stop(self, *, within_s: float) -> bool:
         """Let the threads finish the work they were given, and wait for that; False if one has not within that time."""
@@ -42,11 +45,8 @@ class Workers(Executor):
 
     def _run(self) -> None:
         while work := self._work.get():
-            future, call = work
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
-                future.set_exception(error)
-            del work, future, call  # while the thread waits, it must not hold the last batch
+            call, then, loop = work
+            found = call()
+            with suppress(RuntimeError):  # the loop has ended; nobody waits any more
+                loop.call_soon_threadsafe(then, found)
+            del work, call, then, found  # while the thread waits, it must not hold the last batch
