@@ -191,11 +191,11 @@ class Batcher:
         expected_s = self._pace.expected_s(batch[0].call.first_block, samples)
         return expected_s <= self._at_once_s and all(waiting.call.is_light for waiting in batch)
 
-    def _run(self, batch: Sequence[_Waiting]) -> Sequence[Ran | BaseException]:
+    def _run(self, batch: Sequence[_Waiting]) -> Sequence[Ran | Exception]:
         try:
             return self._decode_and_run(batch)
-        except BaseException as error:  # noqa: BLE001 - it is raised in the calls of the batch; not all are an Exception
-            return [error] * len(batch)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the calls of the batch
+            return [_as_exception(error)] * len(batch)
 
     def _decode_and_run(self, batch: Sequence[_Waiting]) -> Sequence[Ran | Exception]:
         """Decode each call on its own, so that a call that cannot be decoded fails alone, and run the rest together."""
@@ -229,7 +229,7 @@ class Batcher:
         loop: asyncio.AbstractEventLoop,
         batch: Sequence[_Waiting],
         begun: float,
-        found: Sequence[Ran | BaseException],
+        found: Sequence[Ran | Exception],
     ) -> None:
         self._free += 1
         self._begun.discard(begun)
@@ -237,7 +237,7 @@ class Batcher:
         if self._waiting:
             self._wake(loop)
 
-    def _hand_out(self, batch: Sequence[_Waiting], found: Sequence[Ran | BaseException]) -> None:
+    def _hand_out(self, batch: Sequence[_Waiting], found: Sequence[Ran | Exception]) -> None:
         for waiting, each in zip(batch, found, strict=True):
             if waiting.answer.done():
                 continue
@@ -254,6 +254,15 @@ def _expired() -> ExpiredError:
     return ExpiredError(
         "the call's deadline passed while it was queued; set a later deadline, or send fewer calls"
     )
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What callers and servers catch: a library in Rust that panics raises what is no `Exception`."""
+    if isinstance(error, Exception):
+        return error
+    found = RuntimeError(f"{type(error).__name__}: {error}")
+    found.__cause__ = error
+    return found
 
 
 def _ms(start: float, stop: float) -> float:
