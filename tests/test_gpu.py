@@ -98,6 +98,13 @@ def test_without_a_gpu_it_says_what_to_install(fashion: Bundle, runtime: Runtime
         load_blocks(fashion, 1, 1, runtime=runtime)
 
 
+def test_without_its_library_a_provider_says_so(fashion: Bundle) -> None:
+    alone = replace(CPU, library="no-such-library")
+    assert CPU.has_library and not alone.has_library and not alone.is_at_hand
+    with pytest.raises(ConfigError, match="needs the library no-such-library, which was not found"):
+        GpuBlock(fashion.manifest.blocks[0], fashion, threads=1, workers=1, provider=alone)
+
+
 def test_int8_is_refused() -> None:
     bundle = load_bundle(ROOT / "models" / "b-alexnet-cifar10-int8")
     with pytest.raises(ConfigError, match="which is in int8; choose --runtime onnx or openvino"):

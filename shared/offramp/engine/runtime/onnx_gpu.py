@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from ctypes.util import find_library
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -41,13 +42,14 @@ _DRIVER = Path("/dev/nvidiactl")
 class Provider:
     """What ONNX Runtime calls a kind of device, what memory on it is called, and options for it.
 
-    others: providers that run what this one does not.
+    others: providers that run what this one does not. library: one that ONNX Runtime does not bring along.
     """
 
     name: str
     device: str = "cuda"
     options: Mapping[str, str] = field(default_factory=dict)
     others: Sequence[str] = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    library: str = ""
 
     @property
     def is_installed(self) -> bool:
@@ -55,9 +57,14 @@ class Provider:
         return self.name in onnxruntime.get_available_providers()
 
     @property
+    def has_library(self) -> bool:
+        """Whether the library it needs besides is where the system looks for libraries."""
+        return not self.library or find_library(self.library) is not None
+
+    @property
     def is_at_hand(self) -> bool:
-        """Whether it is installed on a machine with NVIDIA's driver."""
-        return self.is_installed and _DRIVER.exists()
+        """Whether it is installed, with its library, on a machine with NVIDIA's driver."""
+        return self.is_installed and self.has_library and _DRIVER.exists()
 
 
 CUDA = Provider(
@@ -65,7 +72,7 @@ CUDA = Provider(
     options={"enable_cuda_graph": "1", "use_tf32": "0"},
     others=("CPUExecutionProvider",),
 )
-TENSORRT = Provider("TensorrtExecutionProvider")
+TENSORRT = Provider("TensorrtExecutionProvider", library="nvinfer")
 PROVIDERS = {"cuda": CUDA, "tensorrt": TENSORRT}
 
 
@@ -82,6 +89,11 @@ class GpuBlock:
             raise ConfigError(
                 f"ONNX Runtime has no {provider.name} here, only {', '.join(onnxruntime.get_available_providers())}; "
                 "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
+            )
+        if not provider.has_library:
+            raise ConfigError(
+                f"{provider.name} needs the library {provider.library}, which was not found; install TensorRT, or "
+                "choose --runtime cuda"
             )
         _preload()
         self._lanes = SimpleQueue[_Lane]()

@@ -27,12 +27,13 @@ from offramp.engine.runtime.onnx import OnnxBlock
 
 
 class TorchBlock:
-    """One block as a torch module, in float32 (on CUDA, torch allows TF32 in convolutions).
+    """One block as a torch module, in float32.
 
     CUDA is used if there is a device; pixels and features are copied there through pinned memory. The machines that run
     this project's tests have no GPU; the comparison with ONNX Runtime at start-up covers that path too.
 
-    torch has one thread count for the whole process: the block that is loaded last sets it for all.
+    torch has one thread count for the whole process: the block that is loaded last sets it for all. Likewise, no
+    convolution on CUDA may use TF32, with which a block is too far from what its thresholds were chosen with.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TorchBlock:
         """Convert the graph, compile it if asked to, and compare; raises the errors of `load_blocks`."""
         reference = OnnxBlock(block, bundle, threads=1, workers=1)  # checks the graph against the manifest
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # onnx2fx creates some tensors while it runs; they have to be on the same device as the others.
         self._placing = self._device if self._device.type == "cuda" else contextlib.nullcontext()
@@ -48,9 +50,11 @@ class TorchBlock:
             try:
                 graph = onnx.load_from_string(bundle.graphs[block.number])
                 self._names = [output.name for output in graph.graph.output]
-                module = onnx2fx.convert(graph).eval().to(self._device)
-                with self._placing:
-                    self._module = _compiled(module, self._held(noise(block, 3))) if compiled else module
+                module = onnx2fx.convert(graph).eval()
+                if compiled:
+                    self._module = _compiled(module, torch.tensor(noise(block, 3)), self._device)
+                else:
+                    self._module = module.to(self._device)
             except Exception as error:
                 raise cannot_run(block, bundle, error, where="torch") from error
             check_alike(self, reference, block, bundle, where="torch")
@@ -72,24 +76,26 @@ class TorchBlock:
         return held.to(self._device, non_blocking=True)
 
 
-def _compiled(module: GraphModule, example: torch.Tensor) -> Any:
+def _compiled(module: GraphModule, example: torch.Tensor, device: torch.device) -> Any:
     """Compile for any batch size.
 
-    The module is traced first, so that the compiler sees the graph's constants as constants. Some graphs read the batch
-    size as data (the exporter writes some strides that way). They are compiled without a trace, which would fix the
-    batch size of the example.
+    The module is traced first, so that the compiler sees the graph's constants as constants; on a CPU, as constants
+    that are shapes are read. Some graphs read the batch size as data (the exporter writes some strides that way). They
+    are compiled without a trace, which would fix the batch size of the example.
     """
     with torch.no_grad():
         traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
     read_as_number = torch.ops.aten._local_scalar_dense.default  # noqa: SLF001 - the operator's name
     if any(node.target is read_as_number for node in traced.graph.nodes):
-        return torch.compile(module)
+        return torch.compile(module.to(device))
     for node in traced.graph.nodes:
         # The compiler may choose a different memory layout from the trace, and `view` does not accept every layout.
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": device}
     traced.recompile()
-    return torch.compile(traced)
+    return torch.compile(traced.to(device))
 
 
 @contextlib.contextmanager
