@@ -46,7 +46,7 @@ class Train(TrainOptions):
         run = self._run(plan, names, self._provenance(plan, images, part))
         self._announce(run.provenance)
         log_unless_terminal()
-        machines = Machines(self.devices, self.nodes, self.workers)
+        machines = Machines(self.devices, self.nodes, self.workers, self.compile)
         train(
             relabelled(images, names),
             run,

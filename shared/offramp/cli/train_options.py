@@ -165,6 +165,11 @@ class TrainOptions(Command):
     nodes: int = Field(
         default=1, ge=1, description="machines; start the command on each, with torchrun or Slurm"
     )
+    compile: bool = Field(
+        default=False,
+        description="compile the network first, which takes a minute or more; for a small network on a GPU, whose "
+        "steps are mostly launches. Needs a C++ compiler; not with --views or several --devices",
+    )
     unlabelled: bool = Field(
         default=False,
         description="use every photo below --data, whatever its folder; for distill with --alpha 1",

@@ -13,6 +13,7 @@ from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.recipes.recipe import RecipeValues
 from offramp.authoring.training.frozen import front_of
 from offramp.authoring.training.run import Run
+from offramp.engine.runtime.load import has_compiler
 from offramp.errors import ConfigError, DataError
 
 
@@ -63,6 +64,25 @@ def check_run(
     if run.final_exit_weights is not None:
         _check_weights("final_exit_weights", run.final_exit_weights, network.num_exits)
     _check_fixed(run, network)
+
+
+def check_compiled(run: Run, *, processes: int) -> None:
+    """Refuse to compile what would not gain from it, or fail at its first step.
+
+    Raises:
+        ConfigError: there is no C++ compiler; steps take cached features; or several processes share each batch.
+    """
+    if not has_compiler():
+        raise ConfigError("--compile found no C++ compiler; install g++, or leave it out")
+    if run.cached_views:
+        raise ConfigError(
+            f"views is {run.cached_views}, so steps take cached features and skip most of the network; leave out "
+            "--compile, or --views and --features"
+        )
+    if processes > 1:
+        raise ConfigError(
+            f"--compile is for one process, and {processes} share each batch; leave it out, or --devices and --nodes"
+        )
 
 
 def check_task(recipe: RecipeValues) -> None:

@@ -5,7 +5,8 @@ Shapes: B samples, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import lightning
@@ -60,6 +61,7 @@ class PhaseTraining(lightning.LightningModule):
         front: Front | None = None,
         final_weights: Mapping[int, float] | None = None,
         criterion: Criterion | None = None,
+        compiled: bool = False,
     ) -> None:
         """Prepare a phase.
 
@@ -73,9 +75,12 @@ class PhaseTraining(lightning.LightningModule):
             front: if given, batches hold what it computes instead of pixels.
             final_weights: weights of the losses in the last epoch; the weights move there from the phase's own.
             criterion: the loss of one exit; plain cross-entropy of exclusive classes unless given.
+            compiled: whether the network and the teacher are compiled; for batches of pixels.
         """
         super().__init__()
         self.network = choose_layout(network, recipe.preprocessing)
+        self._compiled = compiled
+        self._logits_at = compiled_logits_at(network) if compiled else network.logits_at
         self._phase = phase
         self._recipe = recipe
         self._seed = seed
@@ -88,6 +93,9 @@ class PhaseTraining(lightning.LightningModule):
         self._criterion = criterion or Criterion()
         # In a list, so that the teacher stays out of the checkpoint.
         self._frozen = [teacher.network.eval().requires_grad_(False)] if teacher and teacher.network else []
+        self._taught_at = [
+            compiled_logits_at(other) if compiled else other.logits_at for other in self._frozen
+        ]
         self._accuracies = {n: MeanMetric() for n in sorted(phase.exits)}
         # Registered, so that Lightning moves them to the device.
         self._registered = torch.nn.ModuleList(self._accuracies.values())
@@ -106,9 +114,11 @@ class PhaseTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step on uint8 pixels (B, H, W, C), or on cached features by name, and their truths (B, …)."""
         given, target = batch
+        if self._compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if isinstance(given, Tensor):
             given, target = self._augmented(given, target)
-        with GroupsInFloat32():
+        with GroupsInFloat32() if self.device.type == "cpu" else nullcontext():
             loss = self._loss(given, target)
         if not torch.isfinite(loss):
             raise ConfigError(
@@ -156,14 +166,14 @@ class PhaseTraining(lightning.LightningModule):
             assert self._front is not None, "cached features come from a front"
             return self._front.answers(given, exits)
         if self._teacher is None:
-            return Answers(self.network.logits_at(given, exits), None)
+            return Answers(self._logits_at(given, tuple(exits)), None)
         if self._frozen:
             with torch.no_grad():
                 teacher = self._frozen[0].to(given.device)
-                taught_BK = teacher.logits_at(given, [teacher.num_exits])[teacher.num_exits]
-            return Answers(self.network.logits_at(given, exits), taught_BK)
+                taught_BK = self._taught_at[0](given, (teacher.num_exits,))[teacher.num_exits]
+            return Answers(self._logits_at(given, tuple(exits)), taught_BK)
         last = self.network.num_exits
-        logits_by_exit = self.network.logits_at(given, [*exits, last])
+        logits_by_exit = self._logits_at(given, (*exits, last))
         return Answers(logits_by_exit, logits_by_exit.pop(last))
 
     def _matching(self, given: Given) -> Tensor:
@@ -219,6 +229,13 @@ class PhaseTraining(lightning.LightningModule):
         if schedule is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def compiled_logits_at(network: EarlyExitNetwork) -> Callable[..., dict[int, Tensor]]:
+    """A network's `logits_at`, compiled when it is first called, and again for another size of batch."""
+    # In this mode, all kernels of a step on a GPU are launched at once; a small network is mostly launches otherwise.
+    # Exits' numbers must stay numbers for the compiler, which otherwise takes them for sizes that change.
+    return torch.compile(network.logits_at, mode="reduce-overhead", dynamic=False)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -20,7 +20,7 @@ from offramp.authoring.data.labelled import LabelledImages
 from offramp.authoring.data.split import TrainValidation, parts_of
 from offramp.authoring.networks.early_exit import EarlyExitNetwork
 from offramp.authoring.training.batches import training_batches, validation_batches
-from offramp.authoring.training.check import check_run
+from offramp.authoring.training.check import check_compiled, check_run
 from offramp.authoring.training.claim import claimed
 from offramp.authoring.training.criteria import criterion_of
 from offramp.authoring.training.feature_batches import training_features, validation_features
@@ -53,11 +53,13 @@ class Machines:
     """How many processes train: `devices` on each of `nodes` machines. They share each batch.
 
     workers: processes that read photos ahead for each of them; None for as many as `workers_for` says.
+    compiled: whether the network is compiled; for one process that learns from pixels, and needs a C++ compiler.
     """
 
     devices: int = 1
     nodes: int = 1
     workers: int | None = None
+    compiled: bool = False
 
     @property
     def processes(self) -> int:
@@ -90,8 +92,8 @@ def train(
 
     Raises:
         ConfigError: recipe, network and data do not fit together; the network of the start or of the teacher does not
-            fit; the directory has a run with a checkpoint, and its settings differ or `resume` is not set; or another
-            training is using the directory. Nothing is written in these cases.
+            fit; it cannot be compiled; the directory has a run with a checkpoint, and its settings differ or `resume`
+            is not set; or another training is using the directory. Nothing is written in these cases.
         DataError: the images or classes do not fit the run.
         StoppedError: SIGTERM or Ctrl-C ended the training.
     """
@@ -100,6 +102,8 @@ def train(
     network = run.build(directory)
     _start(run, network)
     check_run(run, network, images, calibration=calibration, processes=machines.processes)
+    if machines.compiled:
+        check_compiled(run, processes=machines.processes)
     teacher = _teacher(run, network)
     parts = parts_of(images, run.provenance.data, calibration)
     parts = TrainValidation(parts.train, judging_part(parts.validation))
@@ -156,6 +160,7 @@ def _train_phase(
         front=front,
         final_weights={n: final[n - 1] for n in phase.weights} if final else None,
         criterion=criterion_of(run.recipe, _class_weights(run, parts)),
+        compiled=plan.machines.compiled,
     )
     training, validation = _loaders(plan, front, parts, seed)
     with stopping_said(plan.directory):
