@@ -98,11 +98,19 @@ def test_without_a_gpu_it_says_what_to_install(fashion: Bundle, runtime: Runtime
         load_blocks(fashion, 1, 1, runtime=runtime)
 
 
-def test_without_its_library_a_provider_says_so(fashion: Bundle) -> None:
+def test_a_provider_that_fails_without_its_library_says_so(
+    fashion: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> InferenceSession:
+        raise RuntimeError("some function of ONNX Runtime failed")
+
+    monkeypatch.setattr(onnx_gpu, "InferenceSession", failing)
     alone = replace(CPU, library="no-such-library")
     assert CPU.has_library and not alone.has_library and not alone.is_at_hand
-    with pytest.raises(ConfigError, match="needs the library no-such-library, which was not found"):
+    with pytest.raises(ConfigError, match="the library it needs, no-such-library, was not found; install it"):
         GpuBlock(fashion.manifest.blocks[0], fashion, threads=1, workers=1, provider=alone)
+    with pytest.raises(BundleError, match="is not a graph CPUExecutionProvider can run: some function"):
+        block_on_cpu(fashion)
 
 
 def test_int8_is_refused() -> None:

@@ -90,11 +90,6 @@ class GpuBlock:
                 f"ONNX Runtime has no {provider.name} here, only {', '.join(onnxruntime.get_available_providers())}; "
                 "install onnxruntime-gpu in place of onnxruntime, or choose --runtime onnx"
             )
-        if not provider.has_library:
-            raise ConfigError(
-                f"{provider.name} needs the library {provider.library}, which was not found; install TensorRT, or "
-                "choose --runtime cuda"
-            )
         _preload()
         self._lanes = SimpleQueue[_Lane]()
         for _ in range(workers):
@@ -103,6 +98,11 @@ class GpuBlock:
             except ConfigError:
                 raise
             except Exception as error:
+                if not provider.has_library:
+                    raise ConfigError(
+                        f"{provider.name} did not start, and the library it needs, {provider.library}, was not found; "
+                        f"install it, or choose --runtime cuda ({error})"
+                    ) from error
                 raise cannot_run(block, bundle, error, where=provider.name) from error
             check_alike(lane, reference, block, bundle, where=provider.name)
             self._lanes.put(lane)
