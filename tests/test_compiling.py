@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,15 @@ import torch
 
 from offramp.authoring.networks.lenet import b_lenet
 from offramp.authoring.training import check
+from offramp.authoring.training.keeping import SCORE
 from offramp.authoring.training.learning import compiled_logits_at
 from offramp.authoring.training.train import Machines, train
 from offramp.engine.runtime.load import has_compiler
 from offramp.errors import ConfigError
+from tests.test_fine_tuning import logged
 from tests.test_training import run_of, stripes
 
 COMPILED = Machines(compiled=True)
-
-
-def last_score(directory: Path) -> float:
-    [log] = directory.glob("log/version_*/metrics.csv")
-    scores = [row["score"] for row in csv.DictReader(log.read_text().splitlines()) if row.get("score")]
-    return float(scores[-1])
 
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
@@ -51,7 +46,7 @@ def test_two_networks_say_at_each_exit_what_they_said_before() -> None:
 def test_it_learns(tmp_path: Path) -> None:
     images = stripes()
     train(images, run_of(images, epochs=60, seed=1), tmp_path / "run", machines=COMPILED)
-    assert last_score(tmp_path / "run") > 0.8
+    assert float(logged(tmp_path / "run")[-1][SCORE]) > 0.8
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ from tests.test_foundations import run_without_torch
 SHIPPED = sorted(path.name for path in (ROOT / "models").iterdir() if path.is_dir())
 
 # Largest difference of a confidence from that on ONNX Runtime. bfloat16 keeps 8 bits of a number, and layers in series
-# add their errors up: Lite0 has 50. Behind a bottleneck it may round a code to the level beside, and what the decoder
-# makes of that differs by more.
+# add their errors up: Lite0 has 50. Behind a bottleneck a code may be rounded to the level beside, on a GPU in float32
+# too, and what the decoder makes of that differs by more.
 _FLOAT32, _FLOAT32_CODES, _BFLOAT16, _BFLOAT16_LITE0, _BFLOAT16_CODES = 1e-4, 0.01, 0.05, 0.1, 0.25
 
 

@@ -33,7 +33,7 @@ class TorchBlock:
     this project's tests have no GPU; the comparison with ONNX Runtime at start-up covers that path too.
 
     torch has one thread count for the whole process: the block that is loaded last sets it for all. Likewise, no
-    convolution on CUDA may use TF32, with which a block is too far from what its thresholds were chosen with.
+    convolution on CUDA may use TF32, with which a deep network is too far from what its thresholds were chosen with.
     """
 
     def __init__(
