@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from offramp.bundle import Preprocessing, load_bundle
 from offramp.bundle.preprocessing import decisive_fields
 from offramp.engine.images import decode_image
+from offramp.engine.images.fit import fitted, fitted_pixels
 from offramp.engine.images.resizing import Box, resized
 from tests.commands import check_refused, offramp, trained_on_noise
 from tests.conftest import ROOT
@@ -46,6 +47,33 @@ def test_a_photo_is_cropped_alike() -> None:
         fast, plain = (decode_image(file.getvalue(), each).astype(np.int64) for each in (FAST, PILLOW))
         assert fast.shape == plain.shape == (224, 224, 3)
         assert 0 < np.abs(fast - plain).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("resize", ["exact", "shorter_side", "fit"])
+@pytest.mark.parametrize(
+    "size", [(400, 300), (301, 417), (256, 256), (224, 224), (256, 341), (230, 90), (1200, 900)]
+)
+@pytest.mark.parametrize("preprocessing", [FAST, PILLOW])
+def test_pixels_that_never_were_an_image_are_the_same(
+    preprocessing: Preprocessing, size: tuple[int, int], resize: str, mode: str
+) -> None:
+    preprocessing = preprocessing.model_copy(update={"resize": resize, "mode": mode})
+    pixels = np.asarray(PHOTOS[0].convert(mode).resize(size))
+    whole = preprocessing.resized(*size)
+    expected = fitted(Image.fromarray(pixels), preprocessing, whole)
+    found = fitted_pixels(pixels, preprocessing, whole)
+    needs_pillow = min(preprocessing.resized(*size)) < 224 or (
+        size != whole and (preprocessing.resizer == "pillow" or size[0] > 1000)
+    )
+    assert (found is None) == needs_pillow
+    assert found is None or found.tolist() == expected.tolist()
+
+
+def test_a_grey_photo_of_a_coloured_network_is_left_to_pillow() -> None:
+    grey, colour = np.zeros((300, 300), np.uint8), np.zeros((300, 300, 3), np.uint8)
+    assert fitted_pixels(grey, FAST, (256, 256)) is None
+    assert fitted_pixels(colour, FAST.model_copy(update={"mode": "L"}), (256, 256)) is None
 
 
 @pytest.mark.parametrize(

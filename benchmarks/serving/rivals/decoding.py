@@ -24,6 +24,8 @@ _JPEG, _EXIF, _NOTES = b"\xff\xd8\xff", b"Exif\0\0", 1 << 16
 _WITHIN_A_LEVEL = {Image.Resampling.BILINEAR, Image.Resampling.BOX}  # of the pixels of resizing all of it
 _ORIENTATION, _LIES = 0x0112, 5  # from this orientation on, the sides of the file are swapped
 
+_Box = tuple[float, float, float, float]
+
 
 class Decoder:
     """Decodes as one bundle says; `preprocessing` is that of its manifest, as JSON.
@@ -56,7 +58,7 @@ class Decoder:
         return np.frombuffer(image.tobytes(), np.uint8).reshape(1, *reversed(self._size), len(self._mode))
 
     def _by_turbo(self, body: bytes) -> NDArray[np.uint8]:
-        """A JPEG without notes, without Pillow unless it has to be resized."""
+        """A JPEG without notes, without Pillow unless that has to resize or pad it."""
         import simplejpeg
 
         height, width, *_ = simplejpeg.decode_jpeg_header(body)
@@ -68,6 +70,9 @@ class Decoder:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(body, "RGB", min_width=width, min_height=height)
         if (width, height) == whole == self._size:
             return pixels[None]
+        kept, part = self._kept((width, height), whole)
+        if self._given.get("resizer", "pillow") != "pillow" and kept == self._size:
+            return _resized(pixels, kept, part)[None]
         image = self._padded(self._centre(Image.fromarray(pixels), whole))
         return np.frombuffer(image.tobytes(), np.uint8).reshape(1, *reversed(self._size), len(self._mode))
 
@@ -84,43 +89,23 @@ class Decoder:
         ratio = max(width / box[0], height / box[1])
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
-    def _centre(self, image: Image.Image, whole: tuple[int, int]) -> Image.Image:
+    def _kept(self, size: tuple[int, int], whole: tuple[int, int]) -> tuple[tuple[int, int], _Box]:
+        """The size of what a crop keeps, and where that is before all is resized from `size` to `whole`."""
         width, height = min(whole[0], self._size[0]), min(whole[1], self._size[1])
         left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+        across, down = size[0] / whole[0], size[1] / whole[1]
+        right, lower = min((left + width) * across, size[0]), min((upper + height) * down, size[1])
+        return (width, height), (left * across, upper * down, right, lower)
+
+    def _centre(self, image: Image.Image, whole: tuple[int, int]) -> Image.Image:
         if image.size != whole:
-            if self._filter in _WITHIN_A_LEVEL and (width, height) != whole:
+            kept, part = self._kept(image.size, whole)
+            if self._filter in _WITHIN_A_LEVEL and kept != whole:
                 # Only what the crop keeps is resized; the filter still looks beyond the box.
-                across, down = image.width / whole[0], image.height / whole[1]
-                right, lower = (
-                    min((left + width) * across, image.width),
-                    min((upper + height) * down, image.height),
-                )
-                box = (left * across, upper * down, right, lower)
-                return self._resized(image, (width, height), box)
-            image = self._resized(image, whole, (0.0, 0.0, *image.size))
-        return image if (width, height) == whole else image.crop((left, upper, left + width, upper + height))
-
-    def _resized(
-        self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
-    ) -> Image.Image:
-        if not self._turbo or self._given.get("resizer", "pillow") == "pillow" or image.mode != "RGB":
-            return image.resize(size, self._filter, box)
-        from cykooz_resizer import (
-            CropBox,
-            FilterType,
-            ImageData,
-            PixelType,
-            ResizeAlg,
-            ResizeOptions,
-            Resizer,
-        )
-
-        left, upper, right, lower = box
-        found, kind = ImageData(*size, PixelType.U8x3), ResizeAlg.convolution(FilterType.bilinear)
-        part = CropBox(left, upper, right - left, lower - upper)
-        options = ResizeOptions(resize_alg=kind, crop_box=part, use_alpha=False)
-        Resizer().resize(ImageData(*image.size, PixelType.U8x3, image.tobytes()), found, options)
-        return Image.frombytes("RGB", size, found.get_buffer())
+                return image.resize(kept, self._filter, part)
+            image = image.resize(whole, self._filter)
+        kept, part = self._kept(whole, whole)
+        return image if kept == whole else image.crop(part)
 
     def _flat(self, image: Image.Image) -> Image.Image:
         if image.mode == "RGBA":
@@ -135,6 +120,18 @@ class Decoder:
         padded = Image.new(self._mode, self._size, color if self._mode == "L" else _rgb(color))
         padded.paste(image, ((self._size[0] - image.width) // 2, (self._size[1] - image.height) // 2))
         return padded
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int], part: _Box) -> NDArray[np.uint8]:
+    from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+
+    left, upper, right, lower = part
+    found, kind = ImageData(*size, PixelType.U8x3), ResizeAlg.convolution(FilterType.bilinear)
+    options = ResizeOptions(
+        resize_alg=kind, crop_box=CropBox(left, upper, right - left, lower - upper), use_alpha=False
+    )
+    Resizer().resize(ImageData(*pixels.shape[1::-1], PixelType.U8x3, pixels.tobytes()), found, options)
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(size[1], size[0], 3)
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from offramp.bundle.preprocessing import Preprocessing
 from offramp.engine.images.files import Picture, damage_told, read_header
-from offramp.engine.images.fit import cut_out, fitted, seen_size, turned
+from offramp.engine.images.fit import cut_out, fitted, fitted_pixels, seen_size, turned
 from offramp.engine.images.header import LIGHT_BYTES, Header
 from offramp.engine.images.limits import DEFAULT_LIMITS, ImageLimits
 from offramp.engine.images.orientation import UPRIGHT
@@ -199,18 +199,11 @@ def _decoded(picture: Picture, file: bytes, preprocessing: Preprocessing) -> NDA
     whole = preprocessing.resized(*seen_size(picture.size, picture.turn))
     with damage_told(file):
         pixels = picture.pixels(_at_least(whole, picture.turn, preprocessing.jpeg_margin))
-    if isinstance(pixels, np.ndarray) and _is_fitted(pixels, picture.turn, preprocessing, whole):
-        return pixels.reshape(preprocessing.pixel_shape)
+    if isinstance(pixels, np.ndarray) and picture.turn == UPRIGHT:
+        found = fitted_pixels(pixels, preprocessing, whole)
+        if found is not None:
+            return found
     return fitted(turned(_as_image(pixels), picture.turn), preprocessing, whole)
-
-
-def _is_fitted(
-    pixels: NDArray[np.uint8], turn: int, preprocessing: Preprocessing, whole: tuple[int, int]
-) -> bool:
-    """Whether nothing is left to do on the pixels of an opaque picture."""
-    wanted = preprocessing.pixel_shape
-    is_mode = (wanted[2] == 1) == (pixels.ndim == 2)
-    return turn == UPRIGHT and is_mode and pixels.shape[:2] == wanted[:2] == whole[::-1]
 
 
 def _at_least(whole: tuple[int, int], turn: int, margin: int) -> tuple[int, int] | None:

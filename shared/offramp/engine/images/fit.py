@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from offramp.bundle.preprocessing import Preprocessing
-from offramp.engine.images.resizing import Box, resized
+from offramp.engine.images.resizing import Box, resized, resized_pixels
 
 # With these, resizing only what a crop keeps gives the pixels of resizing all of it, within a level. With the others,
 # which overshoot, it matters whether Pillow resizes across or down first, and it decides that by the sizes.
@@ -53,6 +53,29 @@ def fitted(image: Image.Image, preprocessing: Preprocessing, whole: tuple[int, i
     return _finished(image, preprocessing)
 
 
+def fitted_pixels(
+    pixels: NDArray[np.uint8], preprocessing: Preprocessing, whole: tuple[int, int]
+) -> NDArray[np.uint8] | None:
+    """Bring the pixels of an upright, opaque image to the network's size, if that needs nothing of Pillow.
+
+    Args:
+        pixels: uint8 (H, W) or (H, W, 3).
+        whole: as in `fitted`.
+
+    Returns:
+        uint8 pixels (H, W, C), the same as `fitted` gives; None if Pillow has to convert, pad or resize them.
+    """
+    size, target = pixels.shape[1::-1], (preprocessing.width, preprocessing.height)
+    box = _kept(whole, target)
+    if (preprocessing.mode == "L") != (pixels.ndim == 2) or (box[2] - box[0], box[3] - box[1]) != target:
+        return None
+    if size == whole:
+        kept: NDArray[np.uint8] | None = np.ascontiguousarray(pixels[box[1] : box[3], box[0] : box[2]])
+    else:
+        kept = resized_pixels(pixels, target, preprocessing, _unscaled(box, size, whole))
+    return None if kept is None else kept.reshape(preprocessing.pixel_shape)
+
+
 def cut_out(image: Image.Image, preprocessing: Preprocessing, box: Box) -> NDArray[np.uint8]:
     """Resize a part of an upright image to the network's size and mode: uint8 pixels (H, W, C).
 
@@ -71,22 +94,28 @@ def _centre(
     image: Image.Image, whole: tuple[int, int], target: tuple[int, int], preprocessing: Preprocessing
 ) -> Image.Image:
     """What a crop of the target's size around the centre keeps of an image that is resized to `whole`."""
+    box = _kept(whole, target)
+    size = (box[2] - box[0], box[3] - box[1])
+    if image.size != whole:
+        if preprocessing.interpolation in _WITHIN_A_LEVEL and size != whole:
+            return resized(image, size, preprocessing, _unscaled(box, image.size, whole))
+        image = resized(image, whole, preprocessing)
+    return image if size == whole else image.crop(box)
+
+
+def _kept(whole: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, upper, right and lower border of what is left of an image of the size `whole`, cropped to the target's."""
     width, height = (min(sides) for sides in zip(whole, target, strict=True))
     # Python rounds halves to the even number, and so does torchvision's CenterCrop.
     left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
-    box = (left, upper, left + width, upper + height)
-    if image.size != whole:
-        if preprocessing.interpolation in _WITHIN_A_LEVEL and (width, height) != whole:
-            across, down = image.width / whole[0], image.height / whole[1]
-            part = (
-                left * across,
-                upper * down,
-                min(box[2] * across, image.width),
-                min(box[3] * down, image.height),
-            )
-            return resized(image, (width, height), preprocessing, part)
-        image = resized(image, whole, preprocessing)
-    return image if (width, height) == whole else image.crop(box)
+    return left, upper, left + width, upper + height
+
+
+def _unscaled(box: tuple[int, int, int, int], size: tuple[int, int], whole: tuple[int, int]) -> Box:
+    """The part of an image that becomes `box` of it once it is resized from `size` to `whole`."""
+    left, upper, right, lower = box
+    across, down = size[0] / whole[0], size[1] / whole[1]
+    return left * across, upper * down, min(right * across, size[0]), min(lower * down, size[1])
 
 
 def _finished(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
