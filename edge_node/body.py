@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -13,10 +14,12 @@ from starlette.types import Message, Receive, Scope
 
 from edge_node.errors import SlowBodyError
 from offramp.errors import OverloadError, RequestError, TooLargeError, UnsupportedMediaError
-from offramp.serving.http.clients import client_of
+from offramp.serving.http.clients import client_of, is_all_here
 from offramp.serving.http.share import FairShare
 
 _PIECE_BYTES = 262_144  # that are decompressed at a time
+# A small body comes with its head. A timer takes a few percent of a request.
+_UNLIMITED = nullcontext()
 
 
 class LimitedBody:
@@ -37,6 +40,7 @@ class LimitedBody:
     ) -> None:
         """Accept `max_bytes`; `setting`: what sets this limit, for the error; empty if nothing does."""
         self.headers = Headers(scope=scope)
+        self._scope = scope
         self._receive = receive
         self._max_bytes = max_bytes
         self._limit = f"{max_bytes} ({setting})" if setting else str(max_bytes)
@@ -69,7 +73,7 @@ class LimitedBody:
         unpacker = _unpacker_for(self.headers.get("content-encoding", "identity"))
         pieces: list[bytes] = []
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with _UNLIMITED if is_all_here(self._scope) else asyncio.timeout(self._timeout_s):
                 is_complete = False
                 while not is_complete:
                     message = await self._next()

@@ -37,7 +37,7 @@ def page_of(comparisons: Sequence[Comparison], plan: Plan) -> str:
         "unless their name says otherwise. Offramp serves "
         f"the early-exit network as edge ({' '.join(plan.edge) or 'no options'}) and cloud "
         f"({' '.join(plan.cloud) or 'no options'}) on the same machine; alone, the edge runs all blocks. "
-        "None of its answers is degraded. "
+        "None of its answers is degraded. It logs no single answers (`--log-level WARNING`), nor is FastAPI asked to. "
         "On one core, the edge and a bare loop of decoding and blocks are each kept to the same one, and the clients "
         f"to the others. wrk sends {plan.sent} in random order and shares the cores with the servers it measures. "
         f"Figures are medians of {plan.rounds} rounds of {plan.seconds:g} s; the servers take turns, and each is idle "

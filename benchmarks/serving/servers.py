@@ -239,7 +239,7 @@ def offramp(
         ConfigError: a node does not answer, or does not keep to `cores`.
     """
     ports = free_port(), free_port()
-    common = [str(bundle), "--port"]
+    common = [str(bundle), "--log-level", "WARNING", "--port"]  # rivals say nothing of single answers either
     start = [sys.executable, "-m"]
     commands: dict[str, Sequence[str]] = {}
     if cloud is not None:

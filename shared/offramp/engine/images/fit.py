@@ -66,8 +66,12 @@ def fitted_pixels(
         uint8 pixels (H, W, C), the same as `fitted` gives; None if Pillow has to convert, pad or resize them.
     """
     size, target = pixels.shape[1::-1], (preprocessing.width, preprocessing.height)
+    if (preprocessing.mode == "L") != (pixels.ndim == 2):
+        return None
+    if size == whole == target:
+        return pixels.reshape(preprocessing.pixel_shape)
     box = _kept(whole, target)
-    if (preprocessing.mode == "L") != (pixels.ndim == 2) or (box[2] - box[0], box[3] - box[1]) != target:
+    if (box[2] - box[0], box[3] - box[1]) != target:
         return None
     if size == whole:
         kept: NDArray[np.uint8] | None = np.ascontiguousarray(pixels[box[1] : box[3], box[0] : box[2]])

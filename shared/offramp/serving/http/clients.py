@@ -23,6 +23,11 @@ class ClientConnection(Protocol):
         """Whether so much of a request is not there yet that it had better not be sent, if its answer is known."""
         ...
 
+    @property
+    def is_all_here(self) -> bool:
+        """Whether all requests that have begun have come as a whole."""
+        ...
+
     def rest(self) -> None:
         """Leave the connection unread for a while if refusals come too fast; call this after a refusal."""
         ...
@@ -57,6 +62,12 @@ def client_at(address: tuple[str, int] | None) -> str:
     if found.ipv4_mapped:
         return str(found.ipv4_mapped)
     return str(IPv6Address(int(found) >> 64 << 64))
+
+
+def is_all_here(scope: Scope) -> bool:
+    """Whether a request's body is known to have come as a whole, so that reading it waits for nobody."""
+    connection = connection_of(scope)
+    return connection is not None and connection.is_all_here
 
 
 def is_draining(scope: Scope) -> bool:

@@ -229,6 +229,11 @@ class Connection(HttpToolsProtocol):
         return self._counts is not None and self._counts.unread > SKIPPED_BYTES
 
     @property
+    def is_all_here(self) -> bool:
+        """Whether all requests that have begun have come as a whole."""
+        return self._counts is None
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the client does not take what is sent to it."""
         return self.flow.write_paused or self.transport.is_closing()
