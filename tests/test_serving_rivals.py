@@ -80,6 +80,22 @@ def test_a_rival_gives_its_network_the_pixels_that_ours_gets(recipe: str, turbo:
         np.testing.assert_array_equal(decode(photo)[0], decode_image(photo, preprocessing), err_msg=name)
 
 
+@pytest.mark.parametrize("resize", ["exact", "shorter_side", "fit"])
+def test_a_rival_with_our_decoder_resizes_with_the_library_that_the_bundle_names(resize: Any) -> None:
+    preprocessing = Preprocessing(
+        height=24,
+        width=24,
+        mode="RGB",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        resize=resize,
+        resizer="fast_image_resize",
+    )
+    decode = Decoder(preprocessing.model_dump(mode="json"), turbo=True)
+    for name, photo in PHOTOS.items():
+        np.testing.assert_array_equal(decode(photo)[0], decode_image(photo, preprocessing), err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def spec(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a rival is told to serve: the tiny bundle's backbone."""

@@ -22,6 +22,7 @@ _FILTERS = {
 }
 _JPEG, _EXIF, _NOTES = b"\xff\xd8\xff", b"Exif\0\0", 1 << 16
 _WITHIN_A_LEVEL = {Image.Resampling.BILINEAR, Image.Resampling.BOX}  # of the pixels of resizing all of it
+_MOST_PIXELS = 1 << 20  # as Offramp has it
 _ORIENTATION, _LIES = 0x0112, 5  # from this orientation on, the sides of the file are swapped
 
 _Box = tuple[float, float, float, float]
@@ -71,7 +72,7 @@ class Decoder:
         if (width, height) == whole == self._size:
             return pixels[None]
         kept, part = self._kept((width, height), whole)
-        if self._given.get("resizer", "pillow") != "pillow" and kept == self._size:
+        if self._is_fast(width, height) and kept == self._size:
             return _resized(pixels, kept, part)[None]
         image = self._padded(self._centre(Image.fromarray(pixels), whole))
         return np.frombuffer(image.tobytes(), np.uint8).reshape(1, *reversed(self._size), len(self._mode))
@@ -102,10 +103,19 @@ class Decoder:
             kept, part = self._kept(image.size, whole)
             if self._filter in _WITHIN_A_LEVEL and kept != whole:
                 # Only what the crop keeps is resized; the filter still looks beyond the box.
-                return image.resize(kept, self._filter, part)
-            image = image.resize(whole, self._filter)
+                return self._scaled(image, kept, part)
+            image = self._scaled(image, whole, (0.0, 0.0, *image.size))
         kept, part = self._kept(whole, whole)
         return image if kept == whole else image.crop(part)
+
+    def _scaled(self, image: Image.Image, size: tuple[int, int], part: _Box) -> Image.Image:
+        if image.mode in ("L", "RGB") and self._is_fast(*image.size):
+            return Image.fromarray(_resized(np.asarray(image), size, part))
+        return image.resize(size, self._filter, part)
+
+    def _is_fast(self, width: int, height: int) -> bool:
+        named = self._given.get("resizer", "pillow") != "pillow"
+        return self._turbo and named and width * height <= _MOST_PIXELS
 
     def _flat(self, image: Image.Image) -> Image.Image:
         if image.mode == "RGBA":
@@ -126,12 +136,15 @@ def _resized(pixels: NDArray[np.uint8], size: tuple[int, int], part: _Box) -> ND
     from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 
     left, upper, right, lower = part
-    found, kind = ImageData(*size, PixelType.U8x3), ResizeAlg.convolution(FilterType.bilinear)
+    kind = PixelType.U8 if pixels.ndim == 2 else PixelType.U8x3
+    found, given = ImageData(*size, kind), ImageData(*pixels.shape[1::-1], kind, pixels.tobytes())
     options = ResizeOptions(
-        resize_alg=kind, crop_box=CropBox(left, upper, right - left, lower - upper), use_alpha=False
+        resize_alg=ResizeAlg.convolution(FilterType.bilinear),
+        crop_box=CropBox(left, upper, right - left, lower - upper),
+        use_alpha=False,
     )
-    Resizer().resize(ImageData(*pixels.shape[1::-1], PixelType.U8x3, pixels.tobytes()), found, options)
-    return np.frombuffer(found.get_buffer(), np.uint8).reshape(size[1], size[0], 3)
+    Resizer().resize(given, found, options)
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(size[1], size[0], *pixels.shape[2:])
 
 
 def _plain(image: Image.Image) -> Image.Image:
