@@ -84,7 +84,7 @@ class Call:
             outcomes: of this call's samples, in order; at least one is a handover.
             deadline: when this node stops waiting for the next tier.
             traceparent: parent of the next tier's spans.
-            is_alone: whether this node works on no other call now.
+            is_alone: as of the call.
         """
         undecided = [
             Sample(sample.request_id, sample.image, sample.num_pixels, outcome)

@@ -18,6 +18,7 @@ from offramp.errors import OffloadError, OffloadReason, OverloadError
 from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.batching import Batcher, Ran
 from offramp.serving.call import Call
+from offramp.serving.crowd import Crowd
 from offramp.serving.decoding.decoders import Decoders
 from offramp.serving.metrics import NodeMetrics
 from offramp.serving.offload import Offloader, UpstreamState
@@ -63,11 +64,12 @@ class Node:
         self._batcher = batcher
         self._decoders = decoders
         self._max_pending = max_pending
-        self._pending = 0
-        self._asking = 0  # of them, those that wait for the upstream
+        self._crowd = Crowd(upstream.hurry if upstream else _nobody_waits)
         self._tracer = tracer
         self.metrics = NodeMetrics(tier.manifest)
-        self.metrics.watch("pending", "Calls in progress or queued.", lambda: self._pending, sums=True)
+        self.metrics.watch(
+            "pending", "Calls in progress or queued.", lambda: self._crowd.under_way, sums=True
+        )
         if upstream is not None:
             self.metrics.watch(
                 "upstream_up",
@@ -96,9 +98,9 @@ class Node:
         Raises:
             OverloadError: this node already has as many calls as it takes.
         """
-        if self._pending >= self._max_pending:
+        if self._crowd.under_way >= self._max_pending:
             raise OverloadError(
-                f"{self._pending} requests are under way, the most this node takes; try again later"
+                f"{self._crowd.under_way} requests are under way, the most this node takes; try again later"
             )
 
     async def classify(self, call: Call) -> Answers:
@@ -111,7 +113,7 @@ class Node:
             OffloadError: the upstream did not answer, and some sample passed no local exit.
         """
         self.check_room()
-        self._pending += 1
+        self._crowd.enter()
         started = time.perf_counter()
         try:
             named: dict[str, str | int] = {
@@ -126,10 +128,7 @@ class Node:
             )
             return answers
         finally:
-            self._pending -= 1
-            if self._asking and self._asking == self._pending:
-                assert self.upstream is not None, "somebody waits for it"
-                self.upstream.hurry()
+            self._crowd.leave()
 
     async def _classify(self, call: Call, span: Span) -> Answers:
         ran = await self._run(call)
@@ -176,18 +175,15 @@ class Node:
             deadline = min(now + self._offload_timeout_s, call.deadline - _WAY_BACK_S)
             if deadline <= now:
                 raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
-            self._asking += 1
-            try:
+            with self._crowd.asking() as is_alone:
                 return await self.upstream.resume(
                     call.rest(
                         outcomes,
                         deadline=deadline,
                         traceparent=traceparent_of(offload),
-                        is_alone=self._asking == self._pending,
+                        is_alone=is_alone,
                     )
                 )
-            finally:
-                self._asking -= 1
 
     def _joined(
         self, resumed: Answers, handovers: Sequence[Handover], first_block: int
@@ -234,3 +230,7 @@ class Node:
         """Let the workers finish the batches they have begun; waiting calls are cancelled, decoders are killed."""
         self._decoders.close()
         self._batcher.close()
+
+
+def _nobody_waits() -> None:
+    """For the last tier, which asks no other."""
