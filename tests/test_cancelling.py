@@ -14,6 +14,7 @@ import pytest
 from cloud_node.server import CloudServer
 from cloud_node.settings import CloudSettings
 from offramp.bundle import Bundle
+from offramp.serving.crowd import Crowd
 from offramp.serving.node import Node
 from offramp.serving.offload.sharing import SharedCalls
 from offramp.serving.running import running_node
@@ -63,7 +64,7 @@ async def test_a_call_is_cancelled_once_its_request_has_gone(tiny_bundle: Bundle
 
 async def test_a_shared_call_is_cancelled_once_the_last_of_its_requests_has_gone() -> None:
     upstream = Counted(delay_s=0.3)
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     first, second = asyncio.create_task(ask(shared, 1)), asyncio.create_task(ask(shared, 2))
     await asyncio.sleep(0.02)
     assert upstream.calls == [["1", "2"]]

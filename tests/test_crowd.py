@@ -1,4 +1,4 @@
-"""When a call on its way to the next tier can expect company, and when those that wait are told not to."""
+"""When a call that asks the next tier can expect others to ask as well, and when it is told that none will."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MOMENT_S = 0.2  # long enough for a test's own steps
 
 class Counted(Crowd):
     def __init__(self) -> None:
-        super().__init__(self._count)
-        self.hurried = 0
+        super().__init__()
+        self.told = 0
 
-    def _count(self) -> None:
-        self.hurried += 1
+    def count(self) -> None:
+        self.told += 1
 
 
 @pytest.fixture
@@ -31,77 +31,96 @@ async def moments(number: float) -> None:
     await asyncio.sleep(number * _MOMENT_S)
 
 
+def enter(calls: Crowd, number: int) -> None:
+    for _ in range(number):
+        calls.enter()
+
+
 async def test_a_lone_client_expects_nobody_however_fast_it_asks(calls: Counted) -> None:
     for _ in range(3):
         calls.enter()
-        with calls.asking() as is_last:
-            assert is_last
+        with calls.asking():
+            assert calls.is_all_asking
         calls.leave()
 
 
-async def test_who_asks_while_others_are_under_way_expects_them_until_the_last_one_asks(
-    calls: Counted,
-) -> None:
-    calls.enter()
-    calls.enter()
-    with calls.asking() as is_last, calls.asking() as is_last_too:
-        assert not is_last
-        assert is_last_too
-    assert calls.under_way == 2
+async def test_others_under_way_are_expected_until_the_last_one_asks(calls: Counted) -> None:
+    enter(calls, 2)
+    with calls.asking():
+        assert not calls.is_all_asking
+        with calls.asking():
+            assert calls.is_all_asking
 
 
 async def test_those_answered_a_moment_ago_are_expected_to_ask_again(calls: Counted) -> None:
-    calls.enter()
-    calls.enter()
+    enter(calls, 2)
     calls.leave()
-    with calls.asking() as is_last:
-        assert not is_last
-        await moments(0.2)
-        assert calls.hurried == 0
-        await moments(3)
-        assert calls.hurried == 1, "nobody came"
-
-
-async def test_who_waits_is_told_once_the_others_have_left_for_a_moment(calls: Counted) -> None:
-    calls.enter()
-    calls.enter()
     with calls.asking():
-        await moments(3)
-        assert calls.hurried == 0, "the other one is still under way"
+        assert not calls.is_all_asking
+        calls.tell(calls.count)
+        await moments(0.5)
+        assert calls.told == 0
+        await moments(1)
+        assert calls.told == 1
+
+
+async def test_a_moment_begins_when_they_leave_however_long_they_were_under_way(calls: Counted) -> None:
+    enter(calls, 4)
+    await moments(1.5)
+    for _ in range(3):
         calls.leave()
-        await moments(3)
-        assert calls.hurried == 1
+    with calls.asking():
+        assert not calls.is_all_asking
+
+
+async def test_what_was_under_way_long_ago_is_not_expected(calls: Counted) -> None:
+    enter(calls, 2)
+    calls.leave()
+    await moments(1.2)
+    with calls.asking():
+        assert calls.is_all_asking
+
+
+async def test_while_others_are_under_way_nobody_is_told(calls: Counted) -> None:
+    enter(calls, 2)
+    with calls.asking():
+        calls.tell(calls.count)
+        await moments(2)
+        assert calls.told == 0
+        calls.leave()
+        await moments(1.5)
+        assert calls.told == 1
 
 
 async def test_while_others_come_and_go_nobody_is_told(calls: Counted) -> None:
-    calls.enter()
-    calls.enter()
+    enter(calls, 2)
     with calls.asking():
+        calls.tell(calls.count)
         for _ in range(30):
             calls.leave()
             await moments(0.1)
             calls.enter()
-        assert calls.hurried == 0
+        assert calls.told == 0
+
+
+async def test_whoever_waits_next_is_told_again_and_nobody_twice(calls: Counted) -> None:
+    for told in (1, 2):
+        enter(calls, 2)
+        with calls.asking():
+            calls.tell(calls.count)
+            calls.leave()
+            await moments(1.5)
+            assert calls.told == told
         calls.leave()
-        await moments(3)
-        assert calls.hurried == 1
+        await moments(1.5)
+        assert calls.told == told
 
 
-async def test_what_was_under_way_long_ago_is_not_expected(calls: Counted) -> None:
-    calls.enter()
-    calls.enter()
-    calls.leave()
-    await moments(1.5)
-    with calls.asking() as is_last:
-        assert is_last
-
-
-async def test_who_gave_up_is_not_told(calls: Counted) -> None:
-    calls.enter()
-    calls.enter()
-    calls.leave()
+async def test_who_fails_or_is_cancelled_asks_no_more(calls: Counted) -> None:
+    enter(calls, 2)
+    for error in (ValueError, asyncio.CancelledError):
+        with pytest.raises(error), calls.asking():
+            raise error
     with calls.asking():
-        pass
-    calls.leave()
-    await moments(3)
-    assert (calls.under_way, calls.hurried) == (0, 0)
+        assert not calls.is_all_asking
+    assert calls.under_way == 2

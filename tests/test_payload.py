@@ -30,9 +30,6 @@ class Upstream:
 
     state = UpstreamState("upstream:1", up=True, reason=None)
 
-    def hurry(self) -> None:
-        pass
-
     async def resume(self, call: Call) -> Answers:
         assert call.first_block == (2 if call.sent == "feature" else 1)
         self.asked.append(call)

@@ -14,7 +14,8 @@ from offramp.engine.tier import Answer, Handover
 from offramp.errors import OffloadError, OffloadReason
 from offramp.serving.answers import Answers, Classified, TierTime
 from offramp.serving.call import Call, Sample
-from offramp.serving.offload import Accepts, UpstreamState
+from offramp.serving.crowd import Crowd
+from offramp.serving.offload import Accepts, UpstreamState, sharing
 from offramp.serving.offload.sharing import SharedCalls
 
 
@@ -37,9 +38,6 @@ class Upstream:
         self._bad = bad
 
     state = UpstreamState("upstream:1", up=True, reason=None)
-
-    def hurry(self) -> None:
-        pass
 
     async def resume(self, call: Call) -> Answers:
         request_ids = [sample.request_id for sample in call.samples]
@@ -65,7 +63,6 @@ async def ask(
     size: int = 1,
     traceparent: str | None = None,
     num_pixels: int = 0,
-    is_alone: bool = True,
 ) -> Answers:
     """Ask for samples with features of `size` numbers; with `num_pixels`, as images."""
     call = Call(
@@ -78,7 +75,6 @@ async def ask(
         deadline=time.monotonic() + timeout_s,
         traceparent=traceparent,
         sent="image" if num_pixels else "feature",
-        is_alone=is_alone,
     )
     return await shared.resume(call)
 
@@ -93,7 +89,7 @@ def uplink_bytes(answers: Answers) -> list[int]:
 
 async def test_what_comes_in_one_round_of_the_loop_shares_a_call_and_gets_its_own_answers() -> None:
     upstream = Upstream()
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     found = await asyncio.gather(ask(shared, 1), ask(shared, 2, 3), ask(shared, 4))
     assert upstream.calls == [["1", "2", "3", "4"]]
     assert [own(answers) for answers in found] == [[1], [2, 3], [4]]
@@ -107,7 +103,7 @@ async def test_what_comes_in_one_round_of_the_loop_shares_a_call_and_gets_its_ow
 )
 async def test_what_differs_does_not(other: dict[str, object]) -> None:
     upstream = Upstream()
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     found = await asyncio.gather(ask(shared, 1), ask(shared, 2, **other))  # type: ignore[arg-type] # one of its own
     assert sorted(upstream.calls) == [["1"], ["2"]]
     assert [own(answers) for answers in found] == [[1], [2]]
@@ -115,7 +111,7 @@ async def test_what_differs_does_not(other: dict[str, object]) -> None:
 
 async def test_the_least_time_left_counts() -> None:
     upstream = Upstream()
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     await asyncio.gather(ask(shared, 1, timeout_s=0.9), ask(shared, 2, timeout_s=0.6))
     [time_left] = upstream.time_left
     assert 0.5 < time_left <= 0.6
@@ -123,7 +119,7 @@ async def test_the_least_time_left_counts() -> None:
 
 async def test_a_call_holds_so_many_samples_and_bytes() -> None:
     upstream = Upstream()
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     await asyncio.gather(*(ask(shared, number) for number in range(1, 41)))
     assert [len(call) for call in upstream.calls] == [32, 8]
     upstream.calls.clear()
@@ -136,7 +132,7 @@ async def test_a_call_holds_so_many_samples_and_bytes() -> None:
 
 async def test_a_large_photo_travels_alone_and_small_ones_share() -> None:
     upstream = Upstream()
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     sizes = {1: 100_000, 2: 100_000, 3: 13_000_000, 4: 100_000, 5: 100_000}
     await asyncio.gather(*(ask(shared, number, num_pixels=pixels) for number, pixels in sizes.items()))
     assert upstream.calls == [["1", "2"], ["3"], ["4", "5"]]
@@ -144,15 +140,25 @@ async def test_a_large_photo_travels_alone_and_small_ones_share() -> None:
 
 async def test_no_call_holds_more_than_the_upstream_accepts() -> None:
     upstream = Upstream(accepts=Accepts(besides_features=ANY_SENT, max_pixels=250_000, max_samples=3))
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     await asyncio.gather(*(ask(shared, number, num_pixels=100_000) for number in (1, 2, 3)))
     await asyncio.gather(*(ask(shared, number) for number in (4, 5, 6, 7)))
     assert upstream.calls == [["1", "2"], ["3"], ["4", "5", "6"], ["7"]]
     upstream = Upstream(accepts=Accepts(ANY_SENT, 10**6, 1024, max_features=2, max_bytes=12))
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     await asyncio.gather(*(ask(shared, number) for number in (1, 2, 3)))
     await asyncio.gather(*(ask(shared, number, num_pixels=9) for number in (4, 5, 6)))
     assert upstream.calls == [["1", "2"], ["3"], ["4", "5"], ["6"]]
+
+
+class Others(Crowd):
+    """A crowd of which the test says whether all are asking."""
+
+    is_all_asking = False
+
+    def leave(self) -> None:
+        self.is_all_asking = True
+        self._look()
 
 
 async def later(shared: SharedCalls, number: int, delay_s: float, **how: Any) -> Answers:
@@ -160,39 +166,89 @@ async def later(shared: SharedCalls, number: int, delay_s: float, **how: Any) ->
     return await ask(shared, number, **how)
 
 
-async def test_who_is_not_alone_waits_for_the_others_but_no_longer_than_the_window() -> None:
+async def test_while_others_may_come_who_asks_waits_for_them_but_no_longer_than_the_window() -> None:
     upstream = Upstream()
-    shared = SharedCalls(upstream, window_s=0.05)
+    shared = SharedCalls(upstream, Others(), window_s=0.05)
     await asyncio.gather(
-        *(
-            later(shared, number, delay_s, is_alone=False)
-            for number, delay_s in enumerate((0, 0.01, 0.03, 0.1))
-        )
+        *(later(shared, number, delay_s) for number, delay_s in enumerate((0, 0.01, 0.03, 0.1)))
     )
     assert upstream.calls == [["0", "1", "2"], ["3"]]
 
 
-@pytest.mark.parametrize("how", [{"is_alone": True}, {"is_alone": False, "traceparent": "00-ab"}])
-async def test_the_last_one_and_a_traced_one_send_all_that_wait(how: dict[str, Any]) -> None:
-    shared = SharedCalls(Upstream(), window_s=60.0)
+async def test_the_last_one_sends_all_that_wait() -> None:
+    others = Others()
+    shared = SharedCalls(Upstream(), others, window_s=60.0)
+    asking = asyncio.create_task(ask(shared, 1))
+    await asyncio.sleep(0.01)
+    others.is_all_asking = True
     async with asyncio.timeout(5):
-        found = await asyncio.gather(ask(shared, 1, is_alone=False), later(shared, 2, 0.01, **how))
+        found = await asyncio.gather(asking, ask(shared, 2))
     assert [own(answers) for answers in found] == [[1], [2]]
 
 
-async def test_nothing_waits_once_no_other_is_on_its_way() -> None:
-    shared = SharedCalls(Upstream(), window_s=60.0)
-    asking = asyncio.create_task(ask(shared, 1, is_alone=False))
+async def test_a_traced_one_sends_all_that_wait() -> None:
+    shared = SharedCalls(Upstream(), Others(), window_s=60.0)
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(ask(shared, 1), later(shared, 2, 0.01, traceparent="00-ab"))
+    assert [own(answers) for answers in found] == [[1], [2]]
+
+
+async def test_nothing_waits_once_nobody_else_can_be_expected() -> None:
+    others = Others()
+    shared = SharedCalls(Upstream(), others, window_s=60.0)
+    asking = asyncio.create_task(ask(shared, 1))
     await asyncio.sleep(0.01)
-    shared.hurry()
+    assert not asking.done()
+    others.leave()
     async with asyncio.timeout(5):
         assert own(await asking) == [1]
+
+
+async def test_after_waiting_in_vain_again_and_again_nothing_waits_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sharing, "_PAUSE_S", 0.5)
+    shared = SharedCalls(Upstream(), Others(), window_s=0.05)
+
+    async def waited_s(*numbers: int) -> float:
+        begun = time.monotonic()
+        await asyncio.gather(*(ask(shared, number) for number in numbers))
+        return time.monotonic() - begun
+
+    in_vain = [await waited_s(1) for _ in range(4)]
+    assert min(in_vain) >= 0.045
+    assert await waited_s(1) < 0.045
+    await asyncio.sleep(0.5)
+    assert await waited_s(1) >= 0.045, "the pause is over"
+
+
+async def test_two_that_meet_by_themselves_end_the_pause() -> None:
+    upstream = Upstream()
+    shared = SharedCalls(upstream, Others(), window_s=0.02)
+    for number in range(4):
+        await ask(shared, number)
+    await asyncio.gather(ask(shared, 5), ask(shared, 6))
+    await asyncio.gather(ask(shared, 7), later(shared, 8, 0.005))
+    assert upstream.calls[4:] == [["5", "6"], ["7", "8"]]
+
+
+async def test_company_now_and_then_is_worth_waiting_for() -> None:
+    upstream = Upstream()
+    shared = SharedCalls(upstream, Others(), window_s=0.01)
+    for number in range(3):
+        await ask(shared, number)
+    await asyncio.gather(ask(shared, 3), later(shared, 4, 0.002))
+    for number in range(5, 8):
+        await ask(shared, number)
+    await asyncio.gather(ask(shared, 8), later(shared, 9, 0.002))
+    assert upstream.calls[3] == ["3", "4"]
+    assert upstream.calls[-1] == ["8", "9"]
 
 
 async def test_a_failure_is_that_of_all_who_shared_the_call() -> None:
     error = OffloadError("gone", OffloadReason.LATE, uplink_bytes=100)
     upstream = Upstream(error=error)
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     found = await asyncio.gather(ask(shared, 1), ask(shared, 2, 3), return_exceptions=True)
     assert upstream.calls == [["1", "2", "3"]], "a call that failed for a reason of its own is not repeated"
     assert [
@@ -202,7 +258,7 @@ async def test_a_failure_is_that_of_all_who_shared_the_call() -> None:
 
 async def test_a_request_that_is_refused_costs_those_it_travelled_with_a_second_call_and_no_more() -> None:
     upstream = Upstream(bad="2")
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     first, refused, third = await asyncio.gather(
         ask(shared, 1), ask(shared, 2), ask(shared, 3, 4), return_exceptions=True
     )
@@ -216,7 +272,7 @@ async def test_a_request_that_is_refused_costs_those_it_travelled_with_a_second_
 
 async def test_who_leaves_takes_nobody_along() -> None:
     upstream = Upstream(delay_s=0.05)
-    shared = SharedCalls(upstream, window_s=0.0)
+    shared = SharedCalls(upstream, Crowd(), window_s=0.0)
     before = asyncio.create_task(ask(shared, 1))
     during, stays = asyncio.create_task(ask(shared, 2)), asyncio.create_task(ask(shared, 3))
     await asyncio.sleep(0)

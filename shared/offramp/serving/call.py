@@ -51,7 +51,6 @@ class Call:
         deadline: when the caller stops waiting for the answer, on the clock of `time.monotonic`.
         traceparent: the caller's span, in W3C format.
         sent: on the way to the next tier, what its samples travel as; all but features go to block 1.
-        is_alone: on the way to the next tier, whether no other call can be expected to go the same way soon.
     """
 
     samples: Sequence[Sample]
@@ -62,7 +61,6 @@ class Call:
     deadline: float = math.inf
     traceparent: str | None = None
     sent: Sent = "feature"
-    is_alone: bool = True
 
     def input(self) -> NDArray[Any]:
         """Input (B, …) of the first block: what `load` decodes, or the features that were handed over."""
@@ -75,16 +73,13 @@ class Call:
             return self.samples[0].feature[np.newaxis]
         return np.stack([sample.feature for sample in self.samples])
 
-    def rest(
-        self, outcomes: Sequence[Outcome], *, deadline: float, traceparent: str | None, is_alone: bool = True
-    ) -> Call:
+    def rest(self, outcomes: Sequence[Outcome], *, deadline: float, traceparent: str | None) -> Call:
         """The call for the next tier, with the samples that were handed over.
 
         Args:
             outcomes: of this call's samples, in order; at least one is a handover.
             deadline: when this node stops waiting for the next tier.
             traceparent: parent of the next tier's spans.
-            is_alone: as of the call.
         """
         undecided = [
             Sample(sample.request_id, sample.image, sample.num_pixels, outcome)
@@ -99,5 +94,4 @@ class Call:
             first_block=first.next_block,
             deadline=deadline,
             traceparent=traceparent,
-            is_alone=is_alone,
         )

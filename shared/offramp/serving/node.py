@@ -43,6 +43,7 @@ class Node:
         batcher: Batcher,
         decoders: Decoders,
         max_pending: int,
+        crowd: Crowd | None = None,
         tracer: Tracer = OFF,
     ) -> None:
         """Connect the parts.
@@ -55,6 +56,7 @@ class Node:
             batcher: runs the tier.
             decoders: decode what is not light, before the batcher gets it.
             max_pending: most calls in progress or queued; further ones are refused.
+            crowd: counts the calls under way, for who else wants to know; one of its own if not given.
             tracer: records the spans.
         """
         self.tier = tier
@@ -64,7 +66,7 @@ class Node:
         self._batcher = batcher
         self._decoders = decoders
         self._max_pending = max_pending
-        self._crowd = Crowd(upstream.hurry if upstream else _nobody_waits)
+        self._crowd = crowd or Crowd()
         self._tracer = tracer
         self.metrics = NodeMetrics(tier.manifest)
         self.metrics.watch(
@@ -175,14 +177,9 @@ class Node:
             deadline = min(now + self._offload_timeout_s, call.deadline - _WAY_BACK_S)
             if deadline <= now:
                 raise OffloadError(f"no time was left to ask the tier behind {self.name}", OffloadReason.LATE)
-            with self._crowd.asking() as is_alone:
+            with self._crowd.asking():
                 return await self.upstream.resume(
-                    call.rest(
-                        outcomes,
-                        deadline=deadline,
-                        traceparent=traceparent_of(offload),
-                        is_alone=is_alone,
-                    )
+                    call.rest(outcomes, deadline=deadline, traceparent=traceparent_of(offload))
                 )
 
     def _joined(
@@ -230,7 +227,3 @@ class Node:
         """Let the workers finish the batches they have begun; waiting calls are cancelled, decoders are killed."""
         self._decoders.close()
         self._batcher.close()
-
-
-def _nobody_waits() -> None:
-    """For the last tier, which asks no other."""

@@ -15,6 +15,7 @@ from offramp.engine.tier import Tier
 from offramp.errors import ConfigError
 from offramp.logs import line
 from offramp.serving.batching import Batcher
+from offramp.serving.crowd import Crowd
 from offramp.serving.decoding.decoders import Decoders
 from offramp.serving.gain import gaining_batch
 from offramp.serving.node import Node
@@ -78,11 +79,12 @@ async def running_node(
         bundle, first, last, runtime=settings.runtime, threads=settings.threads, workers=settings.workers
     )
     tier = Tier(manifest, loaded, start=first)
+    crowd = Crowd()
     async with AsyncExitStack() as stack:
         upstream = None
         if settings.upstream:
             upstream = await stack.enter_async_context(
-                _running_upstream(settings, settings.upstream, manifest, split_point=last + 1)
+                _running_upstream(settings, settings.upstream, manifest, crowd, split_point=last + 1)
             )
         tracing = tracer_to(settings.otlp_endpoint, service=settings.tier, share=settings.trace_share)
         tracer = stack.enter_context(tracing)
@@ -100,6 +102,7 @@ async def running_node(
             ),
             decoders=Decoders(settings.decoding_limits),
             max_pending=settings.max_pending,
+            crowd=crowd,
             tracer=tracer,
         )
         stack.callback(node.close)
@@ -115,7 +118,7 @@ def spare_collections() -> None:
 
 @asynccontextmanager
 async def _running_upstream(
-    settings: NodeSettings, target: str, manifest: Manifest, *, split_point: int
+    settings: NodeSettings, target: str, manifest: Manifest, crowd: Crowd, *, split_point: int
 ) -> AsyncIterator[Offloader]:
     codec = manifest.codec_at(split_point)
     rule = PayloadRule.at(manifest, split_point, settings.payload)
@@ -135,7 +138,7 @@ async def _running_upstream(
     ) as asked:
         _warn_of_payload(manifest, rule, asked)
         yield ChosenPayloads(
-            SharedCalls(asked, window_s=settings.offload_window_ms / 1000),
+            SharedCalls(asked, crowd, window_s=settings.offload_window_ms / 1000),
             rule,
             passed_exits=sum(block < split_point for block in manifest.exit_blocks),
         )

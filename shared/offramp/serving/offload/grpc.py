@@ -90,9 +90,6 @@ class GrpcOffloader:
         """What the upstream accepts in one call, as it last reported."""
         return self._health.accepts
 
-    def hurry(self) -> None:
-        """Nothing waits here."""
-
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream, in one message; see `Offloader.resume`."""
         self._health.check()

@@ -56,10 +56,6 @@ class Offloader(Protocol):
         """What the upstream accepts in one call, as far as this node knows."""
         ...
 
-    def hurry(self) -> None:
-        """Let nothing wait for company any longer: no other call is on its way."""
-        ...
-
     async def resume(self, call: Call) -> Answers:
         """Finish samples that were handed over.
 

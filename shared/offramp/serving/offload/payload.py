@@ -41,10 +41,6 @@ class ChosenPayloads:
         """What the upstream accepts in one call."""
         return self._upstream.accepts
 
-    def hurry(self) -> None:
-        """See `Offloader.hurry`."""
-        self._upstream.hurry()
-
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         accepts = self._upstream.accepts

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from offramp.errors import OffloadError
 from offramp.serving.answers import Answers, Classified
 from offramp.serving.call import Call
+from offramp.serving.crowd import Crowd
 from offramp.serving.offload.offloader import Accepts, Offloader, UpstreamState
 from offramp.serving.offload.portions import portions
 
@@ -22,6 +23,9 @@ _MAX_SAMPLES = 32
 _MAX_BYTES = 65_536
 # Decoding more takes several milliseconds, and a small photo would wait for a large one.
 _MAX_PIXELS = 1_000_000
+# So often in a row a request waits although nobody comes; then none does for a while, or until two come by themselves.
+_MOST_IN_VAIN = 4
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,16 +53,21 @@ class _Asked:
 class SharedCalls:
     """An `Offloader` that asks another one, for several requests at once."""
 
-    def __init__(self, upstream: Offloader, *, window_s: float) -> None:
+    def __init__(self, upstream: Offloader, crowd: Crowd, *, window_s: float) -> None:
         """Prepare; nothing is asked yet.
 
         Args:
             upstream: the offloader that is called.
-            window_s: how long a request waits for others that this node works on, in seconds. If there are none, it
-                waits only for requests of the same round of the event loop.
+            crowd: who else may be about to ask. If nobody is, a request waits only for those of the same round of the
+                event loop.
+            window_s: the longest that a request waits for others, in seconds.
         """
         self._upstream = upstream
+        self._crowd = crowd
         self._window_s = window_s
+        self._in_vain = 0
+        self._paused_until = 0.0
+        self._has_waited = False  # those that wait now
         self._waiting: list[_Asked] = []
         self._timer: asyncio.Handle | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -78,36 +87,47 @@ class SharedCalls:
         """How many calls are in progress."""
         return len(self._under_way)
 
-    def hurry(self) -> None:
-        """Send what waits for company; see `Offloader.hurry`."""
-        if self._timer:
-            self._send()
-
     async def resume(self, call: Call) -> Answers:
         """Finish samples upstream; see `Offloader.resume`."""
         loop = asyncio.get_running_loop()
         asked = _Asked(call, loop.create_future())
         self._waiting.append(asked)
-        # The last one on its way does not let the others wait any longer; a traced one shares with nobody.
-        is_last = call.is_alone or call.traceparent is not None or not self._window_s
-        if is_last:
+        if not self._can_wait(call, loop.time()):
             if self._timer:
                 self._timer.cancel()
             self._timer = loop.call_soon(self._send)
         elif self._timer is None:
+            self._has_waited = True
             self._timer = loop.call_later(self._window_s, self._send)
+            self._crowd.tell(self._send)
         return await asked.answer
+
+    def _can_wait(self, call: Call, now: float) -> bool:
+        # The last one that can be expected does not let the others wait any longer; a traced one shares with nobody.
+        pays = self._window_s > 0 and now >= self._paused_until
+        return pays and call.traceparent is None and not self._crowd.is_all_asking
 
     def _send(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = [each for each in self._waiting if not each.answer.done()], []
+        self._learn(len(waiting))
         for together in self._portions(waiting):
             task = asyncio.create_task(self._ask(together))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
             _cancel_once_all_left(task, together)
+
+    def _learn(self, together: int) -> None:
+        """Whether waiting pays, from how many requests go now."""
+        waited, self._has_waited = self._has_waited, False
+        if together > 1:
+            self._in_vain, self._paused_until = 0, 0.0
+        elif waited:
+            self._in_vain += 1
+            if self._in_vain == _MOST_IN_VAIN:
+                self._in_vain, self._paused_until = 0, asyncio.get_running_loop().time() + _PAUSE_S
 
     def _portions(self, waiting: Sequence[_Asked]) -> Iterator[Sequence[_Asked]]:
         """Requests that share a call; the samples of one request stay together."""
