@@ -204,6 +204,22 @@ async def test_nothing_waits_once_nobody_else_can_be_expected() -> None:
         assert own(await asking) == [1]
 
 
+async def test_when_all_of_a_moment_ago_ask_but_one_that_left_they_wait_for_no_window() -> None:
+    upstream, crowd = Upstream(), Crowd()
+    shared = SharedCalls(upstream, crowd, window_s=60.0)
+    for _ in range(3):
+        crowd.enter()
+    crowd.leave()
+    async with asyncio.timeout(5):
+        with crowd.asking():
+            first = asyncio.create_task(ask(shared, 1))
+            await asyncio.sleep(0)
+            with crowd.asking():
+                await ask(shared, 2)
+                await first
+    assert upstream.calls == [["1", "2"]]
+
+
 async def test_after_waiting_in_vain_again_and_again_nothing_waits_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -96,7 +96,7 @@ class NodeSettings(AccessSettings):
         default=10.0,
         ge=0,
         le=1000,
-        description="longest that an offloaded sample waits for others to share its call, on a node with others under way",
+        description="longest that an offloaded sample waits for others to share its call, while others are under way",
     )
     payload: Payload | None = Field(
         default=None,

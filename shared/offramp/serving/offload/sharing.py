@@ -96,9 +96,10 @@ class SharedCalls:
             if self._timer:
                 self._timer.cancel()
             self._timer = loop.call_soon(self._send)
-        elif self._timer is None:
-            self._has_waited = True
-            self._timer = loop.call_later(self._window_s, self._send)
+        else:
+            if self._timer is None:
+                self._has_waited = True
+                self._timer = loop.call_later(self._window_s, self._send)
             self._crowd.tell(self._send)
         return await asked.answer
 
