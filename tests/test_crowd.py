@@ -8,6 +8,8 @@ import pytest
 
 from offramp.serving import crowd
 from offramp.serving.crowd import Crowd
+from offramp.serving.offload.sharing import SharedCalls
+from tests.test_sharing import Upstream, ask, own
 
 _MOMENT_S = 0.2  # long enough for a test's own steps
 
@@ -124,3 +126,15 @@ async def test_who_fails_or_is_cancelled_asks_no_more(calls: Counted) -> None:
     with calls.asking():
         assert not calls.is_all_asking
     assert calls.under_way == 2
+
+
+async def test_what_takes_long_to_encode_waits_for_nobody_who_left_meanwhile() -> None:
+    crowd = Crowd()
+    shared = SharedCalls(Upstream(), crowd, window_s=60.0)
+    crowd.enter()
+    crowd.enter()
+    with crowd.asking():
+        crowd.leave()
+        await asyncio.sleep(0.05)  # it is being encoded
+        async with asyncio.timeout(5):
+            assert own(await ask(shared, 1)) == [1]

@@ -220,18 +220,6 @@ async def test_when_all_of_a_moment_ago_ask_but_one_that_left_they_wait_for_no_w
     assert upstream.calls == [["1", "2"]]
 
 
-async def test_what_takes_long_to_encode_waits_for_nobody_who_left_meanwhile() -> None:
-    crowd = Crowd()
-    shared = SharedCalls(Upstream(), crowd, window_s=60.0)
-    crowd.enter()
-    crowd.enter()
-    with crowd.asking():
-        crowd.leave()
-        await asyncio.sleep(0.05)  # it is being encoded
-        async with asyncio.timeout(5):
-            assert own(await ask(shared, 1)) == [1]
-
-
 async def test_after_waiting_in_vain_again_and_again_nothing_waits_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
